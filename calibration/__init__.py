@@ -1,0 +1,1 @@
+"""Calibration: synthetic sets, observers and range search."""

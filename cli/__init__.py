@@ -1,0 +1,1 @@
+"""Command line: parse, one call, a typed result; printing happens only here."""

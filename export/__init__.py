@@ -1,0 +1,1 @@
+"""Export: QDQ ONNX dialects, runtimes, parity, bundles."""

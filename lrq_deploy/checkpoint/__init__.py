@@ -1,0 +1,1 @@
+"""Reading a checkpoint without executing anything from it."""

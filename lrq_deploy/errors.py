@@ -1,0 +1,71 @@
+"""The one error tree. Every message states the rule, what was received and the remedy."""
+
+__all__ = [
+    "BundleError",
+    "CaptureError",
+    "CheckpointError",
+    "DivergenceError",
+    "ExportError",
+    "ImageError",
+    "LrqError",
+    "OptionError",
+    "OutputError",
+    "ParityError",
+    "UnsupportedNetworkError",
+]
+
+
+class LrqError(Exception):
+    """Base of all errors that this project raises on purpose.
+
+    Args:
+        rule: what must hold, as one clause.
+        received: what was found instead.
+        remedy: what the user can do about it.
+    """
+
+    def __init__(self, rule: str, received: str, remedy: str) -> None:
+        super().__init__(f"{rule}; got {received}; {remedy}")
+        self.rule = rule
+        self.received = received
+        self.remedy = remedy
+
+
+class OptionError(LrqError):
+    """An option is out of range or contradicts another one."""
+
+
+class CheckpointError(LrqError):
+    """A model file or architecture cannot be read or does not fit."""
+
+
+class CaptureError(LrqError):
+    """``torch.export`` cannot capture the network."""
+
+
+class UnsupportedNetworkError(LrqError):
+    """The network was captured but lies outside what the method covers."""
+
+
+class ImageError(LrqError):
+    """The image folder cannot be used."""
+
+
+class OutputError(LrqError):
+    """The output directory cannot be written."""
+
+
+class DivergenceError(LrqError):
+    """A loss became NaN or infinite; names the stage and the loss terms."""
+
+
+class ExportError(LrqError):
+    """The quantized graph cannot be written or loaded by a runtime."""
+
+
+class ParityError(LrqError):
+    """Two forms of the same network differ by more than the stated bound."""
+
+
+class BundleError(LrqError):
+    """A bundle is incomplete, changed or of another schema."""

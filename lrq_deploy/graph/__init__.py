@@ -1,0 +1,1 @@
+"""Passes over the captured ATen graph, one per file."""

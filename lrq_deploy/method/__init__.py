@@ -1,0 +1,1 @@
+"""The zero-shot method: generator, losses, student training."""

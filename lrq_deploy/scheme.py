@@ -1,0 +1,77 @@
+"""Which integers a tensor may hold: bit widths, ranges and the carriers of a runtime."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from lrq_deploy.errors import OptionError
+
+__all__ = ["MAX_BITS", "MIN_BITS", "ActSymmetry", "IntegerRange", "Scheme", "check_bits"]
+
+MIN_BITS = 2
+MAX_BITS = 8
+
+ActSymmetry = Literal["symmetric", "asymmetric"]
+
+
+@dataclass(frozen=True)
+class IntegerRange:
+    """Closed range ``qmin..qmax`` of the stored integers; ``real = scale * (q - zero_point)``."""
+
+    qmin: int
+    qmax: int
+
+    @property
+    def levels(self) -> int:
+        """Number of representable values."""
+        return self.qmax - self.qmin + 1
+
+
+def check_bits(name: str, bits: int) -> None:
+    """Raise OptionError unless ``bits`` is a supported width."""
+    if not MIN_BITS <= bits <= MAX_BITS:
+        raise OptionError(
+            f"{name} must be in {MIN_BITS}..{MAX_BITS}",
+            f"{bits}",
+            f"pass a width from {MIN_BITS} to {MAX_BITS}",
+        )
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """Bit widths of one quantized network.
+
+    Attributes:
+        weight_bits: width of the weights of inner layers.
+        act_bits: width of the inputs of inner convolutions and linear layers.
+        edge_bits: width of weights and inputs of the first and the last layer;
+            ``None`` means "same as inner layers" (the input image always keeps 8 bits,
+            which is what a camera delivers).
+        residual_bits: width of tensors read only by additions, poolings and other
+            operations that multiply no weights; ``None`` means ``act_bits``.
+        act_symmetry: ``symmetric`` keeps every zero point at 0.
+    """
+
+    weight_bits: int = 4
+    act_bits: int = 4
+    edge_bits: int | None = 8
+    residual_bits: int | None = None
+    act_symmetry: ActSymmetry = "symmetric"
+
+    def __post_init__(self) -> None:
+        check_bits("weight_bits", self.weight_bits)
+        check_bits("act_bits", self.act_bits)
+        if self.edge_bits is not None:
+            check_bits("edge_bits", self.edge_bits)
+        if self.residual_bits is not None:
+            check_bits("residual_bits", self.residual_bits)
+        if self.act_symmetry not in ("symmetric", "asymmetric"):
+            raise OptionError(
+                "act_symmetry must be 'symmetric' or 'asymmetric'",
+                repr(self.act_symmetry),
+                "pass one of the two",
+            )
+
+    def describe(self) -> str:
+        """Short name such as ``W4A4, edge 8``."""
+        edge = "same" if self.edge_bits is None else str(self.edge_bits)
+        return f"W{self.weight_bits}A{self.act_bits}, edge {edge}"

@@ -1,0 +1,1 @@
+"""Quantized student: fake-quant layers, scale table, frozen form."""

@@ -1,0 +1,170 @@
+"""The frozen student: integer weights, constant scales, biases on the integer grid.
+
+A ``QuantizedModel`` is what ships. Its graph is an ``fx.GraphModule`` that holds
+
+* ``call_module`` nodes to ``FrozenQuantizer`` (one tensor argument),
+* ``call_module`` nodes to ``FrozenLayer`` (one tensor argument),
+* ``call_function`` nodes to ATen operators for everything else,
+
+one placeholder ``input`` ``[N, C, H, W]`` and one output tensor ``[N, classes]``.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from lrq_deploy.qparams import QParams, ScaleTable
+from lrq_deploy.scheme import Scheme
+from lrq_deploy.student.operators import dequantize_weight, quantize_dequantize
+from lrq_deploy.teacher import Preprocessing
+
+__all__ = ["FrozenLayer", "FrozenQuantizer", "LayerKind", "LayerSpec", "QuantizedModel"]
+
+LayerKind = Literal["conv2d", "linear", "conv_transpose2d"]
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """What a weighted layer computes, apart from its numbers.
+
+    Attributes:
+        kind: the operator.
+        stride, padding, dilation, output_padding: ``(height, width)``; unused by ``linear``.
+        groups: number of channel groups.
+    """
+
+    kind: LayerKind
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    output_padding: tuple[int, int] = (0, 0)
+    groups: int = 1
+
+    @property
+    def channel_axis(self) -> int:
+        """Axis of the output channels in the weight tensor."""
+        return 1 if self.kind == "conv_transpose2d" else 0
+
+    def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Run the operator on float tensors."""
+        if self.kind == "linear":
+            return F.linear(x, weight, bias)
+        if self.kind == "conv2d":
+            return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+        return F.conv_transpose2d(
+            x,
+            weight,
+            bias,
+            self.stride,
+            self.padding,
+            self.output_padding,
+            self.groups,
+            self.dilation,
+        )
+
+
+class FrozenQuantizer(nn.Module):
+    """Per-tensor activation quantizer with constant parameters."""
+
+    def __init__(self, qparams: QParams) -> None:
+        super().__init__()
+        self.qparams = qparams
+        self._scale = float(qparams.scale)
+        self._zero_point = int(qparams.zero_point)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Fake-quantize ``x``; the shape stays."""
+        return cast(
+            Tensor,
+            quantize_dequantize(
+                x, self._scale, self._zero_point, self.qparams.qmin, self.qparams.qmax
+            ),
+        )
+
+
+class FrozenLayer(nn.Module):
+    """A convolution or linear layer with stored integer weights.
+
+    Attributes:
+        spec: what it computes.
+        qparams: scale table entry of the weight (per channel, zero points 0).
+        input_quantizer: name of the activation quantizer that its input comes from.
+        weight_q: int8 buffer in the operator's own weight layout.
+        bias: float32 ``[C_out]``, each value a multiple of ``scale_x * scale_w[c]``, or None.
+    """
+
+    weight_q: Tensor
+    weight_scale: Tensor
+    bias: Tensor | None
+
+    def __init__(
+        self,
+        spec: LayerSpec,
+        qparams: QParams,
+        input_quantizer: str,
+        weight_q: Tensor,
+        bias: Tensor | None,
+    ) -> None:
+        super().__init__()
+        self.spec = spec
+        self.qparams = qparams
+        self.input_quantizer = input_quantizer
+        self.register_buffer("weight_q", weight_q)
+        self.register_buffer("weight_scale", qparams.scale.clone())
+        self.register_buffer("bias", bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the layer to an already quantized input."""
+        weight = dequantize_weight(self.weight_q, self.weight_scale, self.spec.channel_axis)
+        return self.spec.apply(x, weight, self.bias)
+
+
+@dataclass(frozen=True)
+class QuantizedModel:
+    """The student as it ships.
+
+    Attributes:
+        graph: frozen student, ``[N, C, H, W] -> [N, classes]``; see the module docstring.
+        table: the scale table; keys are the module paths used in ``graph``.
+        scheme: the bit widths it was made for.
+        input_shape: ``(C, H, W)``.
+        num_classes: length of a row of logits.
+        preprocessing: normalisation of the input.
+        name: the teacher's name.
+        teacher_fingerprint: SHA-256 of the teacher's weights.
+    """
+
+    graph: fx.GraphModule
+    table: ScaleTable
+    scheme: Scheme
+    input_shape: tuple[int, int, int]
+    num_classes: int
+    preprocessing: Preprocessing
+    name: str
+    teacher_fingerprint: str
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Logits ``[N, classes]`` of normalised images ``[N, C, H, W]``, without gradients."""
+        with torch.no_grad():
+            result: Tensor = self.graph(images)
+        return result
+
+    def layers(self) -> dict[str, FrozenLayer]:
+        """Every weighted layer by name, in graph order."""
+        return self._modules_of(FrozenLayer)
+
+    def quantizers(self) -> dict[str, FrozenQuantizer]:
+        """Every activation quantizer by name, in graph order."""
+        return self._modules_of(FrozenQuantizer)
+
+    def _modules_of(self, kind: type[Any]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for node in self.graph.graph.nodes:
+            if node.op == "call_module":
+                module = self.graph.get_submodule(str(node.target))
+                if isinstance(module, kind):
+                    found[str(node.target)] = module
+        return found
