@@ -1,0 +1,127 @@
+"""The options of one ``quantize`` run, validated once, before anything is read or written."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, get_args
+
+from lrq_deploy.errors import OptionError
+from lrq_deploy.scheme import Scheme
+
+__all__ = ["Device", "MarginMode", "MethodSwitches", "QuantizeOptions", "Recipe"]
+
+Recipe = Literal["fast", "balanced", "best"]
+Device = Literal["auto", "cpu", "cuda"]
+MarginMode = Literal["a1", "a2", "b", "off"]
+
+
+@dataclass(frozen=True)
+class MethodSwitches:
+    """Parts of the method, each of which can be switched off for an ablation.
+
+    Attributes:
+        long_range: large-kernel attention in the generator (off: plain convolutions).
+        margin: reading of Adversarial Margin Add, see ``lrq_deploy.method.margin``.
+        decoupled: decoupled distillation (off: plain distillation).
+    """
+
+    long_range: bool = True
+    margin: MarginMode = "a2"
+    decoupled: bool = True
+
+    def __post_init__(self) -> None:
+        _check_choice("margin", self.margin, get_args(MarginMode))
+
+
+@dataclass(frozen=True)
+class QuantizeOptions:
+    """Everything a run depends on.
+
+    Attributes:
+        model: checkpoint file.
+        out: bundle directory to create.
+        scheme: bit widths.
+        arch: ``torchvision:NAME``, ``timm:NAME`` or ``FILE.py:FACTORY``; ``None`` for a
+            ``torch.export`` archive.
+        input_shape: ``(C, H, W)``; ``None`` where the archive or the name tells it.
+        mean, std: per channel, in units of the 0..1 pixel range; both or neither.
+        images: ImageFolder used only to measure.
+        recipe: how much time to spend.
+        device: where to train.
+        seed: of every random generator, 0 or more.
+        trust_pickle: allow a pickled module to run its code.
+        force: replace an existing bundle.
+        method: ablation switches.
+    """
+
+    model: Path
+    out: Path
+    scheme: Scheme = field(default_factory=Scheme)
+    arch: str | None = None
+    input_shape: tuple[int, int, int] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    images: Path | None = None
+    recipe: Recipe = "balanced"
+    device: Device = "auto"
+    seed: int = 0
+    trust_pickle: bool = False
+    force: bool = False
+    method: MethodSwitches = field(default_factory=MethodSwitches)
+
+    def __post_init__(self) -> None:
+        _check_choice("recipe", self.recipe, get_args(Recipe))
+        _check_choice("device", self.device, get_args(Device))
+        if self.seed < 0:
+            raise OptionError("seed must be 0 or more", str(self.seed), "pass --seed 0")
+        if self.input_shape is not None:
+            _check_input_shape(self.input_shape)
+        _check_preprocessing(self.mean, self.std, self.input_shape)
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise OptionError(
+            f"{name} must be one of {', '.join(choices)}", repr(value), "pass one of these"
+        )
+
+
+def _check_input_shape(shape: tuple[int, ...]) -> None:
+    received = ",".join(str(n) for n in shape)
+    if len(shape) != 3:
+        raise OptionError(
+            "input_shape must be C,H,W", received, "pass three numbers such as 3,32,32"
+        )
+    channels, height, width = shape
+    if channels not in (1, 3):
+        raise OptionError(
+            "input_shape must have 1 or 3 channels", received, "check the order C,H,W"
+        )
+    if not (8 <= height <= 512 and 8 <= width <= 512):
+        raise OptionError(
+            "input_shape must be 8 to 512 pixels a side", received, "pass the training size"
+        )
+
+
+def _check_preprocessing(
+    mean: tuple[float, ...] | None,
+    std: tuple[float, ...] | None,
+    shape: tuple[int, int, int] | None,
+) -> None:
+    if (mean is None) != (std is None):
+        raise OptionError(
+            "mean and std must be given together",
+            "only " + ("std" if mean is None else "mean"),
+            "pass both, in units of the 0..1 pixel range",
+        )
+    if mean is None or std is None:
+        return
+    if len(mean) != len(std) or (shape is not None and len(mean) != shape[0]):
+        raise OptionError(
+            "mean and std must have one value per input channel",
+            f"{len(mean)} and {len(std)} values",
+            "pass as many as --input-shape has channels",
+        )
+    if any(s <= 0 for s in std):
+        raise OptionError(
+            "std must be above 0", ",".join(str(s) for s in std), "pass the training std"
+        )
