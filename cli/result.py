@@ -1,0 +1,73 @@
+"""What one ``quantize`` run hands back: everything that the report prints and nothing else."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["RESULT_SCHEMA", "QuantizeResult"]
+
+RESULT_SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class QuantizeResult:
+    """Product of ``lrq_deploy.cli.pipeline.quantize``.
+
+    Attributes:
+        bundle_path: the bundle directory.
+        name: what the user called the teacher.
+        scheme: bit widths in words, for instance ``W4A4, edge 8``.
+        seconds: wall time of the run.
+        stage_seconds: wall time of each stage, in the order in which they ran.
+        peak_memory_mib: peak resident memory of the process.
+        images_measured: images behind every figure below.
+        images_source: ``folder`` for the user's images, ``synthetic`` for held-out made ones.
+        labelled: whether accuracies could be measured.
+        teacher_accuracy, student_accuracy: top-1 in percent, ``None`` without labels.
+        agreement: percent of images with the same top-1 from the teacher and from the
+            student as ONNX Runtime runs it.
+        parity_top1: percent of images with the same top-1 from ONNX Runtime and the torch
+            student.
+        parity_max_diff, parity_mean_diff: absolute difference of these logits.
+        integer_share: percent of the multiply-adds that are executed in integers.
+        float_bytes: size of the teacher's weights as float32.
+        student_bytes: size of ``model_file``.
+        model_file: the exported graph.
+        ship: whether the figures say that the student may be shipped.
+        verdict: one sentence with the reason.
+        next_commands: command lines to run next.
+    """
+
+    bundle_path: Path
+    name: str
+    scheme: str
+    seconds: float
+    stage_seconds: dict[str, float]
+    peak_memory_mib: float
+    images_measured: int
+    images_source: str
+    labelled: bool
+    teacher_accuracy: float | None
+    student_accuracy: float | None
+    agreement: float
+    parity_top1: float
+    parity_max_diff: float
+    parity_mean_diff: float
+    integer_share: float
+    float_bytes: int
+    student_bytes: int
+    model_file: Path
+    ship: bool
+    verdict: str
+    next_commands: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for ``--json``, with the schema version first."""
+        document: dict[str, Any] = {"schema_version": RESULT_SCHEMA}
+        for name, value in vars(self).items():
+            if isinstance(value, Path):
+                value = str(value)
+            elif isinstance(value, tuple):
+                value = list(value)
+            document[name] = value
+        return document
