@@ -1,0 +1,287 @@
+"""The user's image folder, read only to measure and never to train."""
+
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lrq_deploy.errors import ImageError
+from lrq_deploy.teacher import Preprocessing
+
+__all__ = ["ImageReader", "ImageSet", "read_image_folder"]
+
+# Decoded sets up to this size stay in memory as bytes; larger ones are decoded again per batch.
+_MEMORY_LIMIT_BYTES = 256 * 1024 * 1024
+
+# Pillow's other readers are left out: the one for EPS hands the file to an external program.
+Image.init()
+_ACCEPTED = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+_FORMATS = tuple(name for name in _ACCEPTED if name in Image.OPEN)
+
+# What Pillow raises on a file that is not, or only half, an image.
+_DECODING_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+
+
+@dataclass(frozen=True)
+class ImageReader:
+    """Turns an image file into a network input.
+
+    Attributes:
+        input_shape: ``(C, H, W)``; one channel reads grey, three read RGB.
+        preprocessing: resizing and normalisation.
+    """
+
+    input_shape: tuple[int, int, int]
+    preprocessing: Preprocessing
+
+    def pixels(self, path: Path) -> Tensor:
+        """Decode and resize one file to ``[C, H, W]`` uint8.
+
+        An image that already has the input size keeps its exact pixels. Otherwise it is
+        resized (bilinear with antialiasing), to ``(H, W)`` or, where the preprocessing
+        names a shorter side, to that side and then cropped at the centre.
+
+        Raises:
+            OSError, SyntaxError, ValueError: the file is no complete image.
+        """
+        channels, height, width = self.input_shape
+        with Image.open(path, formats=_FORMATS) as opened:
+            image = _convert(opened, "L" if channels == 1 else "RGB")
+        if image.size != (width, height):
+            image = self._resize(image)
+        array = np.array(image, dtype=np.uint8).reshape(height, width, channels)
+        return torch.from_numpy(array).permute(2, 0, 1).contiguous()
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """``(pixel / 255 - mean) / std`` of ``[N, C, H, W]`` uint8, as float32."""
+        mean = torch.tensor(self.preprocessing.mean).reshape(1, -1, 1, 1)
+        std = torch.tensor(self.preprocessing.std).reshape(1, -1, 1, 1)
+        return (pixels.to(torch.float32) / 255 - mean) / std
+
+    def _resize(self, image: Image.Image) -> Image.Image:
+        _, height, width = self.input_shape
+        side = self.preprocessing.resize
+        if side is None:
+            return image.resize((width, height), Image.Resampling.BILINEAR)
+        # A crop larger than the resized image would be padded black.
+        side = max(side, height, width)
+        shorter = min(image.size)
+        size = (image.width * side // shorter, image.height * side // shorter)
+        if image.size != size:
+            image = image.resize(size, Image.Resampling.BILINEAR)
+        left = round((image.width - width) / 2)
+        top = round((image.height - height) / 2)
+        return image.crop((left, top, left + width, top + height))
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Readable images of a folder, in a fixed order.
+
+    Attributes:
+        source: the folder.
+        paths: the files.
+        labels: class of each file ``[N]`` int64, or ``None`` where the folder tells none.
+        classes: names of the class folders, sorted; empty without labels.
+        skipped: files that could not be decoded.
+        note: a sentence on what was left out and why, or empty.
+        reader: how a file becomes an input.
+        pixels: all images ``[N, C, H, W]`` uint8 where they fit in memory.
+    """
+
+    source: Path
+    paths: tuple[Path, ...]
+    labels: Tensor | None
+    classes: tuple[str, ...]
+    skipped: int
+    note: str
+    reader: ImageReader
+    pixels: Tensor | None = None
+
+    def __len__(self) -> int:
+        """Number of readable images."""
+        return len(self.paths)
+
+    def batches(self, batch_size: int) -> Iterator[Tensor]:
+        """Normalised images ``[n, C, H, W]`` float32, ``n <= batch_size``, in order.
+
+        Raises:
+            ImageError: a file was removed or changed since the folder was read.
+        """
+        for start in range(0, len(self), batch_size):
+            if self.pixels is not None:
+                yield self.reader.normalise(self.pixels[start : start + batch_size])
+                continue
+            paths = self.paths[start : start + batch_size]
+            yield self.reader.normalise(torch.stack([self._decode_again(p) for p in paths]))
+
+    def _decode_again(self, path: Path) -> Tensor:
+        try:
+            return self.reader.pixels(path)
+        except _DECODING_ERRORS as error:
+            raise ImageError(
+                "images must not change during a run", f"{path}: {error}", "run again"
+            ) from error
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """Image files of a folder with the index of their class folder."""
+
+    paths: list[Path]
+    class_indices: list[int] | None
+    classes: tuple[str, ...]
+    note: str
+
+
+def read_image_folder(
+    folder: Path,
+    input_shape: tuple[int, int, int],
+    preprocessing: Preprocessing,
+    num_classes: int,
+    limit: int | None = None,
+) -> ImageSet:
+    """Read an ImageFolder (one subfolder per class) or a folder of unlabelled images.
+
+    Labels are the indices of the sorted subfolder names, and only where there are as many
+    subfolders as logits. Broken files are skipped and counted.
+
+    Args:
+        folder: the directory.
+        input_shape: ``(C, H, W)`` of the network.
+        preprocessing: resizing and normalisation.
+        num_classes: length of a row of logits.
+        limit: read at most this many files, spread evenly over the folder.
+
+    Raises:
+        ImageError: the folder is missing or holds no readable image, or it has more class
+            folders than the network has logits.
+    """
+    listing = _list_images(folder, num_classes)
+    kept = _spread(len(listing.paths), limit)
+    reader = ImageReader(input_shape, preprocessing)
+    channels, height, width = input_shape
+    in_memory = len(kept) * channels * height * width <= _MEMORY_LIMIT_BYTES
+    readable: list[int] = []
+    decoded: list[Tensor] = []
+    for index in kept:
+        try:
+            pixels = reader.pixels(listing.paths[index])
+        except _DECODING_ERRORS:
+            continue
+        readable.append(index)
+        if in_memory:
+            decoded.append(pixels)
+    if not readable:
+        raise ImageError(
+            "the image folder must hold at least one readable image",
+            f"{len(kept)} broken files in {folder}",
+            "check that the files are complete JPEG, PNG, WebP or BMP images",
+        )
+    indices = listing.class_indices
+    return ImageSet(
+        source=folder,
+        paths=tuple(listing.paths[i] for i in readable),
+        labels=None if indices is None else torch.tensor([indices[i] for i in readable]),
+        classes=listing.classes,
+        skipped=len(kept) - len(readable),
+        note=listing.note,
+        reader=reader,
+        pixels=torch.stack(decoded) if in_memory else None,
+    )
+
+
+def _convert(image: Image.Image, mode: str) -> Image.Image:
+    """Decode fully to ``mode``, always as a new image."""
+    if image.mode.startswith("I;16"):
+        # Pillow clips 16-bit grey at 255 instead of scaling it.
+        grey = (np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)
+        return Image.fromarray(grey).convert(mode)
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert(mode)
+
+
+def _list_images(folder: Path, num_classes: int) -> _Listing:
+    if not folder.is_dir():
+        raise ImageError(
+            "--images must name a folder",
+            f"{folder}, which is {'a file' if folder.exists() else 'missing'}",
+            "pass a folder of images, or leave the option out to measure on synthetic images",
+        )
+    subfolders = sorted(p for p in folder.iterdir() if p.is_dir() and not _hidden(p))
+    by_class = [_images_below(p) for p in subfolders]
+    loose = sorted(p for p in folder.iterdir() if _is_image(p))
+    if not loose and not any(by_class):
+        raise ImageError(
+            "the image folder must hold images",
+            f"no image file in {folder}",
+            "pass one subfolder per class, or a folder of unlabelled images",
+        )
+    if len(subfolders) < 2 or not any(by_class):
+        return _Listing(loose or by_class[0], None, (), "")
+    return _listing_by_class(folder, subfolders, by_class, len(loose), num_classes)
+
+
+def _listing_by_class(
+    folder: Path,
+    subfolders: list[Path],
+    by_class: list[list[Path]],
+    loose: int,
+    num_classes: int,
+) -> _Listing:
+    found = len(subfolders)
+    if found > num_classes:
+        raise ImageError(
+            f"the image folder may have at most {num_classes} class folders, one per logit",
+            f"{found} in {folder}",
+            "pass the test set of this network",
+        )
+    paths = [path for files in by_class for path in files]
+    notes = []
+    if loose:
+        notes.append(f"{loose} images outside the class folders were left out")
+    if found < num_classes:
+        notes.append(
+            f"{found} class folders for {num_classes} logits tell no labels; "
+            "agreement with the teacher is measured instead"
+        )
+        return _Listing(paths, None, (), "; ".join(notes))
+    indices = [index for index, files in enumerate(by_class) for _ in files]
+    return _Listing(paths, indices, tuple(p.name for p in subfolders), "; ".join(notes))
+
+
+def _images_below(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if _is_image(path))
+
+
+def _is_image(path: Path) -> bool:
+    """Whether the suffix names an accepted format; contents are judged on reading."""
+    if _hidden(path):
+        return False
+    return Image.registered_extensions().get(path.suffix.lower()) in _FORMATS and path.is_file()
+
+
+def _hidden(path: Path) -> bool:
+    return path.name.startswith(".") or path.name == "__MACOSX"
+
+
+def _spread(count: int, limit: int | None) -> list[int]:
+    """Indices of at most ``limit`` of ``count`` items, evenly spaced."""
+    if limit is None or count <= limit:
+        return list(range(count))
+    return [index * count // limit for index in range(limit)]

@@ -1,0 +1,213 @@
+"""Reading an image folder: labels, exact pixels, resizing, broken files."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+import lrq_deploy.images as images_module
+from lrq_deploy.errors import ImageError
+from lrq_deploy.images import ImageReader, read_image_folder
+from lrq_deploy.teacher import Preprocessing
+
+pytestmark = pytest.mark.unit
+
+IDENTITY_GREY = Preprocessing((0.0,), (1.0,))
+IDENTITY_RGB = Preprocessing((0.0,) * 3, (1.0,) * 3)
+RGB_8 = (3, 8, 8)
+
+
+def noise(seed: int, height: int = 8, width: int = 8) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def write_png(path: Path, seed: int, height: int = 8, width: int = 8) -> np.ndarray:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = noise(seed, height, width)
+    Image.fromarray(pixels).save(path)
+    return pixels
+
+
+def test_class_folders_become_labels_in_sorted_order(tmp_path: Path) -> None:
+    for index, name in enumerate(["cat", "ant", "bee"]):
+        write_png(tmp_path / name / "0.png", index)
+    write_png(tmp_path / "bee" / "1.png", 7)
+    found = read_image_folder(tmp_path, RGB_8, IDENTITY_RGB, num_classes=3)
+    assert found.classes == ("ant", "bee", "cat")
+    assert found.labels is not None
+    assert found.labels.tolist() == [0, 1, 1, 2]
+    assert found.labels.dtype == torch.int64
+    assert len(found) == 4
+    assert found.note == ""
+
+
+def test_pixels_that_fit_are_kept_exactly_and_normalised(tmp_path: Path) -> None:
+    pixels = write_png(tmp_path / "0.png", 1)
+    preprocessing = Preprocessing((0.5, 0.25, 0.0), (0.5, 0.25, 2.0), resize=12)
+    (batch,) = read_image_folder(tmp_path, RGB_8, preprocessing, 10).batches(4)
+    expected = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
+    mean = torch.tensor([0.5, 0.25, 0.0]).reshape(3, 1, 1)
+    std = torch.tensor([0.5, 0.25, 2.0]).reshape(3, 1, 1)
+    assert torch.equal(batch[0], (expected - mean) / std)
+
+
+@pytest.mark.parametrize("layout", ["loose", "one subfolder"])
+def test_images_without_class_folders_have_no_labels(tmp_path: Path, layout: str) -> None:
+    folder = tmp_path if layout == "loose" else tmp_path / "all"
+    for index in range(3):
+        write_png(folder / f"{index}.png", index)
+    found = read_image_folder(tmp_path, RGB_8, IDENTITY_RGB, num_classes=2)
+    assert found.labels is None
+    assert len(found) == 3
+
+
+def test_fewer_class_folders_than_logits_are_unlabelled_with_a_note(tmp_path: Path) -> None:
+    write_png(tmp_path / "a" / "0.png", 0)
+    write_png(tmp_path / "b" / "0.png", 1)
+    write_png(tmp_path / "loose.png", 2)
+    found = read_image_folder(tmp_path, RGB_8, IDENTITY_RGB, num_classes=10)
+    assert found.labels is None
+    assert len(found) == 2
+    assert "2 class folders for 10 logits" in found.note
+    assert "1 images outside" in found.note
+
+
+def test_more_class_folders_than_logits_are_refused(tmp_path: Path) -> None:
+    for name in "abc":
+        write_png(tmp_path / name / "0.png", 0)
+    with pytest.raises(ImageError, match="at most 2 class folders") as caught:
+        read_image_folder(tmp_path, RGB_8, IDENTITY_RGB, num_classes=2)
+    assert caught.value.received.startswith("3 in ")
+
+
+@pytest.mark.parametrize("kind", ["missing", "file", "empty", "no image", "empty classes"])
+def test_a_folder_without_images_is_refused(tmp_path: Path, kind: str) -> None:
+    folder = tmp_path / "images"
+    if kind == "file":
+        folder.write_bytes(b"")
+    elif kind != "missing":
+        folder.mkdir()
+    if kind == "no image":
+        (folder / "labels.txt").write_text("0", encoding="utf-8")
+    if kind == "empty classes":
+        (folder / "a").mkdir()
+        (folder / "b").mkdir()
+    with pytest.raises(ImageError):
+        read_image_folder(folder, RGB_8, IDENTITY_RGB, num_classes=10)
+
+
+def test_broken_files_are_skipped_and_counted_with_aligned_labels(tmp_path: Path) -> None:
+    write_png(tmp_path / "a" / "0.png", 0)
+    kept = write_png(tmp_path / "b" / "2.png", 5)
+    whole = (tmp_path / "a" / "0.png").read_bytes()
+    (tmp_path / "a" / "1.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "b" / "0.jpg").write_bytes(b"not an image")
+    (tmp_path / "b" / "1.webp").write_bytes(b"")
+    found = read_image_folder(tmp_path, RGB_8, IDENTITY_RGB, num_classes=2)
+    assert found.skipped == 3
+    assert found.labels is not None
+    assert found.labels.tolist() == [0, 1]
+    batch = torch.cat(list(found.batches(1)))
+    assert torch.equal((batch[1] * 255).round().byte().permute(1, 2, 0), torch.from_numpy(kept))
+
+
+def test_a_folder_of_only_broken_files_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "0.png").write_bytes(b"\x89PNG")
+    with pytest.raises(ImageError, match="1 broken files"):
+        read_image_folder(tmp_path, RGB_8, IDENTITY_RGB, num_classes=2)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "bmp"])
+def test_every_common_format_is_read_and_resized(tmp_path: Path, suffix: str) -> None:
+    flat = np.full((20, 30, 3), (200, 100, 50), dtype=np.uint8)
+    Image.fromarray(flat).save(tmp_path / f"0.{suffix}")
+    (batch,) = read_image_folder(tmp_path, (3, 16, 10), IDENTITY_RGB, 2).batches(8)
+    assert batch.shape == (1, 3, 16, 10)
+    colour = batch[0].mean(dim=(1, 2)) * 255
+    assert torch.allclose(colour, torch.tensor([200.0, 100.0, 50.0]), atol=3)
+
+
+def test_one_channel_networks_get_grey(tmp_path: Path) -> None:
+    Image.fromarray(np.full((8, 8, 3), 77, dtype=np.uint8)).save(tmp_path / "0.png")
+    (batch,) = read_image_folder(tmp_path, (1, 8, 8), IDENTITY_GREY, 2).batches(8)
+    assert torch.equal(batch, torch.full((1, 1, 8, 8), 77 / 255))
+
+
+def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path: Path) -> None:
+    Image.fromarray(np.full((8, 8), 100 * 256, dtype=np.uint16)).save(tmp_path / "0.png")
+    (batch,) = read_image_folder(tmp_path, (1, 8, 8), IDENTITY_GREY, 2).batches(8)
+    assert torch.equal(batch, torch.full((1, 1, 8, 8), 100 / 255))
+
+
+def test_a_transparent_palette_is_read_without_a_warning(tmp_path: Path) -> None:
+    image = Image.fromarray(noise(0)).quantize(4)
+    image.save(tmp_path / "0.png", transparency=bytes([0, 255, 255, 255]))
+    found = read_image_folder(tmp_path, RGB_8, IDENTITY_RGB, 2)
+    assert found.skipped == 0
+
+
+def test_shorter_side_then_centre_crop(tmp_path: Path) -> None:
+    pixels = write_png(tmp_path / "0.png", 3, height=12, width=20)
+    reader = ImageReader(RGB_8, Preprocessing((0.0,) * 3, (1.0,) * 3, resize=12))
+    assert np.array_equal(
+        reader.pixels(tmp_path / "0.png").permute(1, 2, 0).numpy(), pixels[2:10, 6:14]
+    )
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(8, 24), st.one_of(st.none(), st.just(9)))
+def test_any_image_size_gives_the_input_shape(
+    tmp_path_factory: pytest.TempPathFactory, height: int, width: int, side: int, resize: int | None
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "any_size.png"
+    write_png(path, 0, height, width)
+    preprocessing = Preprocessing((0.0,) * 3, (1.0,) * 3, resize=resize)
+    assert ImageReader((3, side, 8), preprocessing).pixels(path).shape == (3, side, 8)
+
+
+def test_a_limit_is_spread_over_the_classes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        for index in range(5):
+            write_png(tmp_path / name / f"{index}.png", index)
+    found = read_image_folder(tmp_path, RGB_8, IDENTITY_RGB, num_classes=2, limit=4)
+    assert found.labels is not None
+    assert found.labels.tolist() == [0, 0, 1, 1]
+
+
+def test_a_large_set_is_decoded_lazily_to_the_same_values(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for index in range(5):
+        write_png(tmp_path / f"{index}.png", index)
+    eager = torch.cat(list(read_image_folder(tmp_path, RGB_8, IDENTITY_RGB, 2).batches(2)))
+    monkeypatch.setattr(images_module, "_MEMORY_LIMIT_BYTES", 1)
+    lazy = read_image_folder(tmp_path, RGB_8, IDENTITY_RGB, 2)
+    assert lazy.pixels is None
+    batches = list(lazy.batches(2))
+    assert [len(batch) for batch in batches] == [2, 2, 1]
+    assert torch.equal(torch.cat(batches), eager)
+    (tmp_path / "4.png").unlink()
+    with pytest.raises(ImageError, match="must not change"):
+        list(lazy.batches(2))
+
+
+SHARED = Path(__file__).resolve().parents[2] / ".." / "shared"
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="../shared is absent")
+def test_real_photographs_are_read() -> None:
+    found = read_image_folder(SHARED / "data" / "photos", (3, 96, 96), IDENTITY_RGB, 2, limit=20)
+    assert len(found) == 20
+    assert found.labels is None
+    (batch,) = found.batches(20)
+    assert 0.2 < float(batch.mean()) < 0.8
+
+
+def test_postscript_disguised_as_an_image_is_never_run(tmp_path: Path) -> None:
+    script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"
+    (tmp_path / "0.jpg").write_bytes(script)
+    write_png(tmp_path / "1.png", 0)
+    assert read_image_folder(tmp_path, RGB_8, IDENTITY_RGB, 2).skipped == 1
