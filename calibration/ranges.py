@@ -1,0 +1,90 @@
+"""Range search: the scale that loses least, by trying many clip ratios.
+
+The loss is the mean of ``|x - fake_quant(x)| ** 2.4`` over the values of one tensor or channel
+(the exponent of Genie, arXiv 2212.04780, and BRECQ, arXiv 2102.05426: between the mean and the
+largest error). ``real = scale * (q - zero_point)``.
+"""
+
+import torch
+from torch import Tensor
+
+from lrq_deploy.scheme import IntegerRange
+
+__all__ = ["MIN_SCALE", "search_act_range", "search_weight_scale"]
+
+EXPONENT = 2.4
+RATIOS = 100
+MIN_SCALE = 1e-8
+"""Smallest scale: a dead channel still needs a positive one."""
+
+
+def search_weight_scale(weight: Tensor, axis: int, bounds: IntegerRange) -> Tensor:
+    """Best symmetric scale per output channel.
+
+    Args:
+        weight: float weight, any layout.
+        axis: its output-channel axis; C channels.
+        bounds: stored integers.
+
+    Returns:
+        Scales ``[C]``, each at least ``MIN_SCALE``.
+    """
+    rows = weight.detach().transpose(0, axis).flatten(1)
+    low, high = rows.amin(1), rows.amax(1)
+    full = torch.maximum(high / bounds.qmax, low / bounds.qmin).clamp_min(MIN_SCALE)
+    best = full.clone()
+    best_loss = torch.full_like(full, torch.inf)
+    for ratio in torch.linspace(1.0, 0.01, RATIOS).tolist():
+        scale = (full * ratio).clamp_min(MIN_SCALE)[:, None]
+        q = torch.clamp(torch.round(rows / scale), bounds.qmin, bounds.qmax)
+        loss = (q * scale - rows).abs().pow(EXPONENT).mean(1)
+        better = loss < best_loss
+        best = torch.where(better, scale[:, 0], best)
+        best_loss = torch.where(better, loss, best_loss)
+    return best
+
+
+def search_act_range(
+    values: Tensor, bounds: IntegerRange, signed: bool, symmetric: bool
+) -> tuple[float, int]:
+    """Best scale and zero point of an activation.
+
+    Args:
+        values: sample of the tensor, flat.
+        bounds: stored integers.
+        signed: whether the tensor may be negative; if not, the range starts at 0.
+        symmetric: keep the zero point at 0.
+
+    Returns:
+        ``(scale, zero_point)``.
+    """
+    low, high = float(values.min()), float(values.max())
+    if symmetric or not signed:
+        full = max(high / bounds.qmax, low / bounds.qmin if bounds.qmin < 0 else 0.0)
+        candidates = [(full * ratio, 0) for ratio in torch.linspace(1.0, 0.01, RATIOS).tolist()]
+    else:
+        candidates = _asymmetric_candidates(min(low, 0.0), max(high, 0.0), bounds)
+    best, best_loss = (MIN_SCALE, 0), float("inf")
+    for scale, zero_point in candidates:
+        scale = max(scale, MIN_SCALE)
+        q = torch.clamp(torch.round(values / scale) + zero_point, bounds.qmin, bounds.qmax)
+        error = (q - zero_point).mul_(scale).sub_(values).abs_()
+        loss = float(error.pow_(EXPONENT).mean())
+        if loss < best_loss:
+            best, best_loss = (scale, zero_point), loss
+    return best
+
+
+def _asymmetric_candidates(
+    low: float, high: float, bounds: IntegerRange
+) -> list[tuple[float, int]]:
+    """Clip each side by its own ratio; 0 stays exactly representable."""
+    ratios = torch.linspace(1.0, 0.1, 19).tolist()
+    found: list[tuple[float, int]] = []
+    for low_ratio in ratios:
+        for high_ratio in ratios:
+            span = high * high_ratio - low * low_ratio
+            scale = max(span / (bounds.levels - 1), MIN_SCALE)
+            zero_point = bounds.qmin + round(-low * low_ratio / scale)
+            found.append((scale, min(max(zero_point, bounds.qmin), bounds.qmax)))
+    return found

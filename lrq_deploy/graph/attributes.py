@@ -1,0 +1,37 @@
+"""Tensors stored in a graph module, by the path that a ``get_attr`` node names."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+__all__ = ["add_tensor_node", "optional_tensor", "tensor_of"]
+
+
+def tensor_of(graph_module: fx.GraphModule, node: Any) -> Tensor:
+    """The tensor that a ``get_attr`` node stands for."""
+    value: Any = graph_module
+    for part in str(node.target).split("."):
+        value = getattr(value, part)
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{node.target} is {type(value).__name__}, not a tensor")
+    return value
+
+
+def optional_tensor(graph_module: fx.GraphModule, node: Any) -> Tensor | None:
+    """The tensor of a ``get_attr`` node, or ``None`` for an absent argument."""
+    return tensor_of(graph_module, node) if isinstance(node, fx.Node) else None
+
+
+def add_tensor_node(graph_module: fx.GraphModule, name: str, value: Tensor) -> fx.Node:
+    """Store ``value`` as a buffer under a free name and return a ``get_attr`` node for it.
+
+    The node is created at the graph's current insertion point.
+    """
+    free = name.replace(".", "_")
+    while hasattr(graph_module, free):
+        free += "_"
+    if isinstance(value, nn.Parameter):
+        value = value.data
+    graph_module.register_buffer(free, value.detach().to(torch.float32).clone())
+    return graph_module.graph.get_attr(free)

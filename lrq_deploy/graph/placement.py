@@ -1,0 +1,171 @@
+"""Pass: turn a folded teacher into a student with quantizers where a runtime has integers.
+
+Requires: a normalised graph without BatchNorm.
+Ensures: every weighted layer is a ``QuantizedLayer``; every tensor that an integer operator
+reads, and every result of one except the logits, comes from an ``ActQuantizer`` through data
+movement only. A ReLU that an unsigned quantizer repeats is gone.
+"""
+
+import copy
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from lrq_deploy.graph.attributes import optional_tensor, tensor_of
+from lrq_deploy.graph.operators import LAYER_KINDS, WEIGHTED, is_call
+from lrq_deploy.graph.ranges import non_negative_nodes
+from lrq_deploy.graph.roles import Role, TensorGroup, edge_layers, quantized_tensors, sources_of
+from lrq_deploy.scheme import Scheme
+from lrq_deploy.student.frozen import LayerSpec
+from lrq_deploy.student.layers import ActQuantizer, QuantizedLayer
+from lrq_deploy.target import TargetDescription
+from lrq_deploy.teacher import Preprocessing
+
+__all__ = ["place_quantizers"]
+
+aten = torch.ops.aten
+
+IMAGE_BITS = 8
+CURVE_BITS = 8
+
+
+def place_quantizers(
+    folded: fx.GraphModule,
+    scheme: Scheme,
+    target: TargetDescription,
+    preprocessing: Preprocessing,
+) -> fx.GraphModule:
+    """Return a student; the argument is unchanged. Scales are still to be calibrated."""
+    student = copy.deepcopy(folded)
+    student.add_module("quantizers", nn.ModuleDict())
+    student.add_module("layers", nn.ModuleDict())
+    bounds = preprocessing.bounds() if preprocessing.known else []
+    positive = non_negative_nodes(student.graph, bool(bounds) and all(b[0] >= 0 for b in bounds))
+    first, last = edge_layers(student.graph)
+    weighted = [node for node in student.graph.nodes if is_call(node, WEIGHTED)]
+    for group in quantized_tensors(student.graph):
+        signed = not all(node in positive for node in group.nodes)
+        _insert(student, group, _quantizer(group.role, signed, scheme, target, bounds))
+    for node in weighted:
+        is_edge = node in first or node in last
+        bits = scheme.weight_bits if not is_edge else _edge_bits(scheme, scheme.weight_bits)
+        _replace_layer(student, node, bits, target)
+    student.graph.eliminate_dead_code()
+    student.graph.lint()
+    _drop_folded_tensors(student)
+    student.recompile()
+    return student
+
+
+def _edge_bits(scheme: Scheme, inner: int) -> int:
+    return inner if scheme.edge_bits is None else scheme.edge_bits
+
+
+def _act_bits(role: Role, scheme: Scheme) -> int:
+    if role is Role.IMAGE:
+        return IMAGE_BITS
+    if role is Role.EDGE:
+        return _edge_bits(scheme, scheme.act_bits)
+    if role is Role.MULTIPLY:
+        return scheme.act_bits
+    if role is Role.SUM:
+        return scheme.act_bits if scheme.residual_bits is None else scheme.residual_bits
+    return CURVE_BITS
+
+
+def _quantizer(
+    role: Role,
+    signed: bool,
+    scheme: Scheme,
+    target: TargetDescription,
+    bounds: list[tuple[float, float]],
+) -> ActQuantizer:
+    bits = _act_bits(role, scheme)
+    symmetric = scheme.act_symmetry == "symmetric"
+    known = max(max(abs(low), abs(high)) for low, high in bounds) if bounds else None
+    return ActQuantizer(
+        target.act_range(bits, signed, symmetric),
+        bits,
+        signed,
+        known_range=known if role is Role.IMAGE else None,
+    )
+
+
+def _insert(student: fx.GraphModule, group: TensorGroup, quantizer: ActQuantizer) -> None:
+    name = group.nodes[0].name
+    student.get_submodule("quantizers").add_module(name, quantizer)
+    for node in group.nodes:
+        with student.graph.inserting_after(node):
+            call = student.graph.call_module(f"quantizers.{name}", (node,))
+        node.replace_all_uses_with(call, delete_user_cb=lambda user, call=call: user is not call)
+        if is_call(node, {aten.relu.default}) and quantizer.bounds.qmin == 0 and not quantizer.signed:
+            call.args = (node.args[0],)
+            student.graph.erase_node(node)
+
+
+def _replace_layer(
+    student: fx.GraphModule, node: fx.Node, bits: int, target: TargetDescription
+) -> None:
+    args: list[Any] = list(node.args) + [None] * (3 - len(node.args))
+    quantizer_path = str(sources_of(args[0])[0].target)
+    quantizer = student.get_submodule(quantizer_path)
+    if not isinstance(quantizer, ActQuantizer):
+        raise TypeError(f"{quantizer_path} is not an ActQuantizer")
+    layer = QuantizedLayer(
+        layer_spec(node),
+        tensor_of(student, args[1]),
+        optional_tensor(student, args[2]),
+        target.weight_range(bits, quantizer.bounds),
+        bits,
+        quantizer_path,
+    )
+    name = str(node.meta.get("layer", node.name)).replace(".", "_")
+    layers = student.get_submodule("layers")
+    while hasattr(layers, name):
+        name += "_again"
+    layers.add_module(name, layer)
+    with student.graph.inserting_before(node):
+        log_scale = student.graph.get_attr(f"{quantizer_path}.log_scale")
+        call = student.graph.call_module(f"layers.{name}", (args[0], log_scale))
+    node.replace_all_uses_with(call)
+    student.graph.erase_node(node)
+
+
+def layer_spec(node: fx.Node) -> LayerSpec:
+    """What a weighted ATen call computes, from its arguments."""
+    kind = LAYER_KINDS[node.target]
+    args: list[Any] = list(node.args)
+    if kind == "linear":
+        return LayerSpec(kind)
+    if kind == "conv2d":
+        stride, padding, dilation, groups = [*args[3:], *[None] * 4][:4]
+        return LayerSpec(
+            kind, _pair(stride, 1), _pair(padding, 0), _pair(dilation, 1), groups=groups or 1
+        )
+    stride, padding, output_padding, groups, dilation = [*args[3:], *[None] * 5][:5]
+    return LayerSpec(
+        kind,
+        _pair(stride, 1),
+        _pair(padding, 0),
+        _pair(dilation, 1),
+        _pair(output_padding, 0),
+        groups or 1,
+    )
+
+
+def _pair(value: Any, default: int) -> tuple[int, int]:
+    if value is None:
+        return (default, default)
+    if isinstance(value, int):
+        return (value, value)
+    return (int(value[0]), int(value[-1]))
+
+
+def _drop_folded_tensors(student: fx.GraphModule) -> None:
+    """Forget weights that now live in layers."""
+    used = {str(n.target) for n in student.graph.nodes if n.op == "get_attr"}
+    for name, _ in [*student.named_parameters(), *student.named_buffers()]:
+        if name not in used and not name.startswith(("quantizers.", "layers.")):
+            owner, _, leaf = name.rpartition(".")
+            delattr(student.get_submodule(owner), leaf)

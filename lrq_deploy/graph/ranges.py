@@ -1,0 +1,47 @@
+"""Analysis: which tensors can never be negative."""
+
+import operator
+
+import torch
+from torch import fx
+
+from lrq_deploy.graph.operators import (
+    AVERAGES,
+    CONCATENATIONS,
+    MOVEMENTS,
+    NON_NEGATIVE,
+    is_call,
+    tensor_inputs,
+)
+
+__all__ = ["non_negative_nodes"]
+
+aten = torch.ops.aten
+
+
+def non_negative_nodes(graph: fx.Graph, input_is_non_negative: bool) -> set[fx.Node]:
+    """Nodes whose every value is at least 0, by the operators that made them."""
+    found: set[fx.Node] = set()
+    for node in graph.nodes:
+        if node.op == "placeholder":
+            holds = input_is_non_negative
+        elif is_call(node, NON_NEGATIVE) or _clips_at_zero(node):
+            holds = True
+        elif is_call(node, {aten.add.Tensor, aten.mul.Tensor}):
+            constants = [a for a in node.args if isinstance(a, int | float)]
+            known = all(n in found for n in node.all_input_nodes)
+            holds = known and all(value >= 0 for value in constants)
+        elif is_call(node, MOVEMENTS | AVERAGES | CONCATENATIONS | {operator.getitem}):
+            holds = all(n in found for n in tensor_inputs(node))
+        else:
+            holds = False
+        if holds:
+            found.add(node)
+    return found
+
+
+def _clips_at_zero(node: fx.Node) -> bool:
+    if is_call(node, {aten.hardtanh.default, aten.clamp.default, aten.clamp_min.default}):
+        low = node.args[1] if len(node.args) > 1 else None
+        return isinstance(low, int | float) and low >= 0
+    return False

@@ -1,0 +1,173 @@
+"""Analysis: which tensors of a graph a runtime holds as integers, and who reads them."""
+
+import operator
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import IntEnum
+
+from torch import fx
+
+from lrq_deploy.graph.operators import (
+    ACTIVATIONS,
+    AVERAGES,
+    CONCATENATIONS,
+    MOVEMENTS,
+    RECTIFIERS,
+    SUMS,
+    WEIGHTED,
+    is_call,
+    tensor_inputs,
+)
+
+__all__ = ["Role", "TensorGroup", "edge_layers", "quantized_tensors", "sources_of"]
+
+
+class Role(IntEnum):
+    """The most demanding reader of a tensor; the highest one decides its width."""
+
+    CURVE = 0
+    """Read by a curved activation or as a gate: evaluated by a table or in float, 8 bits."""
+    SUM = 1
+    """Read by additions, poolings and concatenations only."""
+    MULTIPLY = 2
+    """Read by an inner convolution or linear layer."""
+    EDGE = 3
+    """Read by the first or the last layer."""
+    IMAGE = 4
+    """The input image itself."""
+
+
+@dataclass(frozen=True)
+class TensorGroup:
+    """Tensors that share one quantizer (several only where they are concatenated).
+
+    Attributes:
+        nodes: producers of the tensors, in graph order.
+        role: what decides the width.
+    """
+
+    nodes: tuple[fx.Node, ...]
+    role: Role
+
+
+def sources_of(node: fx.Node) -> list[fx.Node]:
+    """Walk up through data movement to the tensors whose values ``node`` holds."""
+    if is_call(node, MOVEMENTS) or is_call(node, {operator.getitem}):
+        return sources_of(tensor_inputs(node)[0])
+    if is_call(node, CONCATENATIONS):
+        return [source for part in tensor_inputs(node) for source in sources_of(part)]
+    return [node]
+
+
+def edge_layers(graph: fx.Graph) -> tuple[set[fx.Node], set[fx.Node]]:
+    """Layers with no layer before them, and layers with none behind them."""
+    nodes = list(graph.nodes)
+    first = _without_neighbour(nodes, lambda node: node.all_input_nodes)
+    last = _without_neighbour(nodes[::-1], lambda node: list(node.users))
+    return first, last
+
+
+def _without_neighbour(nodes: list[fx.Node], neighbours: Callable[[fx.Node], Iterable[fx.Node]]) -> set[fx.Node]:
+    beyond: set[fx.Node] = set()
+    found: set[fx.Node] = set()
+    for node in nodes:
+        seen = any(n in beyond for n in neighbours(node))
+        weighted = is_call(node, WEIGHTED)
+        if weighted and not seen:
+            found.add(node)
+        if weighted or seen:
+            beyond.add(node)
+    return found
+
+
+class _Groups:
+    """Union-find over producers that must share a quantizer."""
+
+    def __init__(self) -> None:
+        self.roles: dict[fx.Node, Role] = {}
+        self._parent: dict[fx.Node, fx.Node] = {}
+
+    def find(self, node: fx.Node) -> fx.Node:
+        while self._parent.get(node, node) is not node:
+            node = self._parent[node]
+        return node
+
+    def demand(self, tensor: fx.Node, role: Role) -> None:
+        """Ask for integers in ``tensor``; all its sources become one group."""
+        sources = sources_of(tensor)
+        for source in sources:
+            wanted = Role.IMAGE if source.op == "placeholder" else role
+            self.roles[source] = max(wanted, self.roles.get(source, wanted))
+            self._parent[self.find(source)] = self.find(sources[0])
+
+
+def quantized_tensors(graph: fx.Graph) -> list[TensorGroup]:
+    """All tensors that a runtime holds as integers, in graph order."""
+    first, last = edge_layers(graph)
+    groups = _Groups()
+    for node in graph.nodes:
+        role = Role.EDGE if node in first or node in last else Role.MULTIPLY
+        for tensor in _integer_inputs(node):
+            groups.demand(tensor, _reading_role(node, tensor, role))
+        if _has_integer_output(node):
+            groups.demand(node, Role.CURVE)
+    members: dict[fx.Node, list[fx.Node]] = {}
+    for node in graph.nodes:
+        if node in groups.roles:
+            members.setdefault(groups.find(node), []).append(node)
+    return [
+        TensorGroup(tuple(nodes), max(groups.roles[node] for node in nodes))
+        for nodes in members.values()
+    ]
+
+
+def _integer_inputs(node: fx.Node) -> list[fx.Node]:
+    inputs = tensor_inputs(node)
+    if is_call(node, SUMS):
+        return inputs if len(inputs) == 2 or _is_square(node) else []
+    if is_call(node, WEIGHTED):
+        return inputs[:1]
+    if is_call(node, AVERAGES | CONCATENATIONS | ACTIVATIONS):
+        return inputs
+    return []
+
+
+def _is_square(node: fx.Node) -> bool:
+    """``x + x`` and ``x * x`` have one distinct input and no constant."""
+    return len(node.args) >= 2 and node.args[0] is node.args[1]
+
+
+def _reading_role(reader: fx.Node, tensor: fx.Node, weighted_role: Role) -> Role:
+    if is_call(reader, WEIGHTED):
+        return weighted_role
+    if is_call(reader, ACTIVATIONS):
+        return Role.CURVE
+    is_gate = is_call(reader, SUMS) and is_call(tensor, ACTIVATIONS) and _is_product(reader)
+    return Role.CURVE if is_gate else Role.SUM
+
+
+def _is_product(node: fx.Node) -> bool:
+    return "mul" in str(node.target)
+
+
+def _has_integer_output(node: fx.Node) -> bool:
+    """Whether the node's own result must be integers, so that it can run fused.
+
+    A clipping activation that alone reads a result takes its place.
+    """
+    produces = is_call(node, WEIGHTED | AVERAGES | RECTIFIERS) or (
+        is_call(node, SUMS) and bool(_integer_inputs(node))
+    )
+    if not produces or _ends_the_network(node):
+        return False
+    users = list(node.users)
+    return not (len(users) == 1 and is_call(users[0], RECTIFIERS))
+
+
+def _ends_the_network(node: fx.Node) -> bool:
+    """Whether only data movement and clipping lie between ``node`` and the logits."""
+    return all(
+        user.op == "output"
+        or (is_call(user, MOVEMENTS | RECTIFIERS | ACTIVATIONS) and _ends_the_network(user))
+        for user in node.users
+    )

@@ -1,0 +1,96 @@
+"""Pass: make the inputs of all BatchNorms extra outputs of the teacher.
+
+Requires: a normalised graph with at least one BatchNorm.
+Ensures: the returned graph gives ``(logits, features, taps)``; ``taps[i]`` is the input of
+BatchNorm i, whose stored mean and variance are ``NormStatistics`` i.
+"""
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from lrq_deploy.errors import UnsupportedNetworkError
+from lrq_deploy.graph.attributes import optional_tensor, tensor_of
+from lrq_deploy.graph.operators import MOVEMENTS, is_call
+
+__all__ = ["Classifier", "NormStatistics", "TappedTeacher", "tap_batch_norms"]
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class NormStatistics:
+    """Running statistics of one BatchNorm input: mean and (biased) variance, each ``[C]``."""
+
+    mean: Tensor
+    var: Tensor
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """The last linear layer: ``weight`` ``[classes, F]`` (row = class centre), ``bias``."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+
+@dataclass(frozen=True)
+class TappedTeacher:
+    """A teacher that also shows what its BatchNorms see.
+
+    Attributes:
+        graph: ``[N, C, H, W] -> (logits [N, K], features [N, F] or None, taps)``.
+        statistics: one entry per tap, in the order of ``taps``.
+        classifier: the last linear layer, ``None`` where the network ends otherwise.
+    """
+
+    graph: fx.GraphModule
+    statistics: tuple[NormStatistics, ...]
+    classifier: Classifier | None
+
+
+def tap_batch_norms(graph_module: fx.GraphModule) -> TappedTeacher:
+    """Return a tapped copy; the argument is unchanged.
+
+    Raises:
+        UnsupportedNetworkError: the network has no BatchNorm.
+    """
+    tapped = copy.deepcopy(graph_module)
+    norms = [n for n in tapped.graph.nodes if is_call(n, {aten.batch_norm.default})]
+    if not norms:
+        raise UnsupportedNetworkError(
+            "the network must contain BatchNorm layers, whose statistics replace the data",
+            "none",
+            "use a quantizer that takes calibration images for this network",
+        )
+    statistics = tuple(
+        NormStatistics(tensor_of(tapped, n.args[3]).clone(), tensor_of(tapped, n.args[4]).clone())
+        for n in norms
+    )
+    output = tapped.graph.output_node()
+    logits = output.args[0]
+    head = _head(logits)
+    classifier: Classifier | None = None
+    features: Any = None
+    if head is not None:
+        features = head.args[0]
+        bias = optional_tensor(tapped, head.args[2] if len(head.args) > 2 else None)
+        weight = tensor_of(tapped, head.args[1]).detach().clone()
+        classifier = Classifier(weight, None if bias is None else bias.detach().clone())
+    output.args = ((logits, features, [n.args[0] for n in norms]),)
+    tapped.graph.lint()
+    tapped.recompile()
+    return TappedTeacher(tapped, statistics, classifier)
+
+
+def _head(logits: Any) -> fx.Node | None:
+    """The linear layer that gives the logits, if the network ends in one."""
+    node = logits
+    while is_call(node, MOVEMENTS):
+        node = node.args[0]
+    value = node.meta.get("val")
+    two_dimensional = value is None or value.dim() == 2
+    return node if is_call(node, {aten.linear.default}) and two_dimensional else None

@@ -1,0 +1,87 @@
+"""Freeze a trained student into the integers that ship."""
+
+import copy
+
+import torch
+from torch import Tensor, fx
+
+from lrq_deploy.graph.absorb import absorb_rectifiers
+from lrq_deploy.qparams import QParams, ScaleTable
+from lrq_deploy.student.frozen import FrozenLayer, FrozenQuantizer
+from lrq_deploy.student.layers import ActQuantizer, QuantizedLayer, channel_scale_shape
+
+__all__ = ["freeze"]
+
+
+def freeze(student: fx.GraphModule) -> tuple[fx.GraphModule, ScaleTable]:
+    """Return the frozen graph on the CPU and its scale table; the argument is unchanged."""
+    frozen = copy.deepcopy(student).cpu().eval()
+    entries: dict[str, QParams] = {}
+    modules = dict(frozen.named_modules())
+    for path, module in modules.items():
+        if isinstance(module, ActQuantizer):
+            entries[path] = _act_qparams(module)
+            _set(frozen, path, FrozenQuantizer(entries[path]))
+    for path, module in modules.items():
+        if isinstance(module, QuantizedLayer):
+            entries[path] = _weight_qparams(module)
+            _set(frozen, path, _freeze_layer(module, entries[path], entries[module.input_quantizer]))
+    for node in frozen.graph.nodes:
+        if node.op == "call_module" and isinstance(modules.get(str(node.target)), QuantizedLayer):
+            node.args = node.args[:1]
+    for node in [n for n in frozen.graph.nodes if n.op == "get_attr" and not n.users]:
+        frozen.graph.erase_node(node)
+    absorb_rectifiers(frozen)
+    frozen.graph.lint()
+    frozen.recompile()
+    return frozen, ScaleTable(entries)
+
+
+def _set(graph_module: fx.GraphModule, path: str, module: torch.nn.Module) -> None:
+    owner, _, leaf = path.rpartition(".")
+    setattr(graph_module.get_submodule(owner), leaf, module)
+
+
+def _act_qparams(quantizer: ActQuantizer) -> QParams:
+    return QParams(
+        kind="activation",
+        scale=quantizer.scale.detach().clone(),
+        zero_point=torch.tensor(quantizer.zero_point, dtype=torch.int32),
+        qmin=quantizer.bounds.qmin,
+        qmax=quantizer.bounds.qmax,
+        bits=quantizer.bits,
+    )
+
+
+def _weight_qparams(layer: QuantizedLayer) -> QParams:
+    scale = layer.scale.detach().clone()
+    return QParams(
+        kind="weight",
+        scale=scale,
+        zero_point=torch.zeros(scale.shape, dtype=torch.int32),
+        qmin=layer.bounds.qmin,
+        qmax=layer.bounds.qmax,
+        bits=layer.bits,
+        axis=layer.spec.channel_axis,
+    )
+
+
+def _freeze_layer(layer: QuantizedLayer, weight: QParams, act: QParams) -> FrozenLayer:
+    shape = [1] * layer.weight.dim()
+    shape[layer.spec.channel_axis] = -1
+    integers = torch.clamp(
+        torch.round(layer.weight.detach() / weight.scale.reshape(shape)), weight.qmin, weight.qmax
+    )
+    bias = None if layer.bias is None else _on_grid(layer.bias.detach(), layer, weight, act)
+    return FrozenLayer(layer.spec, weight, layer.input_quantizer, integers.to(torch.int8), bias)
+
+
+def _on_grid(bias: Tensor, layer: QuantizedLayer, weight: QParams, act: QParams) -> Tensor:
+    """``bias`` rounded to ``act.scale * weight.scale[c]``, the grid of an int32 bias.
+
+    The step is rounded to float32 first, as a runtime computes it.
+    """
+    channel_scale = channel_scale_shape(weight.scale, layer.spec, bias)
+    step = (act.scale * channel_scale).to(torch.float32).double()
+    limit = float(2**31 - 1)
+    return (torch.round(bias.double() / step).clamp(-limit, limit) * step).to(torch.float32)
