@@ -1,0 +1,64 @@
+"""``lrq-deploy demo``: the whole path on a network that is trained here, without a download."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from lrq_deploy.cli import quantize_parameters as parameter
+from lrq_deploy.cli.quantize import run_and_report
+from lrq_deploy.cli.quantize_flags import QuantizeFlags, command_line, options_from
+from lrq_deploy.errors import OutputError
+
+__all__ = ["demo", "demo_flags"]
+
+DEFAULT_OUT = Path("runs") / "demo"
+BUNDLE = "bundle"
+
+
+def demo(
+    out: parameter.DemoOut = DEFAULT_OUT,
+    seed: parameter.Seed = None,
+    recipe: parameter.Recipe = None,
+    force: parameter.Force = None,
+    json: parameter.Json = False,
+    quiet: parameter.Quiet = False,
+) -> None:
+    """Train a digit classifier in seconds, then quantize it to 4 bits and show the verdict."""
+    model = out / "model.pt"
+    flags = demo_flags(out, seed=seed, recipe=recipe, force=force)
+    options = options_from(model, flags)
+    _refuse_foreign_folder(out, force=bool(force))
+    from rich.console import Console
+
+    from lrq_deploy.cli.demo_network import train_digits
+    from lrq_deploy.cli.progress_view import progress_view
+
+    screen = Console(stderr=json)
+    with progress_view(screen, quiet=quiet, plain=json) as view:
+        trained = train_digits(out, options.seed, view)
+    if not quiet:
+        text = (
+            f"\nTrained {trained.model_file}: {trained.accuracy:.2f} % of the held-out digits "
+            f"in {trained.image_folder} are right. Now without data:\n\n"
+            f"  {command_line(model, flags)}\n"
+        )
+        screen.print(text, markup=False, highlight=False, soft_wrap=True)
+    run_and_report(options, json=json, quiet=quiet)
+
+
+def demo_flags(
+    out: Path, *, seed: int | None, recipe: str | None, force: bool | None
+) -> QuantizeFlags:
+    """The flags of the ``quantize`` run behind a demo in the folder ``out``."""
+    flags = QuantizeFlags(bits=4, images=out / "digits", out=out / BUNDLE)
+    return replace(flags, seed=seed, recipe=recipe, force=force or None)
+
+
+def _refuse_foreign_folder(out: Path, *, force: bool) -> None:
+    if out.exists() and not out.is_dir():
+        raise OutputError("--out must name a folder", f"the file {out}", "pass another path")
+    if not force and out.is_dir() and any(out.iterdir()):
+        raise OutputError(
+            "--out must be a new or empty folder",
+            f"{out}, which holds files",
+            "pass another folder, or --force to overwrite a former demo",
+        )

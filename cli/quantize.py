@@ -1,0 +1,105 @@
+"""``lrq-deploy quantize``: parse, one call, a typed result."""
+
+import sys
+from contextlib import ExitStack, redirect_stdout
+from typing import TYPE_CHECKING
+
+from lrq_deploy.cli import quantize_parameters as parameter
+from lrq_deploy.cli.quantize_flags import (
+    QuantizeFlags,
+    options_from,
+    parse_floats,
+    parse_integers,
+    parse_width,
+)
+from lrq_deploy.options import QuantizeOptions
+
+if TYPE_CHECKING:
+    from lrq_deploy.cli.result import QuantizeResult
+
+__all__ = ["quantize", "run_and_report"]
+
+
+def quantize(
+    model: parameter.Model,
+    bits: parameter.Bits = None,
+    weight_bits: parameter.WeightBits = None,
+    act_bits: parameter.ActBits = None,
+    edge_bits: parameter.EdgeBits = None,
+    residual_bits: parameter.ResidualBits = None,
+    act_symmetry: parameter.ActSymmetry = None,
+    arch: parameter.Arch = None,
+    input_shape: parameter.InputShape = None,
+    mean: parameter.Mean = None,
+    std: parameter.Std = None,
+    images: parameter.Images = None,
+    trust_pickle: parameter.TrustPickle = None,
+    long_range: parameter.LongRange = None,
+    margin: parameter.Margin = None,
+    decoupled: parameter.Decoupled = None,
+    recipe: parameter.Recipe = None,
+    device: parameter.Device = None,
+    seed: parameter.Seed = None,
+    out: parameter.Out = None,
+    force: parameter.Force = None,
+    config: parameter.Config = None,
+    json: parameter.Json = False,
+    quiet: parameter.Quiet = False,
+) -> None:
+    """Quantize a trained classifier without data, to a checked integer ONNX graph."""
+    flags = QuantizeFlags(
+        bits=bits,
+        weight_bits=weight_bits,
+        act_bits=act_bits,
+        edge_bits=parse_width("edge-bits", edge_bits),
+        residual_bits=parse_width("residual-bits", residual_bits),
+        act_symmetry=act_symmetry,
+        arch=arch,
+        input_shape=parse_integers("input-shape", input_shape),
+        mean=parse_floats("mean", mean),
+        std=parse_floats("std", std),
+        images=images,
+        recipe=recipe,
+        device=device,
+        seed=seed,
+        out=out,
+        force=force,
+        trust_pickle=trust_pickle,
+        long_range=long_range,
+        margin=margin,
+        decoupled=decoupled,
+    )
+    if config is not None:
+        from lrq_deploy.cli.config_file import read_config
+
+        flags = flags.over(read_config(config))
+    run_and_report(options_from(model, flags), json=json, quiet=quiet)
+
+
+def run_and_report(options: QuantizeOptions, *, json: bool, quiet: bool) -> "QuantizeResult":
+    """Run the pipeline with progress, then print the result.
+
+    Args:
+        options: of the run.
+        json: print JSON on stdout, and plain progress on stderr.
+        quiet: show no progress.
+    """
+    from rich.console import Console
+
+    from lrq_deploy.cli.pipeline import quantize as run_pipeline
+    from lrq_deploy.cli.progress_view import progress_view
+    from lrq_deploy.cli.report import print_report
+
+    stdout = Console()
+    screen = Console(stderr=True) if json else stdout
+    with ExitStack() as stack:
+        view = stack.enter_context(progress_view(screen, quiet=quiet, plain=json))
+        if json:
+            # Exporters and compilers write to stdout as they like; scripts read it as JSON.
+            stack.enter_context(redirect_stdout(sys.stderr))
+        result = run_pipeline(options, view)
+    if json:
+        stdout.print_json(data=result.to_json())
+    else:
+        print_report(stdout, result)
+    return result

@@ -1,0 +1,201 @@
+"""Flags of ``quantize`` as the user gave them, and the options that they amount to."""
+
+import math
+import shlex
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from lrq_deploy.errors import OptionError
+from lrq_deploy.options import Device, MarginMode, MethodSwitches, QuantizeOptions, Recipe
+from lrq_deploy.scheme import ActSymmetry, Scheme, check_bits
+
+__all__ = [
+    "QuantizeFlags",
+    "command_line",
+    "flag_name",
+    "options_from",
+    "parse_floats",
+    "parse_integers",
+    "parse_width",
+]
+
+Width = int | Literal["same"]
+
+
+@dataclass(frozen=True)
+class QuantizeFlags:
+    """One value per long option of ``quantize``; ``None`` where it was not given.
+
+    The field ``weight_bits`` is the flag ``--weight-bits`` and the key ``weight-bits`` of a
+    configuration file.
+    """
+
+    bits: int | None = None
+    weight_bits: int | None = None
+    act_bits: int | None = None
+    edge_bits: Width | None = None
+    residual_bits: Width | None = None
+    act_symmetry: str | None = None
+    arch: str | None = None
+    input_shape: tuple[int, ...] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    images: Path | None = None
+    recipe: str | None = None
+    device: str | None = None
+    seed: int | None = None
+    out: Path | None = None
+    force: bool | None = None
+    trust_pickle: bool | None = None
+    long_range: bool | None = None
+    margin: str | None = None
+    decoupled: bool | None = None
+
+    def given(self) -> dict[str, Any]:
+        """The fields that were given, by name."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def over(self, base: "QuantizeFlags") -> "QuantizeFlags":
+        """These flags where given, those of ``base`` elsewhere."""
+        return QuantizeFlags(**{**base.given(), **self.given()})
+
+
+def flag_name(field_name: str) -> str:
+    """``weight_bits`` -> ``weight-bits``."""
+    return field_name.replace("_", "-")
+
+
+def parse_width(name: str, text: str | None) -> Width | None:
+    """A width such as ``8``, or ``same``.
+
+    Raises:
+        OptionError: it is neither.
+    """
+    if text is None:
+        return None
+    if text == "same":
+        return "same"
+    try:
+        return int(text)
+    except ValueError:
+        raise OptionError(
+            f"{name} must be a number of bits or 'same'", repr(text), f"pass --{name} 8"
+        ) from None
+
+
+def parse_integers(name: str, text: str | None) -> tuple[int, ...] | None:
+    """Whole numbers separated by commas.
+
+    Raises:
+        OptionError: a part is no whole number.
+    """
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise OptionError(
+            f"{name} must be whole numbers separated by commas",
+            repr(text),
+            f"pass for instance --{name} 3,32,32",
+        ) from None
+
+
+def parse_floats(name: str, text: str | None) -> tuple[float, ...] | None:
+    """Finite numbers separated by commas.
+
+    Raises:
+        OptionError: a part is no finite number.
+    """
+    if text is None:
+        return None
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    if not values or not all(math.isfinite(value) for value in values):
+        raise OptionError(
+            f"{name} must be finite numbers separated by commas",
+            repr(text),
+            f"pass for instance --{name} 0.485,0.456,0.406",
+        )
+    return values
+
+
+def options_from(model: Path, flags: QuantizeFlags) -> QuantizeOptions:
+    """The validated options of a run.
+
+    Args:
+        model: checkpoint file; its stem names the default output directory.
+        flags: what the user gave, a configuration file already merged in.
+
+    Raises:
+        OptionError: a value is out of range or the bit widths are missing.
+    """
+    scheme = _scheme_from(flags)
+    defaults = MethodSwitches()
+    method = MethodSwitches(
+        long_range=defaults.long_range if flags.long_range is None else flags.long_range,
+        margin=cast(MarginMode, flags.margin or defaults.margin),
+        decoupled=defaults.decoupled if flags.decoupled is None else flags.decoupled,
+    )
+    width = f"w{scheme.weight_bits}a{scheme.act_bits}"
+    return QuantizeOptions(
+        model=model,
+        out=flags.out or Path("runs") / f"{model.stem}-{width}",
+        scheme=scheme,
+        arch=flags.arch,
+        # The length is checked by QuantizeOptions.
+        input_shape=cast(tuple[int, int, int] | None, flags.input_shape),
+        mean=flags.mean,
+        std=flags.std,
+        images=flags.images,
+        recipe=cast(Recipe, flags.recipe or "balanced"),
+        device=cast(Device, flags.device or "auto"),
+        seed=0 if flags.seed is None else flags.seed,
+        trust_pickle=bool(flags.trust_pickle),
+        force=bool(flags.force),
+        method=method,
+    )
+
+
+def _scheme_from(flags: QuantizeFlags) -> Scheme:
+    for name in ("bits", "weight_bits", "act_bits", "edge_bits", "residual_bits"):
+        value = getattr(flags, name)
+        if isinstance(value, int):
+            check_bits(f"--{flag_name(name)}", value)
+    weight_bits = flags.bits if flags.weight_bits is None else flags.weight_bits
+    act_bits = flags.bits if flags.act_bits is None else flags.act_bits
+    if weight_bits is None or act_bits is None:
+        given = sorted(f"--{flag_name(n)}" for n in flags.given() if n.endswith("_bits"))
+        raise OptionError(
+            "--bits is required unless both --weight-bits and --act-bits are given",
+            " and ".join(given) or "no bit width",
+            "pass --bits 4",
+        )
+    edge_bits = 8 if flags.edge_bits is None else flags.edge_bits
+    residual_bits = "same" if flags.residual_bits is None else flags.residual_bits
+    return Scheme(
+        weight_bits=weight_bits,
+        act_bits=act_bits,
+        edge_bits=None if edge_bits == "same" else edge_bits,
+        residual_bits=None if residual_bits == "same" else residual_bits,
+        act_symmetry=cast(ActSymmetry, flags.act_symmetry or "symmetric"),
+    )
+
+
+def command_line(model: Path, flags: QuantizeFlags) -> str:
+    """The shell command that parses to ``flags``."""
+    words = ["lrq-deploy", "quantize", str(model)]
+    for name, value in flags.given().items():
+        flag = flag_name(name)
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        elif isinstance(value, tuple):
+            # "=" keeps a leading minus sign from being read as another flag.
+            words.append(f"--{flag}=" + ",".join(str(part) for part in value))
+        else:
+            words += [f"--{flag}", str(value)]
+    return shlex.join(words)

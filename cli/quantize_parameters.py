@@ -1,0 +1,217 @@
+"""Declarations of the command line options, shared by the commands that take them."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lrq_deploy.options import MethodSwitches
+
+__all__ = [
+    "ActBits",
+    "ActSymmetry",
+    "Arch",
+    "Bits",
+    "Config",
+    "Decoupled",
+    "DemoOut",
+    "Device",
+    "EdgeBits",
+    "Force",
+    "Images",
+    "InputShape",
+    "Json",
+    "LongRange",
+    "Margin",
+    "Mean",
+    "Model",
+    "Out",
+    "Quiet",
+    "Recipe",
+    "ResidualBits",
+    "Seed",
+    "Std",
+    "TrustPickle",
+    "WeightBits",
+]
+
+_SWITCHES = MethodSwitches()
+
+
+def _on(switch: bool) -> str:
+    return "on" if switch else "off"
+
+
+Model = Annotated[
+    Path,
+    typer.Argument(
+        metavar="MODEL",
+        show_default=False,
+        help="State dict (.pt, .pth, .th, .safetensors; needs --arch) or torch.export archive.",
+    ),
+]
+
+Bits = Annotated[
+    int | None,
+    typer.Option(
+        "--bits",
+        metavar="2..8",
+        help="Weights and activations of the inner layers.",
+    ),
+]
+WeightBits = Annotated[
+    int | None,
+    typer.Option(
+        "--weight-bits",
+        metavar="2..8",
+        help="Weights only; overrides --bits.",
+    ),
+]
+ActBits = Annotated[
+    int | None,
+    typer.Option(
+        "--act-bits",
+        metavar="2..8",
+        help="Activations only; overrides --bits.",
+    ),
+]
+EdgeBits = Annotated[
+    str | None,
+    typer.Option(
+        "--edge-bits",
+        metavar="2..8|same",
+        help="First and last layer. Default: 8.",
+    ),
+]
+ResidualBits = Annotated[
+    str | None,
+    typer.Option(
+        "--residual-bits",
+        metavar="2..8|same",
+        help="Tensors that only additions and poolings read. Default: same as activations.",
+    ),
+]
+ActSymmetry = Annotated[
+    str | None,
+    typer.Option(
+        "--act-symmetry",
+        metavar="symmetric|asymmetric",
+        help="Zero points of activations: all 0, or free. Default: symmetric.",
+    ),
+]
+
+Arch = Annotated[
+    str | None,
+    typer.Option(
+        "--arch",
+        metavar="SOURCE:NAME",
+        help="torchvision:NAME, timm:NAME or FILE.py:FACTORY; not for a torch.export archive.",
+    ),
+]
+InputShape = Annotated[
+    str | None,
+    typer.Option(
+        "--input-shape",
+        metavar="C,H,W",
+        help="Input of the network, where its name or archive does not tell.",
+    ),
+]
+Mean = Annotated[
+    str | None,
+    typer.Option(
+        "--mean",
+        metavar="M,...",
+        help="Mean per channel that pixels 0..1 were normalised with.",
+    ),
+]
+Std = Annotated[
+    str | None,
+    typer.Option(
+        "--std",
+        metavar="S,...",
+        help="Standard deviation per channel, likewise.",
+    ),
+]
+Images = Annotated[
+    Path | None,
+    typer.Option(
+        "--images",
+        metavar="DIR",
+        help="Images, in one folder per class or without labels. Only to measure.",
+    ),
+]
+TrustPickle = Annotated[
+    bool | None,
+    typer.Option(
+        "--trust-pickle",
+        help="Unpickle a whole module, which may run any code in the file.",
+    ),
+]
+
+LongRange = Annotated[
+    bool | None,
+    typer.Option(
+        "--long-range/--no-long-range",
+        help=f"Large-kernel attention in the generator. Default: {_on(_SWITCHES.long_range)}.",
+    ),
+]
+Margin = Annotated[
+    str | None,
+    typer.Option(
+        "--margin",
+        metavar="a1|a2|b|off",
+        help=f"Reading of Adversarial Margin Add. Default: {_SWITCHES.margin}.",
+    ),
+]
+Decoupled = Annotated[
+    bool | None,
+    typer.Option(
+        "--decoupled/--no-decoupled",
+        help=f"Decoupled distillation, or plain. Default: {_on(_SWITCHES.decoupled)}.",
+    ),
+]
+
+Recipe = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe",
+        metavar="fast|balanced|best",
+        help="How much time to spend. Default: balanced.",
+    ),
+]
+Device = Annotated[
+    str | None,
+    typer.Option("--device", metavar="auto|cpu|cuda", help="Where to train. Default: auto."),
+]
+Seed = Annotated[
+    int | None,
+    typer.Option("--seed", metavar="N", help="Seed of everything random. Default: 0."),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="DIR", help="Bundle to create. Default: runs/MODEL-w4a4."),
+]
+DemoOut = Annotated[
+    Path,
+    typer.Option("--out", metavar="DIR", help="Folder for the network, the digits, the bundle."),
+]
+Force = Annotated[
+    bool | None,
+    typer.Option("--force/--no-force", help="Replace what is already in --out."),
+]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE.toml",
+        help="Options by their long names; flags override the file.",
+    ),
+]
+Json = Annotated[
+    bool,
+    typer.Option("--json", help="Print the result as JSON, and progress on stderr."),
+]
+Quiet = Annotated[
+    bool,
+    typer.Option("--quiet", help="No progress, only the result."),
+]

@@ -1,0 +1,79 @@
+"""The closing report of a run: one table, one sentence, the next commands."""
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from lrq_deploy.cli.result import QuantizeResult
+
+__all__ = ["print_report"]
+
+_KIB = 1024.0
+
+
+def print_report(console: Console, result: QuantizeResult) -> None:
+    """Print the figures of a run, whether to ship it, and what to run next.
+
+    Args:
+        console: where to write; lines stay within its width.
+        result: product of the run.
+    """
+    console.print(_comparison(result))
+    console.print(_checks(result))
+    sentence = Text("SHIP IT: " if result.ship else "DO NOT SHIP: ", style="bold")
+    sentence.stylize("green" if result.ship else "red")
+    sentence.append(result.verdict, style="not bold default")
+    console.print(sentence)
+    if result.next_commands:
+        console.print("\nNext:", highlight=False)
+        for command in result.next_commands:
+            # Never wrapped, so that it can be copied.
+            console.print(f"  {command}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _comparison(result: QuantizeResult) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, title_justify="left")
+    table.add_column(f"{result.name}, {result.scheme}")
+    table.add_column("teacher", justify="right")
+    table.add_column("student", justify="right")
+    table.add_column("change", justify="right")
+    teacher, student = result.teacher_accuracy, result.student_accuracy
+    if teacher is not None and student is not None:
+        points = f"{student - teacher:+.2f} points"
+        table.add_row("accuracy", f"{teacher:.2f} %", f"{student:.2f} %", points)
+    ratio = f"{result.float_bytes / max(result.student_bytes, 1):.1f} x smaller"
+    table.add_row("size", _size(result.float_bytes), _size(result.student_bytes), ratio)
+    return table
+
+
+def _checks(result: QuantizeResult) -> Table:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column()
+    made = " made" if result.images_source == "synthetic" else ""
+    count = f"{result.images_measured:,}{made} images"
+    table.add_row("same answer as the teacher", f"{result.agreement:.2f} % of {count}")
+    table.add_row(
+        "ONNX Runtime against torch",
+        f"{result.parity_top1:.2f} % same top-1; logits differ by "
+        f"{result.parity_max_diff:.2g} at most, {result.parity_mean_diff:.2g} on average",
+    )
+    table.add_row("executed in integers", f"{result.integer_share:.1f} % of the multiply-adds")
+    table.add_row("time", _time(result))
+    table.add_row("peak memory", f"{result.peak_memory_mib:,.0f} MiB")
+    table.add_row("bundle", str(result.bundle_path))
+    table.add_row("", "")
+    return table
+
+
+def _time(result: QuantizeResult) -> str:
+    slowest = sorted(result.stage_seconds.items(), key=lambda item: -item[1])[:3]
+    stages = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in slowest)
+    return f"{result.seconds:.1f} s" + (f" ({stages})" if stages else "")
+
+
+def _size(count: int) -> str:
+    if count < _KIB * _KIB:
+        return f"{count / _KIB:.1f} KiB"
+    return f"{count / _KIB / _KIB:.2f} MiB"
