@@ -1,0 +1,163 @@
+"""The neutral graph: ONNX operators of the network plus two operators of our own.
+
+Every dialect is lowered from it. In the domain ``lrq``, version 1:
+
+* ``QuantizeDequantize(x)`` with the attributes ``name``, ``scale``, ``zero_point``, ``qmin``,
+  ``qmax`` (see ``lrq_deploy.student.operators``) and ``low``, ``high``: the integers that may
+  really occur, within ``qmin..qmax``;
+* ``DequantizeWeight(weight_q, weight_scale)`` with ``name``, ``axis`` and the attributes of the
+  quantizer that feeds the layer: ``input_scale``, ``input_zero_point``, ``input_qmin``,
+  ``input_qmax``.
+"""
+
+import copy
+import warnings
+from collections.abc import Mapping
+
+import onnx_ir as ir
+import torch
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+from torch import Tensor, fx, nn
+
+from lrq_deploy.errors import ExportError
+from lrq_deploy.qparams import QParams, ScaleTable
+from lrq_deploy.student.frozen import FrozenLayer, QuantizedModel
+
+__all__ = ["DOMAIN", "OPSET", "QUANTIZE", "WEIGHT", "float_graph", "neutral_graph"]
+
+DOMAIN = "lrq"
+OPSET = 21  # the first with INT4 tensors; ONNX Runtime 1.24 and TensorRT 10.3 read it
+QUANTIZE = "QuantizeDequantize"
+WEIGHT = "DequantizeWeight"
+
+
+class _QuantizeMarker(nn.Module):
+    """Stands for a quantizer while the graph is exported."""
+
+    def __init__(self, name: str, qparams: QParams) -> None:
+        super().__init__()
+        zero_point = int(qparams.zero_point)
+        self._attributes: dict[str, int | float | str] = {
+            "name": name,
+            "scale": float(qparams.scale),
+            "zero_point": zero_point,
+            "qmin": qparams.qmin,
+            "qmax": qparams.qmax,
+            "low": qparams.qmin,
+            "high": qparams.qmax,
+        }
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _symbolic(QUANTIZE, (x,), self._attributes, x.shape)
+
+
+class _LayerMarker(nn.Module):
+    """Stands for a weighted layer: the weight as a marker, the operator as it is."""
+
+    weight_q: Tensor
+    weight_scale: Tensor
+    bias: Tensor | None
+
+    def __init__(self, name: str, layer: FrozenLayer, source: QParams) -> None:
+        super().__init__()
+        self._spec = layer.spec
+        self._attributes: dict[str, int | float | str] = {
+            "name": name,
+            "axis": layer.spec.channel_axis,
+            "input_scale": float(source.scale),
+            "input_zero_point": int(source.zero_point),
+            "input_qmin": source.qmin,
+            "input_qmax": source.qmax,
+        }
+        self.register_buffer("weight_q", layer.weight_q)
+        self.register_buffer("weight_scale", layer.weight_scale)
+        self.register_buffer("bias", layer.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        inputs = (self.weight_q, self.weight_scale)
+        weight = _symbolic(WEIGHT, inputs, self._attributes, self.weight_q.shape)
+        return self._spec.apply(x, weight, self.bias)
+
+
+def _symbolic(
+    op_type: str,
+    inputs: tuple[Tensor, ...],
+    attributes: Mapping[str, int | float | str],
+    shape: torch.Size,
+) -> Tensor:
+    return torch.onnx.ops.symbolic(
+        f"{DOMAIN}::{op_type}",
+        inputs,
+        dict(attributes),
+        dtype=torch.float32,
+        shape=shape,
+        version=1,
+    )
+
+
+def neutral_graph(model: QuantizedModel) -> ir.Model:
+    """The student as an ONNX graph that no dialect has touched yet.
+
+    Input ``input`` float32 ``[batch, C, H, W]``, output ``logits`` ``[batch, classes]``,
+    dynamic batch.
+
+    Raises:
+        ExportError: an operator has no ONNX form.
+    """
+    graph = copy.deepcopy(model.graph)
+    for name, quantizer in model.quantizers().items():
+        graph.set_submodule(name, _QuantizeMarker(name, quantizer.qparams))
+    for name, layer in model.layers().items():
+        source = _input_qparams(model.table, name, layer)
+        graph.set_submodule(name, _LayerMarker(name, layer, source))
+    return _export(graph, model.input_shape)
+
+
+def float_graph(graph: fx.GraphModule, input_shape: tuple[int, int, int]) -> ir.Model:
+    """A full-precision ATen graph as ONNX, with the same input and output names.
+
+    Raises:
+        ExportError: an operator has no ONNX form.
+    """
+    return _export(copy.deepcopy(graph), input_shape)
+
+
+def _input_qparams(table: ScaleTable, name: str, layer: FrozenLayer) -> QParams:
+    try:
+        return table[layer.input_quantizer]
+    except KeyError:
+        raise ExportError(
+            f"the input quantizer of {name} must be in the scale table",
+            repr(layer.input_quantizer),
+            "this is a fault of lrq-deploy; please report it with the network's name",
+        ) from None
+
+
+def _export(graph: fx.GraphModule, input_shape: tuple[int, int, int]) -> ir.Model:
+    # Batch 2: torch.export specialises a dimension of size 0 or 1.
+    example = torch.zeros(2, *input_shape)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                graph.cpu().eval(),
+                (example,),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=["input"],
+                output_names=["logits"],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                verbose=False,
+            )
+    except torch.onnx.errors.OnnxExporterError as error:
+        raise ExportError(
+            "every operator of the network must have an ONNX form",
+            str(error).strip().splitlines()[-1],
+            "replace the operator in the network, or report it with the network's name",
+        ) from error
+    if program is None:
+        raise ExportError("torch.onnx.export must return a program", "nothing", "report this")
+    model = program.model
+    # Stack traces carry paths of this machine, which would make the bytes differ elsewhere.
+    ClearMetadataAndDocStringPass()(model)
+    return model

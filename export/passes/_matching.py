@@ -1,0 +1,84 @@
+"""Small readers of ``onnx_ir`` graphs that the passes share."""
+
+import itertools
+from typing import Any
+
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from lrq_deploy.export.neutral import DOMAIN, QUANTIZE, WEIGHT
+
+__all__ = [
+    "add_initializer",
+    "constant",
+    "float_attribute",
+    "int_attribute",
+    "is_quantizer",
+    "is_weight",
+    "string_attribute",
+    "unused_name",
+]
+
+
+def is_quantizer(node: ir.Node | None) -> bool:
+    """Whether the node is a neutral activation quantizer."""
+    return node is not None and node.domain == DOMAIN and node.op_type == QUANTIZE
+
+
+def is_weight(node: ir.Node | None) -> bool:
+    """Whether the node is a neutral weight."""
+    return node is not None and node.domain == DOMAIN and node.op_type == WEIGHT
+
+
+def int_attribute(node: ir.Node, name: str) -> int:
+    """Value of an integer attribute that the node must have."""
+    return node.attributes[name].as_int()
+
+
+def float_attribute(node: ir.Node, name: str) -> float:
+    """Value of a float attribute that the node must have."""
+    return node.attributes[name].as_float()
+
+
+def string_attribute(node: ir.Node, name: str) -> str:
+    """Value of a string attribute that the node must have."""
+    return node.attributes[name].as_string()
+
+
+def constant(value: ir.Value | None) -> NDArray[Any] | None:
+    """The numbers of an initializer, or None where the value is computed or absent."""
+    if value is None:
+        return None
+    tensor = ir.convenience.get_const_tensor(value)
+    return None if tensor is None else tensor.numpy()
+
+
+def add_initializer(
+    graph: ir.Graph, name: str, array: NDArray[Any], dtype: ir.DataType | None = None
+) -> ir.Value:
+    """Register a constant, or reuse the one of that name.
+
+    Args:
+        graph: receives it.
+        name: states what it is, so that equal names mean equal numbers.
+        array: the numbers.
+        dtype: needed for types that numpy does not have.
+    """
+    if name in graph.initializers:
+        return graph.initializers[name]
+    tensor = ir.Tensor(array, dtype=dtype, name=name)
+    value = ir.Value(
+        name=name,
+        shape=ir.Shape(array.shape),
+        type=ir.TensorType(tensor.dtype),
+        const_value=tensor,
+    )
+    graph.register_initializer(value)
+    return value
+
+
+def unused_name(graph: ir.Graph, name: str) -> str:
+    """``name``, or ``name.1``, ``name.2`` where a shared quantizer is called several times."""
+    taken = {output.name for node in graph for output in node.outputs}
+    candidates = (name if i == 0 else f"{name}.{i}" for i in itertools.count())
+    return next(candidate for candidate in candidates if candidate not in taken)

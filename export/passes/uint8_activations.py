@@ -1,0 +1,78 @@
+"""Activation quantizers become ``QuantizeLinear`` -> ``Clip`` -> ``DequantizeLinear`` on uint8."""
+
+import numpy as np
+import onnx_ir as ir
+
+from lrq_deploy.errors import ExportError
+from lrq_deploy.export.passes._matching import (
+    add_initializer,
+    float_attribute,
+    int_attribute,
+    is_quantizer,
+    string_attribute,
+    unused_name,
+)
+
+__all__ = ["Uint8ActivationsPass"]
+
+
+class Uint8ActivationsPass(ir.passes.InPlacePass):
+    """The carrier of ONNX Runtime's x86 kernels.
+
+    An integer q of ``qmin..qmax`` is stored as ``q - qmin``, so a stored value is never larger
+    than ``qmax - qmin``: small stored values are what keeps 16-bit partial sums from saturating.
+    The ``Clip`` works on integers (one on floats would stop the fusion) and is left out where
+    the saturation of ``QuantizeLinear`` at 0 and 255 already does its work.
+
+    Ensures: no neutral quantizer is left.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Lower every quantizer."""
+        quantizers = [node for node in model.graph if is_quantizer(node)]
+        for node in quantizers:
+            _lower(model.graph, node)
+        return ir.passes.PassResult(model, bool(quantizers))
+
+    def ensures(self, model: ir.Model) -> None:
+        """Check the postcondition."""
+        if any(is_quantizer(node) for node in model.graph):
+            raise ir.passes.PostconditionError("a neutral quantizer is left")
+
+
+def _lower(graph: ir.Graph, node: ir.Node) -> None:
+    name = string_attribute(node, "name")
+    qmin = int_attribute(node, "qmin")
+    zero_point = int_attribute(node, "zero_point") - qmin
+    if not (0 <= zero_point <= 255 and int_attribute(node, "qmax") - qmin <= 255):
+        raise ExportError(
+            "an activation must fit 8 bits with its zero point inside the range",
+            f"{qmin}..{int_attribute(node, 'qmax')} with zero point {zero_point + qmin} at {name}",
+            "use --act-bits 8 or fewer",
+        )
+    scale = np.asarray(float_attribute(node, "scale"), np.float32)
+    scale_value = add_initializer(graph, f"{name}.scale", scale)
+    zero_value = add_initializer(graph, f"{name}.zero_point", np.asarray(zero_point, np.uint8))
+    output = node.outputs[0]
+    label = unused_name(graph, name)
+    new = [ir.node("QuantizeLinear", [node.inputs[0], scale_value, zero_value], name=f"{label}.Q")]
+    stored = _typed(new[-1].outputs[0], f"{label}.rounded", output.shape)
+    low, high = int_attribute(node, "low") - qmin, int_attribute(node, "high") - qmin
+    if (low, high) != (0, 255):
+        bounds = [
+            add_initializer(graph, f"{label}.{end}", np.asarray(value, np.uint8))
+            for end, value in (("low", low), ("high", high))
+        ]
+        new.append(ir.node("Clip", [stored, *bounds], name=f"{label}.Clip"))
+        stored = _typed(new[-1].outputs[0], f"{label}.stored", output.shape)
+    new.append(ir.node("DequantizeLinear", [stored, scale_value, zero_value], name=f"{label}.DQ"))
+    real = new[-1].outputs[0]
+    real.name, real.shape, real.type = label, output.shape, ir.TensorType(ir.DataType.FLOAT)
+    graph.insert_before(node, new)
+    output.replace_all_uses_with(real, replace_graph_outputs=True)
+    graph.remove(node, safe=True)
+
+
+def _typed(value: ir.Value, name: str, shape: ir.Shape | None) -> ir.Value:
+    value.name, value.shape, value.type = name, shape, ir.TensorType(ir.DataType.UINT8)
+    return value
