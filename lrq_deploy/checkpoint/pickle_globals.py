@@ -49,38 +49,14 @@ _TENSOR_GLOBALS = frozenset(
         "torch.storage.UntypedStorage",
     }
 )
-_STORAGE_KINDS = [
-    "BFloat16",
-    "Bool",
-    "Byte",
-    "Char",
-    "ComplexDouble",
-    "ComplexFloat",
-    "Double",
-    "Float",
-    "Half",
-    "Int",
-    "Long",
-    "Short",
-]
-_DTYPES = [
-    "bfloat16",
-    "bool",
-    "complex128",
-    "complex32",
-    "complex64",
-    "float16",
-    "float32",
-    "float64",
-    "int16",
-    "int32",
-    "int64",
-    "int8",
-    "uint16",
-    "uint32",
-    "uint64",
-    "uint8",
-]
+_STORAGE_KINDS = (
+    *("BFloat16", "Bool", "Byte", "Char", "ComplexDouble", "ComplexFloat"),
+    *("Double", "Float", "Half", "Int", "Long", "Short"),
+)
+_DTYPES = (
+    *("bfloat16", "float16", "float32", "float64", "bool", "complex32", "complex64", "complex128"),
+    *("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+)
 _SAFE_GLOBALS = (
     _TENSOR_GLOBALS
     | {f"torch.{kind}Storage" for kind in _STORAGE_KINDS}

@@ -1,0 +1,304 @@
+"""Reading weights from a checkpoint file; by default nothing of the file is executed."""
+
+import pickle
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from lrq_deploy.checkpoint.identify import CheckpointFile, identify
+from lrq_deploy.checkpoint.pickle_globals import (
+    INERT_GLOBALS,
+    PickleGlobals,
+    archive_globals,
+    legacy_globals,
+)
+from lrq_deploy.errors import CheckpointError
+
+__all__ = ["NESTING_KEYS", "StateDict", "check_finite", "read_state_dict"]
+
+NESTING_KEYS: Final = (
+    "state_dict",
+    "model",
+    "model_state_dict",
+    "model_state",
+    "net",
+    "network",
+    "module",
+    "weights",
+    "params",
+    "state_dict_ema",
+    "model_ema",
+    "ema",
+    "ema_state_dict",
+)
+"""Keys under which training scripts put the weights, in the order in which they are tried."""
+
+_WRAPPER_PREFIXES = ("module.", "_orig_mod.")
+_MAX_NESTING = 4
+_NAMED_GLOBALS = 10
+_NAMED_TENSORS = 5
+_HALF_AND_DOUBLE = (torch.float16, torch.bfloat16, torch.float64)
+# Weights tied in a network share storage; an expanded tensor of a hostile file shares more.
+_SHARING_MAX = 8
+_SHARING_ALLOWANCE_BYTES = 2**28
+_SAVE_AGAIN = "save it again with torch.save(model.state_dict(), path)"
+
+
+@dataclass(frozen=True)
+class StateDict:
+    """Weights as read from a file.
+
+    Attributes:
+        tensors: by name, on the CPU, floating point ones float32 and finite; the prefixes that
+            DistributedDataParallel and torch.compile add are gone.
+        origin: what was read, for reports.
+        module: the whole network in evaluation mode where a trusted pickle held one.
+    """
+
+    tensors: dict[str, Tensor]
+    origin: str
+    module: nn.Module | None = None
+
+
+def read_state_dict(path: Path, trust_pickle: bool = False) -> StateDict:
+    """Read the weights of a checkpoint file, nested or not (see ``NESTING_KEYS``).
+
+    Args:
+        path: a file of ``torch.save`` (zip or legacy) or safetensors.
+        trust_pickle: let the pickle in the file run its own code; only then can it hold a
+            whole module.
+
+    Raises:
+        CheckpointError: not such a file; it wants to import what is not a tensor and is not
+            trusted; it holds no tensors, or NaN or infinite values.
+    """
+    file = identify(path)
+    if file.kind == "export-archive":
+        raise CheckpointError(
+            "a state dict is needed here",
+            f"the torch.export archive {path}",
+            "read it with lrq_deploy.checkpoint.export_archive.read_export_archive",
+        )
+    if file.kind == "safetensors":
+        return _clean(_read_safetensors(file), f"safetensors {path.name}", file.size_bytes)
+    form = "torch.save archive" if file.kind == "torch-zip" else "legacy torch.save file"
+    found = _globals_of(file)
+    if found.unsafe and not trust_pickle:
+        raise _untrusted(path, found)
+    content = _unpickle_trusted(path) if found.unsafe else _unpickle_tensors(file, found)
+    origin = f"{form} {path.name}"
+    payload, keys = _unwrap(content, path)
+    if keys:
+        origin += f" under {'.'.join(keys)}"
+    if isinstance(payload, nn.Module):
+        module = payload.float().eval().cpu()
+        clean = _clean(dict(module.state_dict()), origin + ", pickled module", file.size_bytes)
+        return StateDict(clean.tensors, clean.origin, module)
+    return _clean(payload, origin, file.size_bytes)
+
+
+def check_finite(tensors: Mapping[str, Tensor], origin: str) -> None:
+    """Refuse NaN and infinite values.
+
+    Raises:
+        CheckpointError: names the first tensors that hold such values.
+    """
+    bad = [name for name, tensor in tensors.items() if not _is_finite(tensor)]
+    if bad:
+        shown = ", ".join(bad[:_NAMED_TENSORS]) + (", ..." if len(bad) > _NAMED_TENSORS else "")
+        raise CheckpointError(
+            "weights must be finite",
+            f"NaN or Inf in {len(bad)} of {len(tensors)} tensors of {origin}: {shown}",
+            "take an earlier checkpoint of the training",
+        )
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    # min and max carry NaN and Inf along, without a mask as large as the tensor.
+    if tensor.is_complex():
+        return bool(torch.isfinite(tensor).all())
+    if not tensor.is_floating_point() or tensor.numel() == 0:
+        return True
+    low, high = torch.aminmax(tensor)
+    return bool(torch.isfinite(low) and torch.isfinite(high))
+
+
+def _globals_of(file: CheckpointFile) -> PickleGlobals:
+    if file.kind == "torch-zip":
+        return archive_globals(file.path, file.root)
+    return legacy_globals(file.path)
+
+
+def _read_safetensors(file: CheckpointFile) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(file.path, device="cpu")
+    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            "the safetensors file must be intact",
+            f"{file.path}: {str(error)[:200]}",
+            "copy or download it again",
+        ) from error
+
+
+class _Inert:
+    """Takes the place of a harmless global, so that not even its own code runs."""
+
+    def __new__(cls, *args: object, **kwargs: object) -> "_Inert":
+        return super().__new__(cls)
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+    def __setitem__(self, key: object, value: object) -> None:
+        pass
+
+
+def _unpickle_tensors(file: CheckpointFile, found: PickleGlobals) -> object:
+    stand_ins: list[Callable[..., Any] | tuple[Callable[..., Any], str]]
+    stand_ins = [(_Inert, name) for name in found.inert if name in INERT_GLOBALS]
+    mapped = file.kind == "torch-zip" and not file.compressed
+    try:
+        with warnings.catch_warnings(), torch.serialization.safe_globals(stand_ins):
+            warnings.simplefilter("ignore")
+            return torch.load(file.path, map_location="cpu", weights_only=True, mmap=mapped)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            "a checkpoint must hold tensors only",
+            f"{file.path}, which PyTorch's restricted reader refuses: {_first_line(error)}",
+            _SAVE_AGAIN,
+        ) from error
+    # A damaged archive surfaces as nearly any type, from KeyError to RuntimeError.
+    except Exception as error:
+        raise CheckpointError(
+            "the checkpoint must be intact",
+            f"{file.path}: {type(error).__name__}: {_first_line(error)}",
+            "copy or download it again, or " + _SAVE_AGAIN,
+        ) from error
+
+
+def _unpickle_trusted(path: Path) -> object:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=False)
+    # The file runs its own code here, so anything may be raised.
+    except Exception as error:
+        raise CheckpointError(
+            "a trusted pickle must load where its classes can be imported",
+            f"{type(error).__name__}: {_first_line(error)} from {path}",
+            "install the package that defines them or set PYTHONPATH to its folder, or pass a "
+            "state dict with --arch",
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else "no message"
+
+
+def _untrusted(path: Path, found: PickleGlobals) -> CheckpointError:
+    shown = ", ".join(found.unsafe[:_NAMED_GLOBALS])
+    more = len(found.unsafe) - _NAMED_GLOBALS
+    what = "a pickled module" if _holds_module(found) else "a pickle that is more than tensors"
+    return CheckpointError(
+        "a checkpoint must hold tensors only unless its code is trusted",
+        f"{path}, {what} that wants to import {shown}" + (f" and {more} more" if more > 0 else ""),
+        "pass a state dict (torch.save(model.state_dict(), path)) with --arch, or, if you trust "
+        "whoever made this file, --trust-pickle to run its code",
+    )
+
+
+def _holds_module(found: PickleGlobals) -> bool:
+    return any(name.startswith("torch.nn.modules.") for name in found.unsafe)
+
+
+def _unwrap(content: object, path: Path) -> tuple[Any, tuple[str, ...]]:
+    """Module or mapping that holds the weights, and the keys that lead to it."""
+    keys = _keys_to_weights(content, _MAX_NESTING)
+    if keys is None:
+        raise CheckpointError(
+            "a checkpoint must hold named tensors",
+            f"{path} with {_describe(content)}",
+            "put the state dict at the top or under 'state_dict' or 'model'",
+        )
+    for key in keys:
+        content = content[key]  # type: ignore[index]
+    if isinstance(content, nn.DataParallel):
+        content = content.module
+    return content, keys
+
+
+def _keys_to_weights(content: object, depth: int) -> tuple[str, ...] | None:
+    if isinstance(content, nn.Module):
+        return ()
+    if not isinstance(content, Mapping) or depth < 0:
+        return None
+    for key in NESTING_KEYS:
+        inner = _keys_to_weights(content.get(key), depth - 1)
+        if inner is not None:
+            return (key, *inner)
+    named = any(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items())
+    return () if named else None
+
+
+def _describe(content: object) -> str:
+    if isinstance(content, Mapping):
+        names = ", ".join(str(key)[:40] for key in list(content)[:5] if isinstance(key, str))
+        return f"a mapping of {len(content)} entries without tensors ({names or 'no names'})"
+    return f"one {type(content).__name__} instead of a mapping"
+
+
+def _clean(raw: Mapping[Any, object], origin: str, size_bytes: int) -> StateDict:
+    named = {key: v for key, v in raw.items() if isinstance(key, str) and isinstance(v, Tensor)}
+    if not named:
+        raise CheckpointError("a checkpoint must hold tensors", f"none in {origin}", _SAVE_AGAIN)
+    _check_layout(named, origin, size_bytes)
+    tensors = {name: _as_float32(tensor.detach()) for name, tensor in named.items()}
+    check_finite(tensors, origin)
+    return StateDict(_strip_wrappers(tensors), origin)
+
+
+def _check_layout(tensors: Mapping[str, Tensor], origin: str, size_bytes: int) -> None:
+    total = 0
+    for name, tensor in tensors.items():
+        if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta:
+            raise CheckpointError(
+                "weights must be dense floating point tensors",
+                f"{name} of {origin}, which is quantized, sparse or without data",
+                "pass the full-precision network",
+            )
+        total += tensor.numel() * tensor.element_size()
+    if total > _SHARING_MAX * size_bytes + _SHARING_ALLOWANCE_BYTES:
+        raise CheckpointError(
+            "tensors must not be larger than their file",
+            f"{total} bytes of tensors in {origin} of {size_bytes} bytes",
+            _SAVE_AGAIN,
+        )
+
+
+def _as_float32(tensor: Tensor) -> Tensor:
+    if tensor.dtype in _HALF_AND_DOUBLE or "float8" in str(tensor.dtype):
+        return tensor.to(torch.float32)
+    return tensor
+
+
+def _strip_wrappers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Undo DistributedDataParallel and torch.compile, in either order of wrapping."""
+    while True:
+        for prefix in _WRAPPER_PREFIXES:
+            if all(name.startswith(prefix) for name in tensors):
+                tensors = {name.removeprefix(prefix): t for name, t in tensors.items()}
+                break
+        else:
+            return {name.replace("_orig_mod.", ""): tensor for name, tensor in tensors.items()}
