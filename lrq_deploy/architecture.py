@@ -1,0 +1,170 @@
+"""A network with random weights from its name, and what the name tells of its input."""
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from lrq_deploy.architecture_file import build_from_file
+from lrq_deploy.errors import CheckpointError, OptionError
+
+__all__ = ["Architecture", "build_architecture"]
+
+# Their released weights normalise again inside (transform_input), which together with the
+# ImageNet mean and std is exactly mean 0.5 and std 0.5 without the inner step.
+_HALF_NORMALISED = {"googlenet", "inception_v3"}
+_AUXILIARY_PREFIXES = ("aux1.", "aux2.", "AuxLogits.")
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A network that awaits its weights.
+
+    Attributes:
+        module: in evaluation mode, float32, random weights, on the CPU.
+        name: for reports.
+        input_shape: ``(C, H, W)`` that its released weights use; ``None`` if unknown.
+        mean, std: per channel, in units of the 0..1 pixel range; ``None`` if unknown.
+        resize: shorter side in pixels before the centre crop to ``input_shape``; ``None`` if
+            unknown or resized directly.
+        optional_prefixes: names that a state dict may hold beyond the network's own.
+    """
+
+    module: nn.Module
+    name: str
+    input_shape: tuple[int, int, int] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    resize: int | None = None
+    optional_prefixes: tuple[str, ...] = ()
+
+
+def build_architecture(spec: str, num_classes: int | None = None) -> Architecture:
+    """Build the network that ``spec`` names; nothing is downloaded.
+
+    Args:
+        spec: ``torchvision:NAME``, ``timm:NAME`` or ``FILE.py:FACTORY``.
+        num_classes: length of a row of logits; ``None`` takes the network's default.
+
+    Raises:
+        OptionError: malformed, an unknown name, or a package, file or factory that is absent.
+        CheckpointError: the user's file or factory fails.
+    """
+    source, separator, name = spec.rpartition(":")
+    if not separator or not source.strip() or not name.strip():
+        raise OptionError(
+            "--arch must be torchvision:NAME, timm:NAME or FILE.py:FACTORY",
+            repr(spec),
+            "write for instance torchvision:resnet18 or net.py:build",
+        )
+    if source == "torchvision":
+        return _from_torchvision(name, num_classes)
+    if source == "timm":
+        return _from_timm(name, num_classes)
+    if source.startswith(("torchvision:", "timm:")):
+        raise OptionError(
+            "a network's name must be known without a download", repr(spec), "drop the second ':'"
+        )
+    network = build_from_file(Path(source).expanduser(), name, num_classes)
+    return Architecture(_ready(network), name)
+
+
+def _ready(module: nn.Module) -> nn.Module:
+    return module.cpu().float().eval()
+
+
+def _from_torchvision(name: str, num_classes: int | None) -> Architecture:
+    import torchvision
+
+    names = torchvision.models.list_models(module=torchvision.models)
+    if name not in names:
+        raise _unknown("torchvision", name, names)
+    settings: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
+    if name in _HALF_NORMALISED:
+        settings |= {"aux_logits": False, "transform_input": False, "init_weights": False}
+    elif name.startswith("vgg"):
+        settings["init_weights"] = False
+    with _quiet(), _building(f"torchvision:{name}"):
+        module = torchvision.models.get_model(name, weights=None, **settings)
+    # The enum's transforms are plain numbers; only get_state_dict would download.
+    crop = torchvision.models.get_model_weights(name).DEFAULT.transforms()
+    size, resize = int(crop.crop_size[0]), int(crop.resize_size[0])
+    built_for = getattr(module, "image_size", size)
+    if isinstance(built_for, int) and built_for != size:
+        size, resize = built_for, built_for
+    half = name in _HALF_NORMALISED
+    return Architecture(
+        _ready(module),
+        name,
+        (3, size, size),
+        (0.5,) * 3 if half else tuple(float(m) for m in crop.mean),
+        (0.5,) * 3 if half else tuple(float(s) for s in crop.std),
+        resize,
+        _AUXILIARY_PREFIXES if half else (),
+    )
+
+
+def _from_timm(name: str, num_classes: int | None) -> Architecture:
+    try:
+        import timm
+    except ImportError:
+        raise OptionError(
+            "timm:NAME needs the timm package",
+            f"timm:{name} without it",
+            "install it with: python -m pip install 'lrq-deploy[timm]'",
+        ) from None
+    with _quiet():
+        if "/" in name or not timm.is_model(name):
+            raise _unknown("timm", name, timm.list_models())
+        with _building(f"timm:{name}"):
+            settings: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
+            module = timm.create_model(name, pretrained=False, **settings)
+    known = dict(getattr(module, "pretrained_cfg", None) or {})
+    shape = known.get("input_size")
+    input_shape = tuple(int(n) for n in shape) if shape and len(shape) == 3 else None
+    centred = known.get("crop_mode", "center") == "center"
+    resize = None
+    if input_shape is not None and centred and known.get("crop_pct"):
+        resize = int(min(input_shape[1:]) / float(known["crop_pct"]))
+    return Architecture(
+        _ready(module),
+        name,
+        (input_shape[0], input_shape[1], input_shape[2]) if input_shape else None,
+        tuple(float(m) for m in known["mean"]) if known.get("mean") else None,
+        tuple(float(s) for s in known["std"]) if known.get("std") else None,
+        resize,
+    )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextlib.contextmanager
+def _building(spec: str) -> Iterator[None]:
+    try:
+        yield
+    # A library's constructor may raise anything for an unusual number of classes.
+    except Exception as error:
+        raise CheckpointError(
+            "the named network must build",
+            f"{type(error).__name__} from {spec}: {str(error)[:200]}",
+            "check the number of classes in the checkpoint, or pass FILE.py:FACTORY",
+        ) from error
+
+
+def _unknown(library: str, name: str, names: list[str]) -> OptionError:
+    close = get_close_matches(name, names, 5, 0.5)
+    return OptionError(
+        f"{library}:NAME must be a classifier that {library} has",
+        repr(name),
+        f"the closest names are {', '.join(close)}" if close else "check the spelling",
+    )

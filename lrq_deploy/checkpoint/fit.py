@@ -1,0 +1,154 @@
+"""Putting the weights of a file into a network, and saying exactly where they do not fit."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from lrq_deploy.errors import CheckpointError
+
+__all__ = ["Difference", "differences", "fit_state_dict", "infer_num_classes"]
+
+_SHOWN = 5
+_MAX_PREFIXES = 4
+_COUNTER = "num_batches_tracked"
+_CLASSIFIER = re.compile(
+    r"(?:^|\.)(?:fc\d*|classifier|classif|head|heads|logits|linear|last_linear|output)(?:\.|$)"
+)
+_AUXILIARY = re.compile(r"(?:^|\.)aux", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One name on which a file and a network disagree.
+
+    Attributes:
+        name: of the tensor.
+        file_shape, network_shape: ``None`` where that side has no such tensor.
+        file_dtype: set where the file holds integers for a floating point weight.
+    """
+
+    name: str
+    file_shape: tuple[int, ...] | None
+    network_shape: tuple[int, ...] | None
+    file_dtype: str = ""
+
+    def __str__(self) -> str:
+        if self.file_shape is None:
+            return f"{self.name} (missing; network {_text(self.network_shape)})"
+        if self.network_shape is None:
+            return f"{self.name} (unexpected; file {_text(self.file_shape)})"
+        file = f"{self.file_dtype} {_text(self.file_shape)}".strip()
+        return f"{self.name} (file {file}, network {_text(self.network_shape)})"
+
+
+def _text(shape: tuple[int, ...] | None) -> str:
+    return "[" + ",".join(str(n) for n in shape or ()) + "]"
+
+
+def fit_state_dict(
+    module: nn.Module,
+    tensors: Mapping[str, Tensor],
+    optional_prefixes: tuple[str, ...] = (),
+    what: str = "the architecture",
+) -> None:
+    """Copy ``tensors`` into ``module``, dropping leading prefixes that all names share.
+
+    Args:
+        module: the network; changed in place only where everything fits.
+        tensors: weights by name.
+        optional_prefixes: names that begin so may be in the file without being in the
+            network (auxiliary heads).
+        what: the network's name for the message.
+
+    Raises:
+        CheckpointError: names the first five that are missing, unexpected or of another shape.
+    """
+    best: list[Difference] | None = None
+    for candidate in _without_prefixes(tensors):
+        found = differences(module, candidate, optional_prefixes)
+        if not found:
+            wanted = module.state_dict().keys()
+            module.load_state_dict({n: candidate[n] for n in wanted if n in candidate}, False)
+            return
+        if best is None or len(found) < len(best):
+            best = found
+    raise _misfit(best or [], what)
+
+
+def differences(
+    module: nn.Module, tensors: Mapping[str, Tensor], optional_prefixes: tuple[str, ...] = ()
+) -> list[Difference]:
+    """Where ``tensors`` do not fit ``module``: in the network's order, then the file's."""
+    wanted = {name: t for name, t in module.state_dict().items() if isinstance(t, Tensor)}
+    found: list[Difference] = []
+    for name, target in wanted.items():
+        value = tensors.get(name)
+        if value is None:
+            if not name.endswith(_COUNTER):
+                found.append(Difference(name, None, tuple(target.shape)))
+        elif target.is_floating_point() and not value.is_floating_point():
+            dtype = str(value.dtype).removeprefix("torch.")
+            found.append(Difference(name, tuple(value.shape), tuple(target.shape), dtype))
+        elif value.shape != target.shape:
+            found.append(Difference(name, tuple(value.shape), tuple(target.shape)))
+    for name, value in tensors.items():
+        if name not in wanted and not name.endswith(_COUNTER):
+            if optional_prefixes and name.startswith(optional_prefixes):
+                continue
+            found.append(Difference(name, tuple(value.shape), None))
+    return found
+
+
+def infer_num_classes(tensors: Mapping[str, Tensor]) -> int | None:
+    """Classes of a classifier's weights: rows of its last linear layer or 1x1 convolution.
+
+    Safetensors sorts names, so a classifier's usual name counts more than the position, and
+    numbers inside names are compared as numbers. ``None`` where no such weight exists.
+    """
+    weights = {
+        name: tensor
+        for name, tensor in tensors.items()
+        if name.endswith("weight") and _is_projection(tensor) and not _AUXILIARY.search(name)
+    }
+    named = [name for name in weights if _CLASSIFIER.search(name)]
+    if named:
+        depth = min(name.count(".") for name in named)
+        shallow = [name for name in named if name.count(".") == depth]
+        return int(weights[max(shallow, key=_natural)].shape[0])
+    if weights:
+        return int(weights[list(weights)[-1]].shape[0])
+    return None
+
+
+def _is_projection(tensor: Tensor) -> bool:
+    return tensor.dim() == 2 or (tensor.dim() == 4 and tuple(tensor.shape[2:]) == (1, 1))
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    return [(int(p), "") if p.isdigit() else (-1, p) for p in re.split(r"(\d+)", name)]
+
+
+def _without_prefixes(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+    """The tensors as they are, then without one shared leading name after another."""
+    candidates = [dict(tensors)]
+    for _ in range(_MAX_PREFIXES):
+        current = candidates[-1]
+        heads = {name.split(".", 1)[0] for name in current}
+        if len(heads) != 1 or not all("." in name for name in current):
+            break
+        candidates.append({name.split(".", 1)[1]: tensor for name, tensor in current.items()})
+    return candidates
+
+
+def _misfit(found: list[Difference], what: str) -> CheckpointError:
+    missing = sum(d.file_shape is None for d in found)
+    unexpected = sum(d.network_shape is None for d in found)
+    shown = "; ".join(str(d) for d in found[:_SHOWN]) + ("; ..." if len(found) > _SHOWN else "")
+    return CheckpointError(
+        f"the state dict must fit {what}",
+        f"{missing} missing, {unexpected} unexpected and {len(found) - missing - unexpected} "
+        f"tensors of another shape or type: {shown}",
+        "pass the --arch that was trained, with the same number of classes",
+    )

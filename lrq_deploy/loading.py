@@ -1,0 +1,194 @@
+"""From the user's model file and options to a network with its weights."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind, OutputKind
+
+from lrq_deploy.architecture import Architecture, build_architecture
+from lrq_deploy.checkpoint.export_archive import read_export_archive
+from lrq_deploy.checkpoint.fit import fit_state_dict, infer_num_classes
+from lrq_deploy.checkpoint.identify import CheckpointFile, identify
+from lrq_deploy.checkpoint.read import StateDict, read_state_dict
+from lrq_deploy.errors import CheckpointError, LrqError, OptionError
+from lrq_deploy.options import QuantizeOptions
+from lrq_deploy.teacher import Preprocessing
+
+__all__ = ["LoadedModel", "load_model"]
+
+Shape = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A network with its weights, before it is captured.
+
+    Attributes:
+        program: ``[N, C, H, W] -> [N, classes]``; a module is in evaluation mode, float32.
+        input_shape: ``(C, H, W)``.
+        preprocessing: normalisation of the input.
+        name: for reports.
+        origin: where the weights came from, for reports.
+        num_classes: length of a row of logits as an archive states it; ``None`` for a module,
+            which tells it when it is captured.
+    """
+
+    program: nn.Module | ExportedProgram
+    input_shape: Shape
+    preprocessing: Preprocessing
+    name: str
+    origin: str
+    num_classes: int | None = None
+
+
+def load_model(options: QuantizeOptions) -> LoadedModel:
+    """Read the model file and build what it belongs to.
+
+    What the options say goes before what the architecture's name tells, which goes before
+    mean 0 and std 1, marked as not known.
+
+    Raises:
+        OptionError: an option is missing, or contradicts the file.
+        CheckpointError: the file cannot be read, is not trusted, or does not fit.
+    """
+    file = identify(options.model)
+    if file.kind == "export-archive":
+        return _load_archive(options, file)
+    weights = read_state_dict(options.model, options.trust_pickle)
+    if options.arch is not None:
+        architecture = _fitted(options.arch, weights)
+    elif weights.module is not None:
+        architecture = Architecture(weights.module, options.model.stem)
+    else:
+        raise OptionError(
+            "a state dict needs --arch, because it holds weights without their network",
+            f"{options.model} alone",
+            "pass --arch torchvision:NAME, timm:NAME or FILE.py:FACTORY",
+        )
+    input_shape = options.input_shape or architecture.input_shape
+    if input_shape is None:
+        raise OptionError(
+            "the input shape must be known",
+            f"{options.arch or options.model}, which does not tell it",
+            "pass --input-shape C,H,W, for instance 3,224,224",
+        )
+    return LoadedModel(
+        program=architecture.module,
+        input_shape=input_shape,
+        preprocessing=_preprocessing(options, input_shape, architecture),
+        name=architecture.name,
+        origin=weights.origin,
+    )
+
+
+def _fitted(spec: str, weights: StateDict) -> Architecture:
+    inferred = infer_num_classes(weights.tensors)
+    first_error: LrqError | None = None
+    # A factory's own default may be right where the guess from the weights is not.
+    for num_classes in dict.fromkeys((inferred, None)):
+        try:
+            architecture = build_architecture(spec, num_classes)
+            fit_state_dict(
+                architecture.module, weights.tensors, architecture.optional_prefixes, spec
+            )
+        except CheckpointError as error:
+            first_error = first_error or error
+        except OptionError as error:
+            raise first_error or error from None
+        else:
+            return architecture
+    raise first_error or OptionError("--arch must build a network", spec, "check it")
+
+
+def _preprocessing(
+    options: QuantizeOptions, input_shape: Shape, architecture: Architecture | None
+) -> Preprocessing:
+    channels = input_shape[0]
+    told = architecture if architecture and architecture.input_shape == input_shape else None
+    resize = told.resize if told else None
+    if options.mean is not None and options.std is not None:
+        if len(options.mean) != channels:
+            raise OptionError(
+                "mean and std must have one value per input channel",
+                f"{len(options.mean)} values for {channels} channels",
+                "pass as many as the input has channels",
+            )
+        return Preprocessing(options.mean, options.std, known=True, resize=resize)
+    mean = architecture.mean if architecture else None
+    std = architecture.std if architecture else None
+    if mean is not None and std is not None and len(mean) == channels:
+        return Preprocessing(mean, std, known=True, resize=resize)
+    return Preprocessing((0.0,) * channels, (1.0,) * channels, known=False, resize=resize)
+
+
+def _load_archive(options: QuantizeOptions, file: CheckpointFile) -> LoadedModel:
+    if options.arch is not None:
+        raise OptionError(
+            "a torch.export archive carries its own network",
+            f"--arch {options.arch} with {options.model}",
+            "leave out --arch",
+        )
+    program = read_export_archive(file, options.trust_pickle)
+    input_shape = _archive_input_shape(program, options)
+    return LoadedModel(
+        program=program,
+        input_shape=input_shape,
+        preprocessing=_preprocessing(options, input_shape, None),
+        name=options.model.stem,
+        origin=f"torch.export archive {options.model.name}",
+        num_classes=_archive_classes(program),
+    )
+
+
+def _archive_input_shape(program: ExportedProgram, options: QuantizeOptions) -> Shape:
+    names = [
+        getattr(spec.arg, "name", "")
+        for spec in program.graph_signature.input_specs
+        if spec.kind == InputKind.USER_INPUT
+    ]
+    values = [node.meta.get("val") for node in program.graph.nodes if node.name in names]
+    if len(values) != 1 or not isinstance(values[0], Tensor) or values[0].dim() != 4:
+        shapes = ", ".join(str(list(v.shape)) if isinstance(v, Tensor) else str(v) for v in values)
+        raise CheckpointError(
+            "the exported network must take one image batch [N, C, H, W]",
+            f"{options.model} with {len(names)} inputs ({shapes})",
+            "export an image classifier",
+        )
+    return _agreed_shape(tuple(values[0].shape[1:]), options)
+
+
+def _agreed_shape(stated: tuple[int | torch.SymInt, ...], options: QuantizeOptions) -> Shape:
+    """The archive's ``(C, H, W)``; its dynamic sides come from the option."""
+    given = options.input_shape
+    text = ",".join(str(n) for n in stated)
+    if given is None:
+        fixed = [n for n in stated if isinstance(n, int)]
+        if len(fixed) != 3:
+            raise OptionError(
+                "the input shape must be known",
+                f"{options.model}, exported with dynamic sides {text}",
+                "pass --input-shape C,H,W",
+            )
+        return fixed[0], fixed[1], fixed[2]
+    if any(isinstance(n, int) and n != g for n, g in zip(stated, given, strict=True)):
+        raise OptionError(
+            "--input-shape must be the shape that the archive was exported with",
+            f"{','.join(str(n) for n in given)} for {options.model} of {text}",
+            "leave out --input-shape",
+        )
+    return given
+
+
+def _archive_classes(program: ExportedProgram) -> int | None:
+    outputs = [
+        getattr(spec.arg, "name", "")
+        for spec in program.graph_signature.output_specs
+        if spec.kind == OutputKind.USER_OUTPUT
+    ]
+    values = [node.meta.get("val") for node in program.graph.nodes if node.name in outputs]
+    if len(outputs) == 1 and values and isinstance(values[0], Tensor) and values[0].dim() == 2:
+        classes = values[0].shape[1]
+        return classes if isinstance(classes, int) else None
+    return None
