@@ -65,7 +65,9 @@ class FrozenGraphBuilder:
         else:
             qmin, qmax = 0, (127 if bits == 8 else 2**bits - 1)
             scale = high / qmax
-        return self.quantize_with(x, scale, zero_point, qmin, qmax, bits)
+        # A scale that divides the values exactly would make rounding ties the rule; learned
+        # scales do not.
+        return self.quantize_with(x, scale * 0.9371, zero_point, qmin, qmax, bits)
 
     def quantize_with(
         self, x: Value, scale: float, zero_point: int, qmin: int, qmax: int, bits: int
@@ -203,21 +205,30 @@ def residual_student(
 
 
 def mobile_student(
-    weight_bits: int = 8, act_bits: int = 8, asymmetric: bool = True, seed: int = 0
+    weight_bits: int = 8,
+    act_bits: int = 8,
+    asymmetric: bool = True,
+    float_curves: bool = False,
+    seed: int = 0,
 ) -> QuantizedModel:
-    """Depthwise layers, hard-swish, a squeeze-excite gate, max pooling, one-sided padding."""
+    """Depthwise layers, hard-swish, a squeeze-excite gate, max pooling, one-sided padding.
+
+    ``float_curves`` leaves out the quantizers in front of the curved activations.
+    """
     b = FrozenGraphBuilder(_sample((8, 3, 24, 20), seed), seed)
     x = b.quantize(b.input, 8)
     x = b.call(aten.constant_pad_nd.default, x, [0, 1, 0, 1])
     spec = LayerSpec("conv2d", stride=(2, 2))
-    x = b.call(aten.hardswish.default, b.layer(x, 8, bits=8, spec=spec))
+    x = b.layer(x, 8, bits=8, spec=spec)
+    x = b.call(aten.hardswish.default, x if float_curves else b.quantize(x, 8))
     x = b.quantize(x, act_bits, asymmetric)
     depthwise = LayerSpec("conv2d", padding=(1, 1), groups=8)
     x = b.call(aten.relu.default, b.layer(x, 8, bits=weight_bits, spec=depthwise))
     x = b.quantize(x, act_bits)
     gate = b.quantize(b.call(aten.mean.dim, x, [2, 3], True), act_bits)
     gate = b.quantize(b.call(aten.relu.default, b.layer(gate, 4, 1, weight_bits)), act_bits)
-    gate = b.call(aten.hardsigmoid.default, b.layer(gate, 8, 1, weight_bits))
+    gate = b.layer(gate, 8, 1, weight_bits)
+    gate = b.call(aten.hardsigmoid.default, gate if float_curves else b.quantize(gate, 8))
     gate = b.quantize(gate, act_bits)
     x = b.quantize(b.call(aten.mul.Tensor, x, gate), act_bits)
     x = b.quantize(b.layer(x, 12, 1, weight_bits), act_bits, asymmetric)

@@ -1,0 +1,118 @@
+"""How equal two forms of one network are, on the same images."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lrq_deploy.errors import ParityError
+from lrq_deploy.export.session import Session, batches_of, open_session
+from lrq_deploy.student.frozen import QuantizedModel
+
+__all__ = ["MIN_SAME_TOP1", "ROW_TOLERANCE", "Parity", "compare", "require", "student_parity"]
+
+MIN_SAME_TOP1 = 0.999
+"""Bound of the project. A rounding tie that falls differently may move a tensor by one step."""
+
+ROW_TOLERANCE = 1e-5
+"""Relative to the largest logit of both forms: the last layer's integers are equal, but their
+float32 scaling may be done in another order, which costs a few units of 2**-24."""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Comparison of two sets of logits.
+
+    Attributes:
+        count: images compared.
+        same_top1: share of images with the same answer, 0..1.
+        same_rows: share of images whose logits are the same integers, that is, equal up to
+            ``ROW_TOLERANCE``, 0..1.
+        identical_rows: share of images whose logits have the same bits, 0..1.
+        max_diff: largest absolute difference of a logit.
+        mean_diff: mean absolute difference of the logits.
+    """
+
+    count: int
+    same_top1: float
+    same_rows: float
+    identical_rows: float
+    max_diff: float
+    mean_diff: float
+
+    def to_json(self) -> dict[str, float]:
+        """Plain values."""
+        return dict(vars(self))
+
+
+def compare(a: Tensor, b: Tensor) -> Parity:
+    """Compare logits ``[N, classes]`` of two forms of one network.
+
+    Raises:
+        ParityError: the shapes differ, there are no rows, or a logit is not finite.
+    """
+    if a.shape != b.shape or a.dim() != 2 or a.shape[0] == 0:
+        raise ParityError(
+            "both forms must give logits [N, classes] for the same images, N > 0",
+            f"{list(a.shape)} and {list(b.shape)}",
+            "compare graphs of one bundle on at least one image",
+        )
+    if not (torch.isfinite(a).all() and torch.isfinite(b).all()):
+        raise ParityError("logits must be finite", "NaN or Inf", "check the images and the graph")
+    difference = (a.double() - b.double()).abs()
+    limit = ROW_TOLERANCE * max(float(a.abs().max()), float(b.abs().max()))
+    return Parity(
+        count=a.shape[0],
+        same_top1=_share(a.argmax(1) == b.argmax(1)),
+        same_rows=_share((difference <= limit).all(1)),
+        identical_rows=_share((a == b).all(1)),
+        max_diff=float(difference.max()),
+        mean_diff=float(difference.mean()),
+    )
+
+
+def require(parity: Parity, what: str, min_same_top1: float = MIN_SAME_TOP1) -> Parity:
+    """Return ``parity`` if it is within the bound.
+
+    Raises:
+        ParityError: fewer answers are the same than ``min_same_top1``.
+    """
+    if parity.same_top1 < min_same_top1:
+        raise ParityError(
+            f"{what} must give the same top-1 on {100 * min_same_top1:g} % of the images",
+            f"{100 * parity.same_top1:.2f} % of {parity.count}, logits off by up to "
+            f"{parity.max_diff:.3g}",
+            "this is a fault of lrq-deploy or of the runtime; please report it with the CPU type",
+        )
+    return parity
+
+
+def student_parity(
+    model: QuantizedModel,
+    onnx_path: Path | Session,
+    images: Tensor | Iterable[Tensor],
+    min_same_top1: float = MIN_SAME_TOP1,
+) -> Parity:
+    """Torch student against its ONNX graph with all optimisations on.
+
+    Args:
+        model: what was trained.
+        onnx_path: its graph, or a session that has it loaded.
+        images: normalised, ``[N, C, H, W]`` or batches of it.
+        min_same_top1: bound, 0..1; 0 only reports.
+
+    Raises:
+        ParityError: the bound is missed.
+    """
+    session = onnx_path if isinstance(onnx_path, Session) else open_session(onnx_path)
+    pairs = [(model.logits(batch), session.logits(batch)) for batch in batches_of(images)]
+    if not pairs:
+        raise ParityError("parity needs images", "none", "pass at least one image")
+    ours, theirs = (torch.cat(side) for side in zip(*pairs, strict=True))
+    return require(compare(ours, theirs), "ONNX Runtime and the torch student", min_same_top1)
+
+
+def _share(hits: Tensor) -> float:
+    return float(hits.double().mean())

@@ -1,0 +1,108 @@
+"""ONNX Runtime on the CPU, with everything stated that changes speed or arithmetic."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lrq_deploy.errors import ExportError
+
+__all__ = ["OptimizationLevel", "Session", "batches_of", "open_session"]
+
+OptimizationLevel = Literal["off", "all"]
+
+
+@dataclass(frozen=True)
+class Session:
+    """A loaded graph.
+
+    Attributes:
+        runtime: the ``onnxruntime.InferenceSession``.
+        threads: of one run.
+        level: graph optimisations.
+    """
+
+    runtime: Any
+    threads: int
+    level: OptimizationLevel
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Logits ``[N, classes]`` of normalised images ``[N, C, H, W]`` float32.
+
+        Raises:
+            ExportError: the runtime refuses the images.
+        """
+        array = np.ascontiguousarray(images.detach().cpu().numpy(), dtype=np.float32)
+        expected = self.runtime.get_inputs()[0].shape[1:]
+        if list(array.shape[1:]) != list(expected):
+            raise ExportError(
+                "images must have the shape of the network's input",
+                ",".join(str(n) for n in array.shape[1:]),
+                f"resize them to {','.join(str(n) for n in expected)}",
+            )
+        return torch.from_numpy(self.runtime.run(["logits"], {"input": array})[0])
+
+
+def open_session(
+    model: Path | bytes,
+    threads: int = 1,
+    level: OptimizationLevel = "all",
+    optimized: Path | None = None,
+) -> Session:
+    """Load a graph in ONNX Runtime's CPU provider.
+
+    Args:
+        model: file or serialised graph.
+        threads: of one run, 1 or more.
+        level: ``all`` fuses integer kernels; ``off`` runs every node as written.
+        optimized: where to write the graph that really runs.
+
+    Raises:
+        ExportError: the runtime does not accept the graph.
+    """
+    import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # Spinning threads steal the cores from whatever else runs on a busy machine.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    levels = onnxruntime.GraphOptimizationLevel
+    options.graph_optimization_level = (
+        levels.ORT_ENABLE_ALL if level == "all" else levels.ORT_DISABLE_ALL
+    )
+    if optimized is not None:
+        options.optimized_model_filepath = str(optimized)
+    source = model if isinstance(model, bytes) else str(model)
+    failures = (
+        state.Fail,
+        state.InvalidArgument,
+        state.InvalidGraph,
+        state.InvalidProtobuf,
+        state.NoSuchFile,
+        state.NotImplemented,
+        state.RuntimeException,
+    )
+    try:
+        runtime = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except failures as error:
+        raise ExportError(
+            "the graph must load in ONNX Runtime",
+            str(error).strip().splitlines()[0],
+            "check that the file is a model.onnx written by lrq-deploy",
+        ) from error
+    return Session(runtime, threads, level)
+
+
+def batches_of(images: Tensor | Iterable[Tensor], size: int = 64) -> Iterator[Tensor]:
+    """Split a tensor ``[N, C, H, W]`` into batches; batches given as such pass through."""
+    if isinstance(images, Tensor):
+        yield from torch.split(images, size)
+    else:
+        yield from images
