@@ -1,0 +1,18 @@
+"""Fixtures of every tier: threads kept low, and one small real teacher per session."""
+
+import pytest
+import torch
+
+from lrq_deploy.cli.demo_network import TrainedDigits, train_digits
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _few_threads() -> None:
+    """Small networks run fastest on few threads, and results then agree across machines."""
+    torch.set_num_threads(min(2, torch.get_num_threads()))
+
+
+@pytest.fixture(scope="session")
+def digits_teacher(tmp_path_factory: pytest.TempPathFactory) -> TrainedDigits:
+    """The network of ``lrq-deploy demo``, trained once: archive, held-out digits, accuracy."""
+    return train_digits(tmp_path_factory.mktemp("digits_teacher"), seed=0)

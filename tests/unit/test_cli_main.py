@@ -1,0 +1,122 @@
+"""The program as a process: start-up cost, exit codes, what goes where."""
+
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lrq_deploy import __version__
+from lrq_deploy.cli import main
+from lrq_deploy.errors import CheckpointError
+
+pytestmark = pytest.mark.unit
+
+# The aim is 0.5 s on a quiet machine; it is about 0.1 s, and the rest is slack for a busy one.
+HELP_CPU_SECONDS = 0.5
+HEAVY = ("torch", "numpy", "onnx", "onnxruntime", "torchvision", "PIL", "sklearn", "rich")
+
+
+def run_program(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "lrq_deploy", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **variables},
+    )
+
+
+@pytest.mark.parametrize("command", ["", "quantize", "demo"])
+def test_help_loads_nothing_heavy(command: str) -> None:
+    code = (
+        "import sys\n"
+        "from lrq_deploy.cli.main import run\n"
+        "try:\n    run()\n"
+        f"finally:\n    print([m for m in {HEAVY!r} if m in sys.modules], file=sys.stderr)\n"
+    )
+    arguments = [sys.executable, "-c", code, *command.split(), "--help"]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert "Usage: lrq-deploy" in done.stdout
+    assert done.stderr.strip() == "[]"
+
+
+def test_help_is_quick() -> None:
+    def cpu_seconds() -> float:
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return usage.ru_utime + usage.ru_stime
+
+    took = []
+    for _ in range(3):
+        start = cpu_seconds()
+        assert run_program("--help").returncode == 0
+        took.append(cpu_seconds() - start)
+    assert min(took) < HELP_CPU_SECONDS
+
+
+def test_version() -> None:
+    assert run_program("--version").stdout == f"lrq-deploy {__version__}\n"
+
+
+def test_bad_input_is_three_lines_on_stderr_and_exit_code_2(tmp_path: Path) -> None:
+    done = run_program("quantize", "x.pt", "--bits", "1", "--out", str(tmp_path / "out"))
+    assert done.returncode == main.EXIT_INPUT
+    assert done.stdout == ""
+    assert done.stderr.splitlines() == [
+        "error: --bits must be in 2..8",
+        "  received: 1",
+        "  remedy: pass a width from 2 to 8",
+    ]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("arguments", [["frobnicate"], ["quantize"], ["quantize", "x", "--bit"]])
+def test_usage_errors_are_exit_code_2(arguments: list[str]) -> None:
+    done = run_program(*arguments)
+    assert done.returncode == main.EXIT_INPUT
+    assert "Error: " in done.stderr
+
+
+def test_a_demo_leaves_a_foreign_folder_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine", encoding="utf-8")
+    done = run_program("demo", "--out", str(tmp_path))
+    assert done.returncode == main.EXIT_INPUT
+    assert "must be a new or empty folder" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "shown"),
+    [
+        (CheckpointError("a rule", "a thing", "a remedy"), 2, "error: a rule\n  received: a thing"),
+        (KeyboardInterrupt(), 130, ""),
+        (ZeroDivisionError("by nought"), 1, "unexpected ZeroDivisionError: by nought"),
+    ],
+)
+@pytest.mark.parametrize("debug", ["0", "1"])
+def test_errors_become_exit_codes(
+    error: BaseException,
+    code: int,
+    shown: str,
+    debug: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail() -> None:
+        raise error
+
+    failing = main.typer.Typer()
+    failing.command()(fail)
+    monkeypatch.setattr(main, "app", failing)
+    monkeypatch.setattr(sys, "argv", ["lrq-deploy"])
+    monkeypatch.setenv("LRQ_DEBUG", debug)
+    with pytest.raises(SystemExit) as caught:
+        main.run()
+    written = capsys.readouterr()
+    assert caught.value.code == code
+    assert written.out == ""
+    assert shown in written.err
+    assert ("Traceback" in written.err) == (debug == "1" and code != 130)

@@ -1,0 +1,90 @@
+"""The closing report: every figure, readable at 80 columns, and as JSON."""
+
+import io
+import json
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from lrq_deploy.cli.report import print_report
+from lrq_deploy.cli.result import RESULT_SCHEMA, QuantizeResult
+
+pytestmark = pytest.mark.unit
+
+RESULT = QuantizeResult(
+    bundle_path=Path("runs/resnet20-w4a4"),
+    name="resnet20",
+    scheme="W4A4, edge 8",
+    seconds=321.5,
+    stage_seconds={"generator": 92.25, "student": 201.0, "export": 3.5, "capture": 1.0},
+    peak_memory_mib=1234.0,
+    images_measured=1423,
+    images_source="folder",
+    labelled=True,
+    teacher_accuracy=91.73,
+    student_accuracy=90.5,
+    agreement=96.25,
+    parity_top1=99.95,
+    parity_max_diff=0.0125,
+    parity_mean_diff=1.5e-5,
+    integer_share=99.75,
+    float_bytes=1_100_000,
+    student_bytes=200_000,
+    model_file=Path("runs/resnet20-w4a4/model.onnx"),
+    ship=True,
+    verdict="the student loses 1.23 points.",
+    next_commands=("lrq-deploy quantize " + "x" * 90,),
+)
+
+
+def report(result: QuantizeResult) -> str:
+    written = io.StringIO()
+    print_report(Console(file=written, width=80), result)
+    return written.getvalue()
+
+
+@pytest.mark.parametrize(
+    "figure",
+    [
+        *("91.73 %", "90.50 %", "-1.23 points", "1.05 MiB", "195.3 KiB", "5.5 x smaller"),
+        *("96.25 %", "1,423 images", "99.95 %", "0.013", "1.5e-05", "99.8 %", "321.5 s"),
+        *("student 201.0 s", "1,234 MiB", "runs/resnet20-w4a4", "W4A4, edge 8"),
+        "SHIP IT: the student loses",
+    ],
+)
+def test_every_figure_is_shown(figure: str) -> None:
+    assert figure in report(RESULT)
+
+
+def test_lines_fit_80_columns_except_commands_to_copy() -> None:
+    lines = report(RESULT).splitlines()
+    assert lines[-1] == "  " + RESULT.next_commands[0]
+    assert max(len(line) for line in lines[:-1]) <= 80
+
+
+def test_without_labels_agreement_takes_the_place_of_accuracy() -> None:
+    text = report(
+        replace(
+            RESULT,
+            labelled=False,
+            teacher_accuracy=None,
+            student_accuracy=None,
+            images_source="synthetic",
+            ship=False,
+            next_commands=(),
+        )
+    )
+    assert "accuracy" not in text
+    assert "96.25 % of 1,423 made images" in text
+    assert "DO NOT SHIP: " in text
+    assert "Next" not in text
+
+
+def test_json_holds_every_field_and_the_schema_version() -> None:
+    document = json.loads(json.dumps(RESULT.to_json()))
+    assert document.pop("schema_version") == RESULT_SCHEMA
+    assert set(document) == {field.name for field in fields(QuantizeResult)}
+    assert document["model_file"] == "runs/resnet20-w4a4/model.onnx"
+    assert document["stage_seconds"]["export"] == 3.5

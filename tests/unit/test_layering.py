@@ -1,0 +1,168 @@
+"""The structure of the project, held by its source: who imports whom, what is packaged."""
+
+import ast
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.unit
+
+ROOT = Path(__file__).resolve().parents[2]
+# Layer -> folder and the layers that it may import, besides itself.
+LAYERS: dict[str, tuple[str, set[str]]] = {
+    "core": ("lrq_deploy", set()),
+    "calibration": ("calibration", {"core"}),
+    "export": ("export", {"core"}),
+    "cli": ("cli", {"core", "calibration", "export"}),
+}
+# The public door: ``import lrq_deploy`` and ``python -m lrq_deploy`` lead to the upper layers.
+PUBLIC_DOOR = {Path("lrq_deploy/__init__.py"), Path("lrq_deploy/__main__.py")}
+MAX_LINES = 400
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def sources(folder: str) -> list[Path]:
+    return sorted((ROOT / folder).rglob("*.py"))
+
+
+ALL_SOURCES = [path for folder, _ in LAYERS.values() for path in sources(folder)]
+
+
+def imported_modules(source: str) -> Iterator[str]:
+    """Absolute names of all imported modules, also of those inside functions."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def layer_of(module: str) -> str | None:
+    """The layer of an imported name, or ``None`` outside the project."""
+    parts = module.split(".")
+    if parts[0] != "lrq_deploy":
+        return None
+    return parts[1] if len(parts) > 1 and parts[1] in LAYERS else "core"
+
+
+def forbidden_imports(layer: str, source: str) -> list[str]:
+    allowed = LAYERS[layer][1] | {layer}
+    modules = imported_modules(source)
+    return [name for name in modules if (found := layer_of(name)) and found not in allowed]
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_imports_follow_the_layers(layer: str) -> None:
+    wrong = {
+        str(path.relative_to(ROOT)): names
+        for path in sources(LAYERS[layer][0])
+        if path.relative_to(ROOT) not in PUBLIC_DOOR
+        and (names := forbidden_imports(layer, path.read_text(encoding="utf-8")))
+    }
+    assert wrong == {}
+
+
+@pytest.mark.parametrize(
+    ("layer", "source"),
+    [
+        ("core", "from lrq_deploy import cli"),
+        ("core", "def f():\n    import lrq_deploy.export.targets"),
+        ("calibration", "from lrq_deploy.export import targets"),
+        ("export", "from lrq_deploy.calibration.range_search import search"),
+        ("export", "from lrq_deploy.cli.main import run"),
+    ],
+)
+def test_a_wrong_import_would_be_seen(layer: str, source: str) -> None:
+    assert len(forbidden_imports(layer, source)) == 1
+
+
+def test_every_package_is_listed_for_the_wheel() -> None:
+    setuptools = PYPROJECT["tool"]["setuptools"]
+    folders = {name: ROOT / folder for name, folder in setuptools["package-dir"].items()}
+    found = {
+        ".".join((name, *path.parent.relative_to(folder).parts))
+        for name, folder in folders.items()
+        for path in folder.rglob("__init__.py")
+    }
+    assert set(setuptools["packages"]) == found
+    without_init = {
+        str(path.parent.relative_to(ROOT))
+        for path in ALL_SOURCES
+        if not (path.parent / "__init__.py").exists()
+    }
+    assert without_init == set()
+
+
+def test_modules_stay_short() -> None:
+    lengths = {
+        str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines())
+        for path in ALL_SOURCES
+    }
+    assert {name: count for name, count in lengths.items() if count > MAX_LINES} == {}
+
+
+def test_type_checkers_find_the_mapped_folders() -> None:
+    for folder in ("cli", "calibration", "export"):
+        link = ROOT / "typings" / "lrq_deploy" / folder
+        assert link.is_symlink()
+        assert link.resolve() == ROOT / folder
+
+
+def test_set_up_leaves_the_choice_of_package_index_to_pip() -> None:
+    files = [ROOT / name for name in ("pyproject.toml", "constraints.txt", ".ci/run")]
+    choice = re.compile(r"://|index-url|find-links")
+    assert [path.name for path in files if choice.search(path.read_text(encoding="utf-8"))] == []
+    assert not re.search("index-url|find-links", README)
+
+
+def test_constraints_pin_every_direct_requirement() -> None:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = {line.split("==")[0].lower() for line in lines if "==" in line}
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    wanted = PYPROJECT["project"]["dependencies"] + extras["dev"] + extras["timm"]
+    names = {re.split(r"[<>=!~\[; ]", line)[0].lower().replace("_", "-") for line in wanted}
+    assert names - pinned == set()
+
+
+def shown_commands() -> list[list[str]]:
+    """Every ``lrq-deploy`` command in a code block of the README, as words."""
+    blocks = re.findall(r"```\n(.*?)```", README, flags=re.DOTALL)
+    text = "\n".join(blocks).replace("\\\n", " ")
+    return [
+        shlex.split(line[line.index("lrq-deploy") :])
+        for line in text.splitlines()
+        if re.search(r"(^|/)lrq-deploy ", line)
+    ]
+
+
+def test_the_readme_shows_only_commands_and_options_that_exist() -> None:
+    commands = shown_commands()
+    names = {words[1] for words in commands} | set(re.findall(r"`lrq-deploy (\w+)", README))
+    assert names >= {"quantize", "demo"}
+    helps = {
+        name: subprocess.run(
+            [sys.executable, "-m", "lrq_deploy", name, "--help"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for name in names
+    }
+    for words in commands:
+        for option in (word.split("=")[0] for word in words if word.startswith("--")):
+            assert re.search(rf"{option}\b", helps[words[1]]), (words[1], option)
+    for option in re.findall(r"`(--[a-z-]+)", README):
+        assert any(re.search(rf"{option}\b", text) for text in helps.values()), option
+
+
+def test_the_readme_links_only_to_files_that_exist() -> None:
+    targets = re.findall(r"\]\(([^)#:]+)\)", README)
+    assert targets
+    assert [name for name in targets if not (ROOT / name).exists()] == []
