@@ -1,7 +1,7 @@
 """Progress on the screen: live bars on a terminal, plain lines elsewhere."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -107,9 +107,9 @@ class LiveView:
         self._console = console
         self._progress = Progress(
             TextColumn("{task.description}", table_column=Column(no_wrap=True)),
-            BarColumn(bar_width=12),
+            BarColumn(bar_width=8),
             TextColumn("{task.percentage:>3.0f}%"),
-            TextColumn("{task.fields[time]}", justify="right", table_column=Column(min_width=6)),
+            TextColumn("{task.fields[time]}", table_column=Column(min_width=10, no_wrap=True)),
             TextColumn(
                 "{task.fields[figures]}",
                 markup=False,
@@ -152,7 +152,7 @@ class LiveView:
     def _time(self, event: ProgressEvent) -> str:
         if event.step == event.total:
             return _duration(time.monotonic() - self._started[event.stage])
-        return "" if event.seconds_left is None else f"-{_duration(event.seconds_left)}"
+        return "" if event.seconds_left is None else f"{_duration(event.seconds_left)} left"
 
 
 def _joined(head: str, event: ProgressEvent, *, left: bool) -> str:
@@ -164,11 +164,7 @@ def _joined(head: str, event: ProgressEvent, *, left: bool) -> str:
 
 def _figures(event: ProgressEvent) -> list[str]:
     rate = [f"{event.images_per_second:.0f} images/s"] if event.images_per_second else []
-    return rate + _terms(event.metrics)
-
-
-def _terms(metrics: Mapping[str, float]) -> list[str]:
-    return [f"{name} {value:.4g}" for name, value in metrics.items()]
+    return rate + [f"{name} {value:.3g}" for name, value in event.metrics.items()]
 
 
 def _steps(count: int) -> str:
