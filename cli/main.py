@@ -57,9 +57,11 @@ def run() -> None:
         _show_traceback()
         _say(f"error: {error.rule}\n  received: {error.received}\n  remedy: {error.remedy}")
         sys.exit(EXIT_INPUT)
-    except KeyboardInterrupt:
-        _say("interrupted")
-        sys.exit(EXIT_INTERRUPTED)
+    except SystemExit as done:
+        # Typer turns Ctrl-C into this code, without a word.
+        if done.code == EXIT_INTERRUPTED:
+            _say("interrupted")
+        raise
     except Exception as error:  # noqa: BLE001  the outermost frame: nothing is swallowed
         _show_traceback()
         _say(

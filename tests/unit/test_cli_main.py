@@ -92,7 +92,7 @@ def test_a_demo_leaves_a_foreign_folder_alone(tmp_path: Path) -> None:
     ("error", "code", "shown"),
     [
         (CheckpointError("a rule", "a thing", "a remedy"), 2, "error: a rule\n  received: a thing"),
-        (KeyboardInterrupt(), 130, ""),
+        (KeyboardInterrupt(), 130, "interrupted"),
         (ZeroDivisionError("by nought"), 1, "unexpected ZeroDivisionError: by nought"),
     ],
 )

@@ -1,0 +1,96 @@
+"""Running and reporting: JSON alone on stdout, progress where it belongs, interruption."""
+
+import json
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from lrq_deploy.cli.quantize import run_and_report
+from lrq_deploy.cli.quantize_flags import QuantizeFlags, options_from
+from lrq_deploy.cli.result import QuantizeResult
+from lrq_deploy.options import QuantizeOptions
+from lrq_deploy.progress import ProgressCallback, StageProgress
+
+pytestmark = pytest.mark.unit
+
+OPTIONS = options_from(Path("net.pt"), QuantizeFlags(bits=4))
+RESULT = QuantizeResult(
+    bundle_path=Path("runs/net-w4a4"),
+    name="net",
+    scheme="W4A4, edge 8",
+    seconds=1.0,
+    stage_seconds={},
+    peak_memory_mib=1.0,
+    images_measured=10,
+    images_source="folder",
+    labelled=False,
+    teacher_accuracy=None,
+    student_accuracy=None,
+    agreement=100.0,
+    parity_top1=100.0,
+    parity_max_diff=0.0,
+    parity_mean_diff=0.0,
+    integer_share=100.0,
+    float_bytes=4,
+    student_bytes=1,
+    model_file=Path("runs/net-w4a4/model.onnx"),
+    ship=True,
+    verdict="equal.",
+    next_commands=(),
+)
+
+
+def chatty_pipeline(options: QuantizeOptions, progress: ProgressCallback) -> QuantizeResult:
+    """Reports one stage, and writes to stdout as some exporters do."""
+    StageProgress(progress, "export", 1).advance()
+    sys.stdout.write("[exporter] all is well\n")
+    return replace(RESULT, bundle_path=options.out)
+
+
+@pytest.fixture(autouse=True)
+def _pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("lrq_deploy.cli.pipeline")
+    module.__dict__["quantize"] = chatty_pipeline
+    monkeypatch.setitem(sys.modules, "lrq_deploy.cli.pipeline", module)
+
+
+def test_json_has_stdout_for_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_and_report(OPTIONS, json=True, quiet=False).name == "net"
+    written = capsys.readouterr()
+    assert json.loads(written.out)["bundle_path"] == "runs/net-w4a4"
+    assert written.err.splitlines() == [
+        "export: 1 step",
+        "export: done in 0.0 s",
+        "[exporter] all is well",
+    ]
+
+
+def test_quiet_json_leaves_stderr_to_others(capsys: pytest.CaptureFixture[str]) -> None:
+    run_and_report(OPTIONS, json=True, quiet=True)
+    assert capsys.readouterr().err == "[exporter] all is well\n"
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_the_report_follows_the_progress(quiet: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    run_and_report(OPTIONS, json=False, quiet=quiet)
+    written = capsys.readouterr().out
+    assert ("export: 1 step" in written) != quiet
+    assert written.rstrip().endswith("SHIP IT: equal.")
+
+
+def test_an_interrupted_run_says_so_and_exits_130(tmp_path: Path) -> None:
+    arguments = [sys.executable, "-m", "lrq_deploy", "demo", "--out", str(tmp_path / "demo")]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(arguments, stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("teacher: ")
+        process.send_signal(signal.SIGINT)
+        _, complaint = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert complaint.strip() == "interrupted"
+    assert not (tmp_path / "demo").exists()
