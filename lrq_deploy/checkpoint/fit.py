@@ -16,7 +16,7 @@ _COUNTER = "num_batches_tracked"
 _CLASSIFIER = re.compile(
     r"(?:^|\.)(?:fc\d*|classifier|classif|head|heads|logits|linear|last_linear|output)(?:\.|$)"
 )
-_AUXILIARY = re.compile(r"(?:^|\.)aux", re.IGNORECASE)
+_AUXILIARY = re.compile(r"(?:^|\.)(?:aux|pre_)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)

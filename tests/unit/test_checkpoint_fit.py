@@ -1,0 +1,84 @@
+"""Fitting weights into a network and telling its class count."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from lrq_deploy.checkpoint.fit import differences, fit_state_dict, infer_num_classes
+from lrq_deploy.errors import CheckpointError
+
+pytestmark = pytest.mark.unit
+
+
+def _network(classes: int = 3, seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(2, classes))
+
+
+@given(
+    prefixes=st.lists(st.sampled_from(["model.", "backbone.", "net.", "0."]), max_size=3),
+)
+def test_shared_prefixes_are_dropped(prefixes: list[str]) -> None:
+    source, target = _network(seed=1), _network(seed=2)
+    lead = "".join(prefixes)
+    fit_state_dict(target, {lead + n: t for n, t in source.state_dict().items()})
+    for name, tensor in source.state_dict().items():
+        assert torch.equal(target.state_dict()[name], tensor)
+
+
+def test_missing_batch_counters_are_no_misfit() -> None:
+    weights = {n: t for n, t in _network().state_dict().items() if not n.endswith("tracked")}
+    fit_state_dict(_network(seed=1), weights)
+
+
+def test_a_misfit_names_five_and_changes_nothing() -> None:
+    target = _network(seed=1)
+    before = {name: t.clone() for name, t in target.state_dict().items()}
+    weights = dict(_network(classes=4).state_dict())
+    del weights["1.weight"]
+    weights["0.weight"] = weights["0.weight"].to(torch.int8)
+    weights |= {f"extra.{i}": torch.ones(i + 1, 7) for i in range(4)}
+    with pytest.raises(CheckpointError) as caught:
+        fit_state_dict(target, weights, what="net.py:build")
+    received = caught.value.received
+    assert "1 missing, 4 unexpected and 3 tensors of another shape" in received
+    for part in (
+        "0.weight (file int8 [2,1,3,3], network [2,1,3,3])",
+        "1.weight (missing; network [2])",
+        "3.weight (file [4,2], network [3,2])",
+        "3.bias (file [4], network [3])",
+        "extra.0 (unexpected; file [1,7])",
+    ):
+        assert part in received
+    assert "extra.1" not in received
+    assert "net.py:build" in caught.value.rule
+    assert all(torch.equal(before[name], t) for name, t in target.state_dict().items())
+
+
+def test_auxiliary_heads_may_be_left_over() -> None:
+    weights = {**_network().state_dict(), "aux1.weight": torch.ones(2)}
+    assert differences(_network(), weights, ("aux1.",)) == []
+    assert [d.name for d in differences(_network(), weights)] == ["aux1.weight"]
+
+
+def _shapes(**shapes: tuple[int, ...]) -> dict[str, Tensor]:
+    return {name.replace("__", "."): torch.empty(shape) for name, shape in shapes.items()}
+
+
+@pytest.mark.parametrize(
+    ("tensors", "classes"),
+    [
+        (_shapes(conv__weight=(8, 3, 3, 3), fc__weight=(10, 8), fc__bias=(10,)), 10),
+        (_shapes(classifier__1__weight=(12, 8, 1, 1), zz__weight=(9, 9)), 12),
+        (_shapes(classifier__10__weight=(4, 8), classifier__9__weight=(8, 8)), 4),
+        (_shapes(AuxLogits__fc__weight=(7, 8), stem__weight=(5, 5), fc__weight=(6, 8)), 6),
+        (_shapes(body__weight=(5, 5), last__weight=(6, 5)), 6),
+        (_shapes(conv__weight=(8, 3, 3, 3)), None),
+    ],
+)
+def test_class_count(tensors: dict[str, Tensor], classes: int | None) -> None:
+    assert infer_num_classes(tensors) == classes
+    if classes != 6:
+        assert infer_num_classes(dict(reversed(tensors.items()))) == classes

@@ -1,0 +1,250 @@
+"""Reading state dicts, wanted and unwanted."""
+
+import argparse
+import os
+import pickle
+import sys
+import types
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from lrq_deploy.checkpoint.read import read_state_dict
+from lrq_deploy.errors import CheckpointError, LrqError
+
+pytestmark = pytest.mark.unit
+
+SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "models"
+
+
+def _weights() -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "conv.weight": torch.randn(4, 3, 3, 3, generator=generator),
+        "bn.running_var": torch.rand(4, generator=generator) + 0.5,
+        "bn.num_batches_tracked": torch.tensor(7),
+        "fc.weight": torch.randn(5, 4, generator=generator),
+    }
+
+
+def _equal(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> bool:
+    return found.keys() == wanted.keys() and all(torch.equal(found[n], wanted[n]) for n in wanted)
+
+
+def _prefixed(prefix: str) -> dict[str, Tensor]:
+    return {prefix + name: tensor for name, tensor in _weights().items()}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        _weights(),
+        OrderedDict(_weights()),
+        {"state_dict": _weights(), "epoch": 3, "step": torch.tensor(1)},
+        {"model": _weights(), "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}}},
+        {"model": {"state_dict": _weights()}},
+        {"model_state_dict": _weights(), "loss": 0.25},
+        {"net": _weights(), "acc": 91.25},
+        {"model": "resnet", "state_dict": _weights()},
+        _prefixed("module."),
+        _prefixed("_orig_mod."),
+        _prefixed("module._orig_mod."),
+        {"state_dict": _prefixed("_orig_mod.module.")},
+    ],
+    ids=lambda content: next(iter(content)),
+)
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+def test_usual_shapes_of_a_checkpoint(tmp_path: Path, content: Any, legacy: bool) -> None:
+    torch.save(content, tmp_path / "c.th", _use_new_zipfile_serialization=not legacy)
+    assert _equal(read_state_dict(tmp_path / "c.th").tensors, _weights())
+
+
+def test_weights_go_before_their_moving_average(tmp_path: Path) -> None:
+    average = {name: torch.zeros_like(tensor) for name, tensor in _weights().items()}
+    torch.save({"state_dict_ema": average, "state_dict": _weights()}, tmp_path / "c.pt")
+    assert _equal(read_state_dict(tmp_path / "c.pt").tensors, _weights())
+
+
+def test_safetensors_and_recompressed_archives(tmp_path: Path) -> None:
+    save_file(_weights(), tmp_path / "a.pt")
+    assert _equal(read_state_dict(tmp_path / "a.pt").tensors, _weights())
+    torch.save(_weights(), tmp_path / "b.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "b.pt") as source,
+        zipfile.ZipFile(tmp_path / "c.pt", "w", zipfile.ZIP_DEFLATED) as target,
+    ):
+        for entry in source.infolist():
+            target.writestr(entry.filename, source.read(entry))
+    assert _equal(read_state_dict(tmp_path / "c.pt").tensors, _weights())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_every_float_becomes_float32(tmp_path: Path, dtype: torch.dtype) -> None:
+    cast = {n: t.to(dtype) if t.is_floating_point() else t for n, t in _weights().items()}
+    torch.save(cast, tmp_path / "c.pt")
+    found = read_state_dict(tmp_path / "c.pt").tensors
+    assert found["conv.weight"].dtype == torch.float32
+    assert torch.equal(found["conv.weight"], cast["conv.weight"].float())
+    assert found["bn.num_batches_tracked"].dtype == torch.int64
+
+
+def test_the_shared_networks() -> None:
+    files = sorted(SHARED.glob("*.pt"))
+    if not files:
+        pytest.skip(f"no {SHARED}")
+    for path in files:
+        tensors = read_state_dict(path).tensors
+        assert any(name.endswith("running_var") for name in tensors)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("safe", [False, True], ids=["torch", "safetensors"])
+def test_values_that_are_not_finite_are_named(tmp_path: Path, value: float, safe: bool) -> None:
+    weights = _weights()
+    weights["fc.weight"][2, 1] = value
+    if safe:
+        save_file(weights, tmp_path / "c.pt")
+    else:
+        torch.save(weights, tmp_path / "c.pt")
+    with pytest.raises(CheckpointError, match=r"1 of 4 tensors.*fc\.weight") as caught:
+        read_state_dict(tmp_path / "c.pt")
+    assert "conv.weight" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [{}, {"epoch": 3}, [1, 2], {"state_dict": {"a": 1}}, 5])
+def test_no_tensors(tmp_path: Path, content: object) -> None:
+    torch.save(content, tmp_path / "c.pt")
+    with pytest.raises(CheckpointError, match="must hold named tensors"):
+        read_state_dict(tmp_path / "c.pt")
+
+
+def test_training_leftovers_do_no_harm(tmp_path: Path) -> None:
+    content = {
+        "state_dict": _weights(),
+        "args": argparse.Namespace(lr=0.1, data=Path("x")),
+        "best": np.float64(91.5),
+        "history": np.arange(3.0),
+    }
+    for legacy in (False, True):
+        torch.save(content, tmp_path / "c.pt", _use_new_zipfile_serialization=not legacy)
+        assert _equal(read_state_dict(tmp_path / "c.pt").tensors, _weights())
+
+
+class _Bomb:
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.system, (f"touch {self.target}",)
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+def test_a_bomb_is_named_and_does_not_go_off(tmp_path: Path, legacy: bool) -> None:
+    executed = tmp_path / "executed"
+    content = {"state_dict": _weights(), "extra": _Bomb(executed)}
+    torch.save(content, tmp_path / "c.pt", _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(CheckpointError, match=rf"{os.system.__module__}\.system") as caught:
+        read_state_dict(tmp_path / "c.pt")
+    assert "--trust-pickle" in caught.value.remedy
+    assert not executed.exists()
+    read_state_dict(tmp_path / "c.pt", trust_pickle=True)
+    assert executed.exists()
+
+
+def test_a_bomb_as_a_plain_pickle(tmp_path: Path) -> None:
+    executed = tmp_path / "executed"
+    for protocol in (0, 2, 4):
+        (tmp_path / "c.pt").write_bytes(pickle.dumps(_Bomb(executed), protocol))
+        with pytest.raises(CheckpointError, match="plain pickle"):
+            read_state_dict(tmp_path / "c.pt", trust_pickle=True)
+    assert not executed.exists()
+
+
+def test_a_module_is_refused_by_name_or_trusted(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten()).half()
+    torch.save({"epoch": 1, "model": nn.DataParallel(network)}, tmp_path / "c.pt")
+    with pytest.raises(CheckpointError, match=r"pickled module.*torch\.nn\.modules\.conv\.Conv2d"):
+        read_state_dict(tmp_path / "c.pt")
+    found = read_state_dict(tmp_path / "c.pt", trust_pickle=True)
+    assert isinstance(found.module, nn.Sequential)
+    assert not found.module.training
+    assert found.tensors["0.weight"].dtype == torch.float32
+
+
+def test_a_trusted_module_without_its_class(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = types.ModuleType("lost_package")
+    exec("from torch import nn\nclass Lost(nn.Module): pass", vars(lost))
+    monkeypatch.setitem(sys.modules, "lost_package", lost)
+    lost.Lost.__module__ = "lost_package"
+    torch.save(lost.Lost(), tmp_path / "c.pt")
+    monkeypatch.delitem(sys.modules, "lost_package")
+    with pytest.raises(CheckpointError, match=r"lost_package\.Lost"):
+        read_state_dict(tmp_path / "c.pt")
+    with pytest.raises(CheckpointError, match=r"ModuleNotFoundError.*lost_package"):
+        read_state_dict(tmp_path / "c.pt", trust_pickle=True)
+
+
+def test_no_more_than_ten_globals_are_named(tmp_path: Path) -> None:
+    kinds = [nn.ReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Mish, nn.Tanh, nn.CELU, nn.SELU, nn.Sigmoid]
+    kinds += [nn.Identity, nn.Flatten, nn.Softplus, nn.Softsign]
+    torch.save(nn.Sequential(*(kind() for kind in kinds)), tmp_path / "c.pt")
+    with pytest.raises(CheckpointError, match=r"and 4 more") as caught:
+        read_state_dict(tmp_path / "c.pt")
+    assert caught.value.received.count("torch.nn.modules.") == 10
+
+
+def test_tensors_larger_than_their_file(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(1).expand(2**30)}, tmp_path / "c.pt")
+    with pytest.raises(CheckpointError, match="larger than their file"):
+        read_state_dict(tmp_path / "c.pt")
+
+
+def test_quantized_and_sparse_tensors(tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(2, 2).to_sparse()}, tmp_path / "c.pt")
+    with pytest.raises(CheckpointError, match="must be dense"):
+        read_state_dict(tmp_path / "c.pt")
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+def test_a_file_cut_anywhere(tmp_path: Path, legacy: bool) -> None:
+    torch.save(_weights(), tmp_path / "c.pt", _use_new_zipfile_serialization=not legacy)
+    whole = (tmp_path / "c.pt").read_bytes()
+    for length in range(0, len(whole) - 1, len(whole) // 23):
+        (tmp_path / "cut.pt").write_bytes(whole[:length])
+        with pytest.raises(CheckpointError):
+            read_state_dict(tmp_path / "cut.pt")
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data(), kind=st.sampled_from(["zip", "legacy", "safetensors"]))
+def test_a_file_with_changed_bytes_gives_weights_or_a_stated_error(
+    tmp_path: Path, data: st.DataObject, kind: str
+) -> None:
+    path = tmp_path / "c.pt"
+    if kind == "safetensors":
+        save_file(_weights(), path)
+    else:
+        torch.save(_weights(), path, _use_new_zipfile_serialization=kind == "zip")
+    changed = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        changed[data.draw(st.integers(0, len(changed) - 1))] = data.draw(st.integers(0, 255))
+    path.unlink()
+    path.write_bytes(changed)
+    try:
+        found = read_state_dict(path)
+    except LrqError:
+        return
+    assert found.tensors
