@@ -26,11 +26,14 @@ def demo(
     model = out / "model.pt"
     flags = demo_flags(out, seed=seed, recipe=recipe, force=force)
     options = options_from(model, flags)
-    _refuse_foreign_folder(out, force=bool(force))
+    _refuse_foreign_folder(out, force=options.force)
     from rich.console import Console
 
     from lrq_deploy.cli.demo_network import train_digits
     from lrq_deploy.cli.progress_view import progress_view
+    from lrq_deploy.export.output_directory import check_output
+
+    check_output(options.out, options.force)
 
     screen = Console(stderr=json)
     with progress_view(screen, quiet=quiet, plain=json) as view:
@@ -54,8 +57,6 @@ def demo_flags(
 
 
 def _refuse_foreign_folder(out: Path, *, force: bool) -> None:
-    if out.exists() and not out.is_dir():
-        raise OutputError("--out must name a folder", f"the file {out}", "pass another path")
     if not force and out.is_dir() and any(out.iterdir()):
         raise OutputError(
             "--out must be a new or empty folder",

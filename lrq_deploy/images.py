@@ -129,6 +129,16 @@ class ImageSet:
             paths = self.paths[start : start + batch_size]
             yield self.reader.normalise(torch.stack([self._decode_again(p) for p in paths]))
 
+    def labelled_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """The images of ``batches`` with their labels ``[n]``, or ``None`` without labels.
+
+        Raises:
+            ImageError: a file was removed or changed since the folder was read.
+        """
+        for index, batch in enumerate(self.batches(batch_size)):
+            first = index * batch_size
+            yield batch, None if self.labels is None else self.labels[first : first + batch_size]
+
     def _decode_again(self, path: Path) -> Tensor:
         try:
             return self.reader.pixels(path)

@@ -88,6 +88,13 @@ def test_a_demo_leaves_a_foreign_folder_alone(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+def test_a_demo_below_a_file_is_bad_input(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine", encoding="utf-8")
+    done = run_program("demo", "--out", str(tmp_path / "thesis.txt" / "demo"))
+    assert done.returncode == main.EXIT_INPUT
+    assert "received: " in done.stderr
+
+
 @pytest.mark.parametrize(
     ("error", "code", "shown"),
     [

@@ -43,6 +43,9 @@ def test_class_folders_become_labels_in_sorted_order(tmp_path: Path) -> None:
     assert found.labels.dtype == torch.int64
     assert len(found) == 4
     assert found.note == ""
+    pairs = list(found.labelled_batches(3))
+    assert [len(batch) for batch, _ in pairs] == [3, 1]
+    assert [labels.tolist() for _, labels in pairs if labels is not None] == [[0, 1, 1], [2]]
 
 
 def test_pixels_that_fit_are_kept_exactly_and_normalised(tmp_path: Path) -> None:
@@ -62,6 +65,7 @@ def test_images_without_class_folders_have_no_labels(tmp_path: Path, layout: str
         write_png(folder / f"{index}.png", index)
     found = read_image_folder(tmp_path, RGB_8, IDENTITY_RGB, num_classes=2)
     assert found.labels is None
+    assert [labels for _, labels in found.labelled_batches(2)] == [None, None]
     assert len(found) == 3
 
 
