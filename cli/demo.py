@@ -1,12 +1,12 @@
 """``lrq-deploy demo``: the whole path on a network that is trained here, without a download."""
 
-from dataclasses import replace
 from pathlib import Path
 
 from lrq_deploy.cli import quantize_parameters as parameter
 from lrq_deploy.cli.quantize import run_and_report
 from lrq_deploy.cli.quantize_flags import QuantizeFlags, command_line, options_from
 from lrq_deploy.errors import OutputError
+from lrq_deploy.options import QuantizeOptions
 
 __all__ = ["demo", "demo_flags"]
 
@@ -26,14 +26,11 @@ def demo(
     model = out / "model.pt"
     flags = demo_flags(out, seed=seed, recipe=recipe, force=force)
     options = options_from(model, flags)
-    _refuse_foreign_folder(out, force=options.force)
+    _check_folder(out, options)
     from rich.console import Console
 
     from lrq_deploy.cli.demo_network import train_digits
     from lrq_deploy.cli.progress_view import progress_view
-    from lrq_deploy.export.output_directory import check_output
-
-    check_output(options.out, options.force)
 
     screen = Console(stderr=json)
     with progress_view(screen, quiet=quiet, plain=json) as view:
@@ -52,14 +49,23 @@ def demo_flags(
     out: Path, *, seed: int | None, recipe: str | None, force: bool | None
 ) -> QuantizeFlags:
     """The flags of the ``quantize`` run behind a demo in the folder ``out``."""
-    flags = QuantizeFlags(bits=4, images=out / "digits", out=out / BUNDLE)
-    return replace(flags, seed=seed, recipe=recipe, force=force or None)
+    return QuantizeFlags(
+        bits=4,
+        images=out / "digits",
+        out=out / BUNDLE,
+        seed=seed,
+        recipe=recipe,
+        force=force or None,
+    )
 
 
-def _refuse_foreign_folder(out: Path, *, force: bool) -> None:
-    if not force and out.is_dir() and any(out.iterdir()):
+def _check_folder(out: Path, options: QuantizeOptions) -> None:
+    from lrq_deploy.export.output_directory import check_output
+
+    if not options.force and out.is_dir() and any(out.iterdir()):
         raise OutputError(
             "--out must be a new or empty folder",
             f"{out}, which holds files",
             "pass another folder, or --force to overwrite a former demo",
         )
+    check_output(options.out, options.force)
