@@ -13,6 +13,7 @@ _MOVES = frozenset(
     {
         "DepthToSpace",
         "Flatten",
+        "Gather",
         "Identity",
         "MaxPool",
         "Pad",
@@ -26,13 +27,18 @@ _MOVES = frozenset(
     }
 )
 
+# The same, but without a kernel for integers: they run on floats and the result, which lies on
+# the grid already, is stored again.
+_FLOAT_MOVES = frozenset({"Expand", "GlobalMaxPool", "ReduceMax", "ReduceMin"})
+
 
 class IntegerMovementPass(ir.passes.InPlacePass):
     """``DequantizeLinear`` -> movement becomes movement -> ``DequantizeLinear``.
 
     Requires: activation quantizers are lowered.
-    Ensures: no data movement with a per-tensor dequantized input, except padding with
-    something else than zero, and concatenation of different scales (a kernel of its own).
+    Ensures: no data movement reads a per-tensor dequantized input, except padding with
+    something else than zero, and concatenation of different scales (a kernel of its own); the
+    result of a maximum over positions is stored again.
     """
 
     def requires(self, model: ir.Model) -> None:
@@ -47,6 +53,9 @@ class IntegerMovementPass(ir.passes.InPlacePass):
             sources = _dequantized_inputs(node)
             if sources and _movable(node):
                 _move(model.graph, node, sources)
+                modified = True
+            elif sources and node.op_type in _FLOAT_MOVES:
+                _store_again(model.graph, node, sources[0])
                 modified = True
         if modified:
             ir.passes.common.RemoveUnusedNodesPass()(model)
@@ -91,13 +100,32 @@ def _move(graph: ir.Graph, node: ir.Node, sources: list[ir.Node]) -> None:
     if node.op_type == "Pad":
         _pad_with_zero_point(graph, node, zero_point)
     for output in node.outputs:
-        name, stored = output.name, ir.TensorType(ir.DataType.UINT8)
-        real = ir.Value(name=name, shape=output.shape, type=ir.TensorType(ir.DataType.FLOAT))
-        output.replace_all_uses_with(real, replace_graph_outputs=True)
-        output.name, output.type = f"{name}.stored", stored
+        real = _take_over(output)
+        output.name, output.type = f"{real.name}.stored", ir.TensorType(ir.DataType.UINT8)
         inputs = [output, scale, zero_point]
-        after = ir.node("DequantizeLinear", inputs, outputs=[real], name=f"{name}.DQ")
+        after = ir.node("DequantizeLinear", inputs, outputs=[real], name=f"{real.name}.DQ")
         graph.insert_after(node, after)
+
+
+def _store_again(graph: ir.Graph, node: ir.Node, source: ir.Node) -> None:
+    output = node.outputs[0]
+    real = _take_over(output)
+    output.name = f"{real.name}.unstored"
+    parameters = source.inputs[1:3]
+    quantize = ir.node("QuantizeLinear", [output, *parameters], name=f"{real.name}.Q")
+    stored = quantize.outputs[0]
+    stored.name, stored.shape = f"{real.name}.stored", output.shape
+    stored.type = ir.TensorType(ir.DataType.UINT8)
+    inputs = [stored, *parameters]
+    after = ir.node("DequantizeLinear", inputs, outputs=[real], name=f"{real.name}.DQ")
+    graph.insert_after(node, [quantize, after])
+
+
+def _take_over(output: ir.Value) -> ir.Value:
+    """A float value of the same name and shape that all readers of ``output`` read instead."""
+    real = ir.Value(name=output.name, shape=output.shape, type=ir.TensorType(ir.DataType.FLOAT))
+    output.replace_all_uses_with(real, replace_graph_outputs=True)
+    return real
 
 
 def _pad_with_zero_point(graph: ir.Graph, node: ir.Node, zero_point: ir.Value | None) -> None:

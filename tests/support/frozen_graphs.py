@@ -84,6 +84,12 @@ class FrozenGraphBuilder:
         )
         return self._module(name, FrozenQuantizer(qparams), qparams, x, source=name)
 
+    def reuse(self, quantized: Value, x: Value) -> Value:
+        """Call the quantizer of ``quantized`` once more, on ``x``."""
+        module = self._root.get_submodule(quantized.source)
+        node = self._graph.call_module(quantized.source, (x.node,))
+        return Value(node, module(x.data), quantized.source)
+
     def layer(
         self,
         x: Value,

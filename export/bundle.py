@@ -1,0 +1,145 @@
+"""The bundle: the one directory that leaves the project, whole, hashed and readable again."""
+
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from lrq_deploy import __version__
+from lrq_deploy.errors import BundleError
+from lrq_deploy.export.image_grid import grid_png
+from lrq_deploy.export.manifest import MANIFEST_NAME, FileRecord, Manifest
+from lrq_deploy.export.output_directory import check_output, publish
+from lrq_deploy.export.student_file import read_student, student_bytes
+from lrq_deploy.student.frozen import QuantizedModel
+
+__all__ = ["GRID_NAME", "STUDENT_NAME", "Bundle", "check_output", "load_bundle", "write_bundle"]
+
+STUDENT_NAME = "student.safetensors"
+GRID_NAME = "synthetic.png"
+_LIBRARIES = ("torch", "onnx", "onnxruntime", "onnx-ir", "onnxscript", "numpy")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle on the disk.
+
+    Attributes:
+        path: the directory.
+        manifest: its checked contents.
+    """
+
+    path: Path
+    manifest: Manifest
+
+    def file(self, name: str) -> Path:
+        """Path of a file of the bundle.
+
+        Raises:
+            BundleError: the bundle has no such file.
+        """
+        if name not in self.manifest.files:
+            raise BundleError(
+                "the bundle must hold the file",
+                f"{name} is missing; it has {', '.join(sorted(self.manifest.files))}",
+                "write the bundle again with the target that needs it",
+            )
+        return self.path / name
+
+    def model(self) -> QuantizedModel:
+        """The student, rebuilt from its file.
+
+        Raises:
+            BundleError: the file does not hold a student.
+        """
+        return read_student(self.file(STUDENT_NAME))
+
+
+def write_bundle(
+    out: Path,
+    model: QuantizedModel,
+    graphs: Mapping[str, bytes],
+    synthetic: Tensor,
+    seed: int,
+    options: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    force: bool = False,
+    created: datetime | None = None,
+) -> Bundle:
+    """Write a bundle atomically; the same arguments give the same bytes.
+
+    Args:
+        out: directory to create.
+        model: the student.
+        graphs: serialised ONNX graphs by file name, for instance ``model.onnx``.
+        synthetic: normalised images ``[N, C, H, W]``, N at least 1; the first 64 are shown.
+        seed: of the run.
+        options: what the user asked for, as plain values.
+        metrics: all figures, as plain values; finite numbers only.
+        force: replace a bundle at ``out``.
+        created: time in the manifest; now, if not given.
+
+    Raises:
+        OutputError: see ``check_output``.
+        ExportError: the student cannot be stored.
+    """
+    files = {
+        **graphs,
+        STUDENT_NAME: student_bytes(model),
+        GRID_NAME: grid_png(synthetic, model.preprocessing),
+    }
+    manifest = Manifest(
+        created=(created or datetime.now(UTC)).isoformat(timespec="seconds"),
+        versions=_versions(),
+        name=model.name,
+        teacher_fingerprint=model.teacher_fingerprint,
+        scheme=asdict(model.scheme),
+        input_shape=model.input_shape,
+        num_classes=model.num_classes,
+        preprocessing=asdict(model.preprocessing),
+        seed=seed,
+        options=dict(options),
+        metrics=dict(metrics),
+        files={name: FileRecord.of(data) for name, data in sorted(files.items())},
+    )
+    publish(out, {**files, MANIFEST_NAME: manifest.to_bytes()}, force)
+    return Bundle(out, manifest)
+
+
+def load_bundle(path: Path) -> Bundle:
+    """Open a bundle and check every file against its hash.
+
+    Raises:
+        BundleError: not a bundle, another schema, a missing file or a changed one.
+    """
+    manifest = Manifest.read(path)
+    for name, record in manifest.files.items():
+        if Path(name).name != name:
+            raise BundleError(
+                "files of a bundle must lie in its directory", repr(name), "get it again"
+            )
+        try:
+            found = FileRecord.of((path / name).read_bytes())
+        except OSError as error:
+            raise BundleError(
+                "every file of the manifest must be there",
+                f"{name}: {error.strerror or error}",
+                "get the bundle again from where it was made",
+            ) from error
+        if found != record:
+            raise BundleError(
+                "every file must have the SHA-256 of the manifest",
+                f"{name} with {found.sha256[:12]}, {found.size_bytes} bytes",
+                "get the bundle again from where it was made, or write it again",
+            )
+    return Bundle(path, manifest)
+
+
+def _versions() -> dict[str, str]:
+    found = {name: version(name) for name in _LIBRARIES}
+    return {"lrq-deploy": __version__, "python": platform.python_version(), **found}

@@ -1,0 +1,132 @@
+"""Directories that appear whole or not at all."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from lrq_deploy.errors import BundleError, OutputError
+from lrq_deploy.export.manifest import MANIFEST_NAME, Manifest
+
+__all__ = ["check_output", "publish"]
+
+
+def check_output(out: Path, force: bool) -> None:
+    """Refuse an output directory before any work is done; writes nothing.
+
+    Raises:
+        OutputError: it cannot be created or written, it holds something, or ``force`` would
+            delete things that are not a bundle.
+    """
+    if out.exists() and not out.is_dir():
+        raise OutputError("--out must be a directory", f"the file {out}", "choose another --out")
+    existing = next(p for p in [out, *out.absolute().parents] if p.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise OutputError(
+            "--out must lie in a directory that can be written", f"{existing}", "choose another"
+        )
+    if out.exists() and not os.access(out.absolute().parent, os.W_OK | os.X_OK):
+        raise OutputError(
+            "--out must lie in a directory that can be written",
+            f"{out.absolute().parent}",
+            "choose another",
+        )
+    entries = {entry.name for entry in out.iterdir()} if out.exists() else set()
+    if not entries:
+        return
+    if not force:
+        raise OutputError(
+            "--out must be empty or not exist yet",
+            f"{out} with {len(entries)} entries",
+            "choose another --out, or replace the bundle there with --force",
+        )
+    _check_replaceable(out, entries)
+
+
+def publish(out: Path, files: Mapping[str, bytes], force: bool) -> None:
+    """Write ``files`` into a new directory ``out`` that is complete when it appears.
+
+    An existing bundle stays untouched until the new one is on the disk.
+
+    Raises:
+        OutputError: as ``check_output``, or the disk refuses.
+    """
+    check_output(out, force)
+    out = out.absolute()
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
+    except OSError as error:
+        raise _refused(out, error) from error
+    try:
+        for name, data in files.items():
+            _write(partial / name, data)
+        partial.chmod(0o777 & ~_umask())
+        _sync_directory(partial)
+        _swap(partial, out)
+        _sync_directory(out.parent)
+    except OSError as error:
+        raise _refused(out, error) from error
+    finally:
+        # Also after an interrupt; once the directory has been renamed there is nothing to remove.
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _check_replaceable(out: Path, entries: set[str]) -> None:
+    try:
+        known = {MANIFEST_NAME, *Manifest.read(out).files}
+    except BundleError:
+        known = set()
+    foreign = sorted(entries - known)
+    if foreign:
+        raise OutputError(
+            "--force replaces only a bundle of lrq-deploy",
+            f"{out}, which also holds {', '.join(foreign[:5])}",
+            "choose another --out, or remove these yourself",
+        )
+
+
+def _swap(partial: Path, out: Path) -> None:
+    if not out.exists():
+        partial.rename(out)
+        return
+    old = partial.with_suffix(".old")
+    out.rename(old)
+    try:
+        partial.rename(out)
+    finally:
+        if not out.exists():
+            old.rename(out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _write(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_directory(path: Path) -> None:
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _refused(out: Path, error: OSError) -> OutputError:
+    return OutputError(
+        "the bundle must be written completely",
+        f"{error.strerror or error} at {error.filename or out}",
+        "free space on the disk or choose another --out; nothing was left behind",
+    )

@@ -1,0 +1,159 @@
+"""``student.safetensors``: integer weights, biases, the scale table and the graph, no code."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from lrq_deploy.errors import BundleError
+from lrq_deploy.export.graph_document import graph_from_json, graph_to_json
+from lrq_deploy.qparams import ScaleTable
+from lrq_deploy.scheme import Scheme
+from lrq_deploy.student.frozen import FrozenLayer, FrozenQuantizer, LayerSpec, QuantizedModel
+from lrq_deploy.teacher import Preprocessing
+
+__all__ = ["STUDENT_SCHEMA", "read_student", "student_bytes"]
+
+STUDENT_SCHEMA = 1
+# One key only: safetensors keeps metadata in a hash map whose order differs between runs.
+_METADATA_KEY = "lrq_student"
+
+
+def student_bytes(model: QuantizedModel) -> bytes:
+    """Serialise a student; the same student gives the same bytes.
+
+    Tensors: ``NAME.weight_q`` int8 and ``NAME.bias`` float32 per layer, ``NAME.scale`` and
+    ``NAME.zero_point`` per entry of the scale table, and constants of the graph by path.
+
+    Raises:
+        ExportError: the graph holds something that the file cannot state.
+    """
+    tensors = dict(model.table.tensors())
+    for name, layer in model.layers().items():
+        tensors[f"{name}.weight_q"] = layer.weight_q
+        if layer.bias is not None:
+            tensors[f"{name}.bias"] = layer.bias
+    for path in _constant_paths(model):
+        tensors[path] = _attribute(model.graph, path)
+    tensors = {name: tensors[name].detach().cpu().clone().contiguous() for name in sorted(tensors)}
+    text = json.dumps(_document(model), sort_keys=True, allow_nan=False)
+    return save(tensors, {_METADATA_KEY: text})
+
+
+def read_student(path: Path) -> QuantizedModel:
+    """Rebuild the student of a file that ``student_bytes`` made.
+
+    Raises:
+        BundleError: the file is damaged, of another schema, or states a graph that is not allowed.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(_METADATA_KEY, "{}")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return _model(json.loads(text), tensors)
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise BundleError(
+            "student.safetensors must hold a student of lrq-deploy",
+            f"{path} ({type(error).__name__}: {error})",
+            "get the bundle again from where it was made",
+        ) from error
+
+
+def _document(model: QuantizedModel) -> dict[str, Any]:
+    layers = {
+        name: {**asdict(layer.spec), "input_quantizer": layer.input_quantizer}
+        for name, layer in model.layers().items()
+    }
+    return {
+        "schema_version": STUDENT_SCHEMA,
+        "scheme": asdict(model.scheme),
+        "input_shape": list(model.input_shape),
+        "num_classes": model.num_classes,
+        "preprocessing": asdict(model.preprocessing),
+        "name": model.name,
+        "teacher_fingerprint": model.teacher_fingerprint,
+        "table": model.table.to_json(),
+        "quantizers": list(model.quantizers()),
+        "layers": layers,
+        "constants": _constant_paths(model),
+        "graph": graph_to_json(model.graph.graph),
+    }
+
+
+def _model(document: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> QuantizedModel:
+    version = document.get("schema_version")
+    if version != STUDENT_SCHEMA:
+        raise BundleError(
+            f"student schema_version must be {STUDENT_SCHEMA}",
+            repr(version),
+            "use the lrq-deploy version that wrote the bundle",
+        )
+    table = ScaleTable.from_json(document["table"], tensors)
+    root = nn.Module()
+    for name in document["quantizers"]:
+        _place(root, name, FrozenQuantizer(table[name]))
+    for name, fields in document["layers"].items():
+        _place(root, name, _layer(name, fields, table, tensors))
+    for path in document["constants"]:
+        folder, leaf = _folder(root, path)
+        folder.register_buffer(leaf, tensors[path])
+    preprocessing = dict(document["preprocessing"])
+    for key in ("mean", "std"):
+        preprocessing[key] = tuple(preprocessing[key])
+    channels, height, width = document["input_shape"]
+    return QuantizedModel(
+        graph=graph_from_json(document["graph"], root),
+        table=table,
+        scheme=Scheme(**document["scheme"]),
+        input_shape=(channels, height, width),
+        num_classes=document["num_classes"],
+        preprocessing=Preprocessing(**preprocessing),
+        name=document["name"],
+        teacher_fingerprint=document["teacher_fingerprint"],
+    )
+
+
+def _layer(
+    name: str, fields: Mapping[str, Any], table: ScaleTable, tensors: Mapping[str, Tensor]
+) -> FrozenLayer:
+    values: dict[str, Any] = {
+        key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()
+    }
+    quantizer = values.pop("input_quantizer")
+    spec = LayerSpec(**values)
+    weight = tensors[f"{name}.weight_q"]
+    if weight.dtype != torch.int8:
+        raise ValueError(f"{name}.weight_q is {weight.dtype}, not int8")
+    return FrozenLayer(spec, table[name], quantizer, weight, tensors.get(f"{name}.bias"))
+
+
+def _constant_paths(model: QuantizedModel) -> list[str]:
+    nodes = model.graph.graph.nodes
+    return sorted({str(node.target) for node in nodes if node.op == "get_attr"})
+
+
+def _attribute(root: nn.Module, path: str) -> Tensor:
+    folder, _, leaf = path.rpartition(".")
+    value: Tensor = getattr(root.get_submodule(folder), leaf)
+    return value
+
+
+def _folder(root: nn.Module, path: str) -> tuple[nn.Module, str]:
+    """The module that holds ``path``, made where it is missing, and the last name."""
+    *parents, leaf = path.split(".")
+    for parent in parents:
+        if parent not in dict(root.named_children()):
+            root.add_module(parent, nn.Module())
+        root = root.get_submodule(parent)
+    return root, leaf
+
+
+def _place(root: nn.Module, path: str, module: nn.Module) -> None:
+    folder, leaf = _folder(root, path)
+    folder.add_module(leaf, module)
