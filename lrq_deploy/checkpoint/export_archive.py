@@ -1,10 +1,10 @@
 """Reading a ``torch.export`` archive without running code from it.
 
 ``torch.export.load`` is not safe on a foreign file. As of torch 2.15 it unpickles sample inputs
-and pickled constants without restriction, evaluates size expressions through sympy, imports
-modules named by an input structure, resolves operators by attribute access from ``torch``
-(``torch.os.system``), executes guard strings, and loads compiled libraries. So the archive is
-read here, checked, and handed over as a rewritten copy in memory without what is not needed.
+and pickled constants without restriction, evaluates size expressions as Python through sympy,
+imports modules that an input structure names and loads compiled libraries, and the program's
+module executes guard strings. So the archive is read here, checked, and handed over as a
+rewritten copy in memory without what is not needed.
 """
 
 import io

@@ -1,0 +1,188 @@
+"""Networks by name and from the user's own file."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from lrq_deploy.architecture import build_architecture
+from lrq_deploy.errors import CheckpointError, OptionError
+
+pytestmark = pytest.mark.unit
+
+NET = """
+from torch import nn
+from blocks_of_{tag} import body
+
+WIDTH = 4
+
+def build():
+    return nn.Sequential(body(), nn.Linear(WIDTH, 3))
+
+def build_for(num_classes):
+    return nn.Sequential(body(), nn.Linear(WIDTH, num_classes))
+
+class Network(nn.Sequential):
+    def __init__(self, num_classes=7):
+        super().__init__(body(), nn.Linear(WIDTH, num_classes))
+
+def wants_more(depth, num_classes=3):
+    return build()
+
+def breaks():
+    return nn.Linear(WIDTH, None)
+
+def leaves():
+    raise SystemExit(3)
+
+def no_network():
+    return [1]
+"""
+
+
+@pytest.fixture
+def net(tmp_path: Path) -> Path:
+    (tmp_path / f"blocks_of_{tmp_path.name}.py").write_text(
+        "from torch import nn\ndef body():\n    return nn.Flatten()\n"
+    )
+    path = tmp_path / "net.py"
+    path.write_text(NET.replace("{tag}", tmp_path.name))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("factory", "num_classes", "rows"),
+    [
+        ("build", None, 3),
+        ("build", 9, 3),
+        ("build_for", 9, 9),
+        ("Network", 9, 9),
+        ("Network", None, 7),
+    ],
+)
+def test_a_file_with_a_sibling(net: Path, factory: str, num_classes: int | None, rows: int) -> None:
+    path_before, names_before = list(sys.path), set(sys.modules)
+    found = build_architecture(f"{net}:{factory}", num_classes)
+    assert found.module(torch.zeros(1, 4)).shape == (1, rows)
+    assert not found.module.training
+    assert (found.name, found.input_shape, found.mean) == (factory, None, None)
+    assert sys.path == path_before
+    added = set(sys.modules) - names_before
+    assert all(name.startswith("_lrq_arch_") for name in added)
+    assert not (net.parent / "__pycache__").exists()
+
+
+def test_an_edited_file_is_read_again(net: Path) -> None:
+    build_architecture(f"{net}:build")
+    net.write_text(net.read_text().replace("WIDTH = 4", "WIDTH = 6"))
+    assert build_architecture(f"{net}:build").module[1].in_features == 6  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("factory", "error", "said"),
+    [
+        ("biuld", OptionError, r"'biuld'.*build, build_for.*did you mean build\?"),
+        ("WIDTH", OptionError, "not callable"),
+        ("wants_more", OptionError, "needs depth"),
+        ("build_for", OptionError, "needs num_classes"),
+        ("breaks", CheckpointError, r"TypeError.*from breaks in .*line 21"),
+        ("leaves", CheckpointError, "SystemExit: 3"),
+        ("no_network", CheckpointError, r"torch\.nn\.Module; got list"),
+    ],
+)
+def test_factories_that_do_not_serve(
+    net: Path, factory: str, error: type[Exception], said: str
+) -> None:
+    path_before = list(sys.path)
+    with pytest.raises(error, match=said):
+        build_architecture(f"{net}:{factory}")
+    assert sys.path == path_before
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("import torch\n\nimport no_such_package_at_all\n", r"ModuleNotFoundError.*line 3"),
+        ("x = 1\ny = = 2\n", r"SyntaxError.*line 2"),
+        ("def f():\n    raise ValueError('odd width')\nf()\n", r"ValueError: odd width.*line 2"),
+        ("import sys\nsys.exit('usage: train.py')\n", r"SystemExit: usage: train\.py.*line 2"),
+    ],
+)
+def test_files_that_fail_to_import(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "net.py").write_text(text)
+    names_before = set(sys.modules)
+    with pytest.raises(CheckpointError, match=said):
+        build_architecture(f"{tmp_path / 'net.py'}:build")
+    assert not any(name.startswith("_lrq_arch_") for name in set(sys.modules) - names_before)
+
+
+def test_the_file_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=r"no file at .*net\.py"):
+        build_architecture(f"{tmp_path / 'net.py'}:build")
+
+
+@pytest.mark.parametrize("spec", ["", "resnet18", ":build", "net.py:", "torchvision: "])
+def test_malformed(spec: str) -> None:
+    with pytest.raises(OptionError, match="--arch must be"):
+        build_architecture(spec)
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("torchvision:resnet81", "resnet18"),
+        ("torchvision:fasterrcnn_resnet50_fpn", "classifier that torchvision has"),
+        ("timm:hf-hub:someone/model", "without a download"),
+    ],
+)
+def test_unknown_names(spec: str, said: str) -> None:
+    with pytest.raises(OptionError, match=said):
+        build_architecture(spec)
+
+
+def test_a_torchvision_name_tells_its_input() -> None:
+    found = build_architecture("torchvision:mobilenet_v3_small", 11)
+    assert found.input_shape == (3, 224, 224)
+    assert found.mean == (0.485, 0.456, 0.406)
+    assert found.std == (0.229, 0.224, 0.225)
+    assert found.resize == 256
+    assert found.module(torch.zeros(1, 3, 64, 64)).shape == (1, 11)
+
+
+def test_inception_answers_without_auxiliary_heads() -> None:
+    """Mean and std 0.5 stand for the inner normalisation of the released weights."""
+    import torchvision
+
+    found = build_architecture("torchvision:googlenet", 5)
+    assert not any(name.startswith("aux") for name, _ in found.module.named_parameters())
+    released = torchvision.models.googlenet(
+        num_classes=5, aux_logits=False, transform_input=True, init_weights=False
+    ).eval()
+    released.load_state_dict(found.module.state_dict())
+    pixels = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    imagenet = torchvision.transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert found.mean is not None
+    own = torchvision.transforms.Normalize(found.mean, found.std)
+    with torch.no_grad():
+        wanted, got = released(imagenet(pixels)), found.module(own(pixels))
+    torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_timm_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(OptionError, match=r"pip install 'lrq-deploy\[timm\]'"):
+        build_architecture("timm:resnet18")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="timm is not installed")
+def test_a_timm_name_tells_its_input() -> None:
+    found = build_architecture("timm:resnet10t", 6)
+    assert found.input_shape == (3, 176, 176)
+    assert found.mean == (0.485, 0.456, 0.406)
+    assert found.resize is not None
+    assert found.resize >= 176
+    assert found.module(torch.zeros(1, 3, 64, 64)).shape == (1, 6)
+    with pytest.raises(OptionError, match="resnet10t"):
+        build_architecture("timm:resnet10tt")
