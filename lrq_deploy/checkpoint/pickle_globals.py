@@ -37,8 +37,11 @@ _TENSOR_GLOBALS = frozenset(
         "torch.Size",
         "torch.Tensor",
         "torch._tensor._rebuild_from_type_v2",
+        "torch._utils._rebuild_meta_tensor_no_storage",
         "torch._utils._rebuild_parameter",
         "torch._utils._rebuild_parameter_with_state",
+        "torch._utils._rebuild_qtensor",
+        "torch._utils._rebuild_sparse_tensor",
         "torch._utils._rebuild_tensor",
         "torch._utils._rebuild_tensor_v2",
         "torch._utils._rebuild_tensor_v3",
@@ -51,11 +54,12 @@ _TENSOR_GLOBALS = frozenset(
 )
 _STORAGE_KINDS = (
     *("BFloat16", "Bool", "Byte", "Char", "ComplexDouble", "ComplexFloat"),
-    *("Double", "Float", "Half", "Int", "Long", "Short"),
+    *("Double", "Float", "Half", "Int", "Long", "Short", "QInt8", "QUInt8", "QInt32"),
 )
 _DTYPES = (
     *("bfloat16", "float16", "float32", "float64", "bool", "complex32", "complex64", "complex128"),
     *("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+    *("qint8", "quint8", "qint32", "per_tensor_affine", "per_channel_affine"),
 )
 _SAFE_GLOBALS = (
     _TENSOR_GLOBALS

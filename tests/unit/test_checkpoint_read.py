@@ -210,8 +210,16 @@ def test_tensors_larger_than_their_file(tmp_path: Path) -> None:
         read_state_dict(tmp_path / "c.pt")
 
 
-def test_quantized_and_sparse_tensors(tmp_path: Path) -> None:
-    torch.save({"a": torch.ones(2, 2).to_sparse()}, tmp_path / "c.pt")
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+@pytest.mark.parametrize("kind", ["sparse", "quantized", "meta"])
+def test_tensors_that_are_not_plain(tmp_path: Path, kind: str) -> None:
+    if kind == "sparse":
+        tensor = torch.ones(2, 2).to_sparse()
+    elif kind == "meta":
+        tensor = torch.ones(2, device="meta")
+    else:
+        tensor = torch.quantize_per_tensor(torch.ones(2, 2), 0.5, 0, torch.qint8)
+    torch.save({"a": tensor}, tmp_path / "c.pt")
     with pytest.raises(CheckpointError, match="must be dense"):
         read_state_dict(tmp_path / "c.pt")
 

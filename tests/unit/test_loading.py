@@ -76,22 +76,28 @@ def test_the_name_tells_what_the_options_do_not(tmp_path: Path) -> None:
     imagenet = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     assert found.preprocessing == Preprocessing(*imagenet, known=True, resize=256)
     assert isinstance(found.program, nn.Module)
-    assert torch.equal(found.program.fc.weight, network.fc.weight)  # type: ignore[union-attr]
+    assert torch.equal(found.program.state_dict()["fc.weight"], network.state_dict()["fc.weight"])
     given = dataclasses.replace(options, input_shape=(3, 64, 64), mean=(0.5,) * 3, std=(0.25,) * 3)
     found = load_model(given)
     assert found.input_shape == (3, 64, 64)
     assert found.preprocessing == Preprocessing((0.5,) * 3, (0.25,) * 3, known=True)
 
 
-def test_a_checkpoint_with_auxiliary_heads(tmp_path: Path) -> None:
+def test_googlenet_answers_as_released(tmp_path: Path) -> None:
+    """Its auxiliary heads are left over; mean and std 0.5 stand for its inner normalisation."""
     import torchvision
 
-    network = torchvision.models.googlenet(num_classes=4, aux_logits=True, init_weights=False)
-    torch.save(network.state_dict(), tmp_path / "weights.pt")
+    released = torchvision.models.googlenet(
+        num_classes=4, aux_logits=True, transform_input=True, init_weights=False
+    ).eval()
+    torch.save(released.state_dict(), tmp_path / "weights.pt")
     found = load_model(_options(tmp_path, arch="torchvision:googlenet"))
-    images = torch.randn(1, 3, 64, 64)
+    pixels = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    imagenet = torchvision.transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    own = torchvision.transforms.Normalize(found.preprocessing.mean, found.preprocessing.std)
     with torch.no_grad():
-        assert torch.equal(_logits(found.program, images), network.eval()(images))
+        wanted = released(imagenet(pixels))
+    torch.testing.assert_close(_logits(found.program, own(pixels)), wanted, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
