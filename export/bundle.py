@@ -1,5 +1,6 @@
 """The bundle: the one directory that leaves the project, whole, hashed and readable again."""
 
+import json
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -87,6 +88,8 @@ def write_bundle(
     Raises:
         OutputError: see ``check_output``.
         ExportError: the student cannot be stored.
+        TypeError: an option or a metric is no plain value.
+        ValueError: one is not finite.
     """
     files = {
         **graphs,
@@ -101,10 +104,10 @@ def write_bundle(
         scheme=asdict(model.scheme),
         input_shape=model.input_shape,
         num_classes=model.num_classes,
-        preprocessing=asdict(model.preprocessing),
+        preprocessing=_plain(asdict(model.preprocessing)),
         seed=seed,
-        options=dict(options),
-        metrics=dict(metrics),
+        options=_plain(options),
+        metrics=_plain(metrics),
         files={name: FileRecord.of(data) for name, data in sorted(files.items())},
     )
     publish(out, {**files, MANIFEST_NAME: manifest.to_bytes()}, force)
@@ -138,6 +141,12 @@ def load_bundle(path: Path) -> Bundle:
                 "get the bundle again from where it was made, or write it again",
             )
     return Bundle(path, manifest)
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values as they will be read again."""
+    result: dict[str, Any] = json.loads(json.dumps(values, allow_nan=False))
+    return result
 
 
 def _versions() -> dict[str, str]:

@@ -138,11 +138,12 @@ def bias_integers(
     integers = np.rint(exact)
     # A float32 bias and a float32 step each carry half a unit in the last place.
     tolerance = 1e-3 + np.abs(integers) * 2.0**-22
-    if np.any(np.abs(exact - integers) > tolerance) or np.any(np.abs(integers) > _INT32_MAX):
+    too_large = np.abs(integers) > _INT32_MAX + tolerance
+    if np.any(np.abs(exact - integers) > tolerance) or np.any(too_large):
         worst = float(np.max(np.abs(exact - integers)))
         raise ExportError(
             "biases must be multiples of scale_x * scale_w within 32 bits",
             f"{name} up to {worst:.3g} steps off the grid, {np.max(np.abs(integers)):.3g} steps",
             "this is a fault of lrq-deploy; please report it with the network's name",
         )
-    return integers.astype(np.int32)
+    return np.clip(integers, -_INT32_MAX, _INT32_MAX).astype(np.int32)

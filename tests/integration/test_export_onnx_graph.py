@@ -1,6 +1,5 @@
 """The dialect on hand-built students: structure, parity, integer coverage."""
 
-import functools
 from collections import Counter
 
 import numpy as np
@@ -26,11 +25,6 @@ from lrq_deploy.export.session import open_session
 from lrq_deploy.student.frozen import LayerSpec, QuantizedModel
 
 pytestmark = pytest.mark.integration
-
-
-@functools.cache
-def student(name: str) -> QuantizedModel:
-    return STUDENTS[name]()
 
 
 def serialised(model: QuantizedModel, packed: bool = True) -> bytes:

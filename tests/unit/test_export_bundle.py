@@ -1,0 +1,214 @@
+"""Bundles: round trip, atomicity, refusals."""
+
+import dataclasses
+import json
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support.frozen_graphs import mobile_student, residual_student
+from torch import Tensor
+
+from lrq_deploy.errors import BundleError, OutputError
+from lrq_deploy.export import output_directory
+from lrq_deploy.export.bundle import Bundle, check_output, load_bundle, write_bundle
+from lrq_deploy.student.frozen import QuantizedModel
+
+pytestmark = pytest.mark.unit
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+def images(model: QuantizedModel, count: int = 5) -> Tensor:
+    return torch.randn(count, *model.input_shape, generator=torch.Generator().manual_seed(3))
+
+
+def write(out: Path, model: QuantizedModel | None = None, **changes: Any) -> Bundle:
+    model = model or residual_student(4, 4, blocks=(1, 1))
+    arguments: dict[str, Any] = {
+        "graphs": {"model.onnx": b"graph"},
+        "synthetic": images(model),
+        "seed": 7,
+        "options": {"recipe": "fast"},
+        "metrics": {"parity": {"same_top1": 1.0}},
+        "created": NOON,
+        **changes,
+    }
+    return write_bundle(out, model, **arguments)
+
+
+@pytest.mark.parametrize("make", [residual_student, mobile_student])
+def test_round_trip_gives_identical_logits(tmp_path: Path, make: Any) -> None:
+    model = make()
+    write(tmp_path / "out", model)
+    again = load_bundle(tmp_path / "out").model()
+    x = images(model)
+    assert torch.equal(again.logits(x), model.logits(x))
+    for field in ("scheme", "input_shape", "num_classes", "preprocessing", "name"):
+        assert getattr(again, field) == getattr(model, field)
+    assert list(again.layers()) == list(model.layers())
+    assert again.table.to_json() == model.table.to_json()
+    assert again.table.tensors().keys() == model.table.tensors().keys()
+
+
+def test_a_rebuilt_student_is_written_to_the_same_bytes(tmp_path: Path) -> None:
+    first = write(tmp_path / "a", mobile_student())
+    second = write(tmp_path / "b", load_bundle(tmp_path / "a").model())
+    assert first.manifest == dataclasses.replace(second.manifest)
+    for name in [*first.manifest.files, "manifest.json"]:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_manifest_states_everything(tmp_path: Path) -> None:
+    write(tmp_path / "deep" / "out")
+    document = json.loads((tmp_path / "deep" / "out" / "manifest.json").read_text())
+    assert document["schema_version"] == 1
+    assert document["created"] == "2026-01-01T12:00:00+00:00"
+    assert document["seed"] == 7
+    assert document["scheme"]["weight_bits"] == 4
+    assert document["versions"]["torch"] == torch.__version__.split("+")[0] or torch.__version__
+    assert set(document["files"]) == {"model.onnx", "student.safetensors", "synthetic.png"}
+    assert sorted(os.listdir(tmp_path / "deep")) == ["out"]
+
+
+def test_only_the_time_differs_between_equal_runs(tmp_path: Path) -> None:
+    first, second = write(tmp_path / "a"), write(tmp_path / "b", created=None)
+    assert first.manifest.created != second.manifest.created
+    later = dataclasses.replace(second.manifest, created=first.manifest.created)
+    assert later == first.manifest
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "student.safetensors", "synthetic.png"])
+def test_a_changed_file_is_refused(tmp_path: Path, name: str) -> None:
+    write(tmp_path / "out")
+    data = bytearray((tmp_path / "out" / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / "out" / name).write_bytes(bytes(data))
+    with pytest.raises(BundleError, match=name):
+        load_bundle(tmp_path / "out")
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "out")
+    (tmp_path / "out" / "synthetic.png").unlink()
+    with pytest.raises(BundleError, match=r"synthetic\.png"):
+        load_bundle(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"schema_version": 2},
+        {"producer": "someone else"},
+        {"files": None},
+        {"surprise": 1},
+    ],
+)
+def test_a_manifest_of_another_kind_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    write(tmp_path / "out")
+    path = tmp_path / "out" / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(BundleError):
+        load_bundle(tmp_path / "out")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe"])
+def test_a_broken_manifest_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "manifest.json").write_bytes(content)
+    with pytest.raises(BundleError, match=r"manifest\.json"):
+        load_bundle(tmp_path)
+
+
+def test_a_manifest_cannot_point_outside(tmp_path: Path) -> None:
+    write(tmp_path / "out")
+    path = tmp_path / "out" / "manifest.json"
+    document = json.loads(path.read_text())
+    document["files"]["../stolen"] = document["files"].pop("model.onnx")
+    path.write_text(json.dumps(document))
+    with pytest.raises(BundleError, match="stolen"):
+        load_bundle(tmp_path / "out")
+
+
+def test_no_directory_and_no_such_file(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="lrq-deploy quantize"):
+        load_bundle(tmp_path / "none")
+    with pytest.raises(BundleError, match=r"engine\.plan"):
+        write(tmp_path / "out").file("engine.plan")
+
+
+def test_an_existing_bundle_is_kept_without_force(tmp_path: Path) -> None:
+    first = write(tmp_path / "out")
+    with pytest.raises(OutputError, match="--force"):
+        write(tmp_path / "out", seed=8)
+    assert load_bundle(tmp_path / "out") == first
+
+
+def test_force_replaces_a_bundle(tmp_path: Path) -> None:
+    write(tmp_path / "out")
+    write(tmp_path / "out", seed=8, force=True, graphs={"other.onnx": b"x"})
+    assert load_bundle(tmp_path / "out").manifest.seed == 8
+    assert not (tmp_path / "out" / "model.onnx").exists()
+    assert os.listdir(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize("bundle_first", [False, True])
+def test_force_never_deletes_other_things(tmp_path: Path, bundle_first: bool) -> None:
+    out = tmp_path / "out"
+    if bundle_first:
+        write(out)
+    out.mkdir(exist_ok=True)
+    (out / "thesis.tex").write_text("dear")
+    with pytest.raises(OutputError, match=r"thesis\.tex"):
+        write(out, force=True)
+    assert (out / "thesis.tex").read_text() == "dear"
+
+
+def test_an_empty_directory_is_used(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    write(tmp_path / "out")
+    assert load_bundle(tmp_path / "out").manifest.seed == 7
+
+
+def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    for out in (tmp_path / "file", tmp_path / "file" / "out"):
+        with pytest.raises(OutputError):
+            check_output(out, force=True)
+
+
+def test_a_read_only_parent_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Root may write everywhere, so the answer of the system is replaced, not the permission.
+    monkeypatch.setattr(output_directory.os, "access", lambda path, mode: False)
+    with pytest.raises(OutputError, match="can be written"):
+        check_output(tmp_path / "out", force=False)
+
+
+def test_check_output_writes_nothing(tmp_path: Path) -> None:
+    check_output(tmp_path / "a" / "b", force=False)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("existing", [False, True])
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_interrupted_writing_leaves_no_half_bundle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, existing: bool, error: BaseException
+) -> None:
+    if existing:
+        write(tmp_path / "out")
+    real = output_directory._write
+
+    def fail_at_the_manifest(path: Path, data: bytes) -> None:
+        if path.name == "manifest.json":
+            raise error
+        real(path, data)
+
+    monkeypatch.setattr(output_directory, "_write", fail_at_the_manifest)
+    expected = OutputError if isinstance(error, OSError) else KeyboardInterrupt
+    with pytest.raises(expected):
+        write(tmp_path / "out", seed=8, force=existing)
+    assert os.listdir(tmp_path) == (["out"] if existing else [])
+    if existing:
+        assert load_bundle(tmp_path / "out").manifest.seed == 7
