@@ -1,0 +1,39 @@
+"""Batch-norm statistics loss: synthetic batches must look to the teacher as its data did.
+
+GDFQ (arXiv 2003.03603, eq. 4): for every BatchNorm l, the distance of the mean and variance of
+its input over the batch to the stored ones. Ours is relative to the stored deviation,
+``mean_c ((mu - mu_l) / sigma_l)^2 + (sigma / sigma_l - 1)^2``, averaged over layers, so that one
+weight serves networks of any scale.
+"""
+
+import torch
+from torch import Tensor
+
+from lrq_deploy.graph.statistics import NormStatistics
+
+__all__ = ["statistics_loss"]
+
+EPSILON = 1e-5
+
+
+def statistics_loss(taps: list[Tensor], stored: tuple[NormStatistics, ...]) -> Tensor:
+    """Mean relative distance of the batch statistics to the stored ones.
+
+    Args:
+        taps: BatchNorm inputs, each ``[N, C, ...]``.
+        stored: running statistics, each ``[C]``, in the order of ``taps``.
+
+    Returns:
+        Scalar, 0 where all statistics agree.
+    """
+    terms = [_distance(tap, norm) for tap, norm in zip(taps, stored, strict=True)]
+    return torch.stack(terms).mean()
+
+
+def _distance(tap: Tensor, norm: NormStatistics) -> Tensor:
+    axes = [axis for axis in range(tap.dim()) if axis != 1]
+    var, mean = torch.var_mean(tap, axes, correction=0)
+    deviation = (norm.var + EPSILON).sqrt()
+    mean_error = (mean - norm.mean) / deviation
+    deviation_error = (var + EPSILON).sqrt() / deviation - 1
+    return (mean_error.square() + deviation_error.square()).mean()
