@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, fx
 
 from lrq_deploy.calibration.ranges import MIN_SCALE, search_act_range, search_weight_scale
-from lrq_deploy.student.layers import ActQuantizer, QuantizedLayer
+from lrq_deploy.student.layers import ActQuantizer, QuantizedLayer, set_enabled
 
-__all__ = ["calibrate", "set_enabled"]
+__all__ = ["calibrate"]
 
 SAMPLE_SIZE = 131_072
 """Values kept per tensor: enough for a stable search, small enough to keep in memory."""
@@ -37,13 +37,6 @@ def calibrate(student: fx.GraphModule, images: Tensor, symmetric: bool, seed: in
                 quantizer.set_range(
                     *search_act_range(values, quantizer.bounds, quantizer.signed, symmetric)
                 )
-
-
-def set_enabled(student: fx.GraphModule, enabled: bool) -> None:
-    """Switch all fake quantization on or off: off, the student is the float network."""
-    for module in student.modules():
-        if isinstance(module, ActQuantizer | QuantizedLayer):
-            module.enabled = enabled
 
 
 class _Observer(fx.Interpreter):

@@ -112,7 +112,8 @@ def _lower_bias(graph: ir.Graph, weight: ir.Node, consumer: ir.Node, name: str) 
     if bias is None or scales is None:
         return
     input_scale = np.float32(float_attribute(weight, "input_scale"))
-    step = input_scale * scales.astype(np.float32)
+    # A grouped transposed convolution shares the scales of its weight across the groups.
+    step = input_scale * np.tile(scales.astype(np.float32), bias.size // scales.size)
     integers = bias_integers(name, bias.astype(np.float32), step)
     stored = add_initializer(graph, f"{name}.bias_int32", integers)
     step_value = add_initializer(graph, f"{name}.bias_scale", step)

@@ -11,7 +11,7 @@ from lrq_deploy.student.fake_quant import (
 )
 from lrq_deploy.student.frozen import LayerSpec
 
-__all__ = ["ActQuantizer", "QuantizedLayer", "channel_scale_shape"]
+__all__ = ["ActQuantizer", "QuantizedLayer", "channel_scale_shape", "set_enabled"]
 
 
 class ActQuantizer(nn.Module):
@@ -132,3 +132,10 @@ def channel_scale_shape(scale: Tensor, spec: LayerSpec, bias: Tensor) -> Tensor:
     their scales across the groups.
     """
     return scale if scale.numel() == bias.numel() else scale.repeat(spec.groups)
+
+
+def set_enabled(student: nn.Module, enabled: bool) -> None:
+    """Switch all fake quantization on or off: off, the student is the float network."""
+    for module in student.modules():
+        if isinstance(module, ActQuantizer | QuantizedLayer):
+            module.enabled = enabled
