@@ -1,22 +1,17 @@
 """Putting the weights of a file into a network, and saying exactly where they do not fit."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from lrq_deploy.checkpoint.naming import classes_of_shapes, without_prefixes
 from lrq_deploy.errors import CheckpointError
 
 __all__ = ["Difference", "differences", "fit_state_dict", "infer_num_classes"]
 
 _SHOWN = 5
-_MAX_PREFIXES = 4
 _COUNTER = "num_batches_tracked"
-_CLASSIFIER = re.compile(
-    r"(?:^|\.)(?:fc\d*|classifier|classif|head|heads|logits|linear|last_linear|output)(?:\.|$)"
-)
-_AUXILIARY = re.compile(r"(?:^|\.)(?:aux|pre_)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -66,7 +61,7 @@ def fit_state_dict(
         CheckpointError: names the first five that are missing, unexpected or of another shape.
     """
     best: list[Difference] | None = None
-    for candidate in _without_prefixes(tensors):
+    for candidate in without_prefixes(tensors):
         found = differences(module, candidate, optional_prefixes)
         if not found:
             wanted = module.state_dict().keys()
@@ -104,42 +99,9 @@ def differences(
 def infer_num_classes(tensors: Mapping[str, Tensor]) -> int | None:
     """Classes of a classifier's weights: rows of its last linear layer or 1x1 convolution.
 
-    Safetensors sorts names, so a classifier's usual name counts more than the position, and
-    numbers inside names are compared as numbers. ``None`` where no such weight exists.
+    ``None`` where no such weight exists; see ``naming.classes_of_shapes``.
     """
-    weights = {
-        name: tensor
-        for name, tensor in tensors.items()
-        if name.endswith("weight") and _is_projection(tensor) and not _AUXILIARY.search(name)
-    }
-    named = [name for name in weights if _CLASSIFIER.search(name)]
-    if named:
-        depth = min(name.count(".") for name in named)
-        shallow = [name for name in named if name.count(".") == depth]
-        return int(weights[max(shallow, key=_natural)].shape[0])
-    if weights:
-        return int(weights[list(weights)[-1]].shape[0])
-    return None
-
-
-def _is_projection(tensor: Tensor) -> bool:
-    return tensor.dim() == 2 or (tensor.dim() == 4 and tuple(tensor.shape[2:]) == (1, 1))
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    return [(int(p), "") if p.isdigit() else (-1, p) for p in re.split(r"(\d+)", name)]
-
-
-def _without_prefixes(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
-    """The tensors as they are, then without one shared leading name after another."""
-    candidates = [dict(tensors)]
-    for _ in range(_MAX_PREFIXES):
-        current = candidates[-1]
-        heads = {name.split(".", 1)[0] for name in current}
-        if len(heads) != 1 or not all("." in name for name in current):
-            break
-        candidates.append({name.split(".", 1)[1]: tensor for name, tensor in current.items()})
-    return candidates
+    return classes_of_shapes({name: tensor.shape for name, tensor in tensors.items()})
 
 
 def _misfit(found: list[Difference], what: str) -> CheckpointError:

@@ -5,12 +5,13 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lrq_deploy.checkpoint.identify import CheckpointFile, identify
+from lrq_deploy.checkpoint.naming import NESTING_KEYS, keys_to_weights, strip_wrappers
 from lrq_deploy.checkpoint.pickle_globals import (
     INERT_GLOBALS,
     PickleGlobals,
@@ -21,25 +22,6 @@ from lrq_deploy.errors import CheckpointError
 
 __all__ = ["NESTING_KEYS", "StateDict", "check_finite", "read_state_dict"]
 
-NESTING_KEYS: Final = (
-    "state_dict",
-    "model",
-    "model_state_dict",
-    "model_state",
-    "net",
-    "network",
-    "module",
-    "weights",
-    "params",
-    "state_dict_ema",
-    "model_ema",
-    "ema",
-    "ema_state_dict",
-)
-"""Keys under which training scripts put the weights, in the order in which they are tried."""
-
-_WRAPPER_PREFIXES = ("module.", "_orig_mod.")
-_MAX_NESTING = 4
 _NAMED_GLOBALS = 10
 _NAMED_TENSORS = 5
 _HALF_AND_DOUBLE = (torch.float16, torch.bfloat16, torch.float64)
@@ -225,7 +207,7 @@ def _holds_module(found: PickleGlobals) -> bool:
 
 def _unwrap(content: object, path: Path) -> tuple[Any, tuple[str, ...]]:
     """Module or mapping that holds the weights, and the keys that lead to it."""
-    keys = _keys_to_weights(content, _MAX_NESTING)
+    keys = keys_to_weights(content, _is_module, _is_tensor)
     if keys is None:
         raise CheckpointError(
             "a checkpoint must hold named tensors",
@@ -239,17 +221,12 @@ def _unwrap(content: object, path: Path) -> tuple[Any, tuple[str, ...]]:
     return content, keys
 
 
-def _keys_to_weights(content: object, depth: int) -> tuple[str, ...] | None:
-    if isinstance(content, nn.Module):
-        return ()
-    if not isinstance(content, Mapping) or depth < 0:
-        return None
-    for key in NESTING_KEYS:
-        inner = _keys_to_weights(content.get(key), depth - 1)
-        if inner is not None:
-            return (key, *inner)
-    named = any(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items())
-    return () if named else None
+def _is_module(value: object) -> bool:
+    return isinstance(value, nn.Module)
+
+
+def _is_tensor(value: object) -> bool:
+    return isinstance(value, Tensor)
 
 
 def _describe(content: object) -> str:
@@ -266,7 +243,7 @@ def _clean(raw: Mapping[Any, object], origin: str, size_bytes: int) -> StateDict
     _check_layout(named, origin, size_bytes)
     tensors = {name: _as_float32(tensor.detach()) for name, tensor in named.items()}
     check_finite(tensors, origin)
-    return StateDict(_strip_wrappers(tensors), origin)
+    return StateDict(strip_wrappers(tensors), origin)
 
 
 def _check_layout(tensors: Mapping[str, Tensor], origin: str, size_bytes: int) -> None:
@@ -291,14 +268,3 @@ def _as_float32(tensor: Tensor) -> Tensor:
     if tensor.dtype in _HALF_AND_DOUBLE or "float8" in str(tensor.dtype):
         return tensor.to(torch.float32)
     return tensor
-
-
-def _strip_wrappers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Undo DistributedDataParallel and torch.compile, in either order of wrapping."""
-    while True:
-        for prefix in _WRAPPER_PREFIXES:
-            if all(name.startswith(prefix) for name in tensors):
-                tensors = {name.removeprefix(prefix): t for name, t in tensors.items()}
-                break
-        else:
-            return {name.replace("_orig_mod.", ""): tensor for name, tensor in tensors.items()}
