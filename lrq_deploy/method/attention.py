@@ -87,5 +87,5 @@ class AttentionBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Same shape as the input ``[N, C, H, W]``."""
-        branch = self.leave(self.attend(F.gelu(self.enter(self.norm(x)))))
+        branch: Tensor = self.leave(self.attend(F.gelu(self.enter(self.norm(x)))))
         return x + self.layer_scale * branch

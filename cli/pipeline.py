@@ -1,0 +1,281 @@
+"""The whole job: from options to a checked bundle. Data flows one way, stage by stage."""
+
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
+
+from lrq_deploy.calibration.observe import calibrate
+from lrq_deploy.calibration.synthesize import synthesize
+from lrq_deploy.checkpoint.fingerprint import fingerprint
+from lrq_deploy.cli.result import QuantizeResult
+from lrq_deploy.cli.verdict import judge, next_commands
+from lrq_deploy.errors import DivergenceError, OptionError
+from lrq_deploy.export.accuracy import Fidelity, measure
+from lrq_deploy.export.bundle import check_output, write_bundle
+from lrq_deploy.export.coverage import Coverage, audit
+from lrq_deploy.export.onnx_graph import to_onnx
+from lrq_deploy.export.parity import Parity, student_parity
+from lrq_deploy.export.session import open_session
+from lrq_deploy.export.targets import targets
+from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
+from lrq_deploy.graph.placement import place_quantizers
+from lrq_deploy.graph.statistics import tap_batch_norms
+from lrq_deploy.graph.teach import make_teacher
+from lrq_deploy.images import ImageSet, read_image_folder
+from lrq_deploy.loading import load_model
+from lrq_deploy.method.recipe import RecipeSettings, recipe_settings
+from lrq_deploy.method.student_training import train_student
+from lrq_deploy.options import QuantizeOptions
+from lrq_deploy.progress import ProgressCallback, StageProgress, silent
+from lrq_deploy.student.freeze import freeze
+from lrq_deploy.student.frozen import QuantizedModel
+from lrq_deploy.synthetic import SyntheticSet
+from lrq_deploy.target import PORTABLE
+from lrq_deploy.teacher import Teacher
+
+__all__ = ["quantize"]
+
+TARGET = "onnxruntime"
+PARITY_IMAGES = 1000
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """What the finished graph was measured to be."""
+
+    fidelity: Fidelity
+    parity: Parity
+    coverage: Coverage
+    source: str
+
+
+def quantize(options: QuantizeOptions, progress: ProgressCallback = silent) -> QuantizeResult:
+    """Quantize a network and write its bundle.
+
+    Raises:
+        LrqError: an option, the model, the images or the output cannot be used (nothing is
+            written then), the training diverges, or the exported graph misses the parity bound.
+    """
+    clock = _Clock()
+    check_output(options.out, options.force)
+    targets().get(TARGET).check(options.scheme)
+    device = _device(options.device)
+    with clock.stage("load"):
+        teacher = _load(options)
+        images = None if options.images is None else _read_images(options.images, teacher)
+    settings = recipe_settings(options.recipe, teacher.input_shape)
+    with clock.stage("synthesize"):
+        synthetic = synthesize(teacher, settings, options.method, options.seed, device, progress)
+    with clock.stage("fit"):
+        model, fit_metrics = _fit(teacher, synthetic, options, settings, device, progress)
+    with clock.stage("export"):
+        graph = to_onnx(model, TARGET).SerializeToString(deterministic=True)
+    with clock.stage("check"):
+        checked = _check(teacher, model, graph, synthetic, images, progress)
+    file_name = targets().get(TARGET).file_name
+    metrics = {
+        "generator": synthetic.metrics,
+        "student": fit_metrics,
+        "fidelity": checked.fidelity.to_json(),
+        "parity": checked.parity.to_json(),
+        "coverage": checked.coverage.to_json(),
+        "images_source": checked.source,
+        "seconds": clock.seconds,
+    }
+    write_bundle(
+        options.out,
+        model,
+        {file_name: graph},
+        synthetic.images,
+        options.seed,
+        _plain_options(options),
+        metrics,
+        options.force,
+    )
+    return _result(options, teacher, checked, clock, len(graph), options.out / file_name)
+
+
+class _Clock:
+    """Wall time per stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._start = time.perf_counter()
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = round(time.perf_counter() - start, 3)
+
+    def total(self) -> float:
+        return time.perf_counter() - self._start
+
+
+def _device(choice: str) -> torch.device:
+    available = torch.cuda.is_available()
+    if choice == "cuda" and not available:
+        raise OptionError(
+            "--device cuda needs a CUDA device that this torch can use",
+            f"none (torch {torch.__version__})",
+            "pass --device cpu, or install a driver and a CUDA build of torch",
+        )
+    return torch.device("cuda" if available and choice != "cpu" else "cpu")
+
+
+def _load(options: QuantizeOptions) -> Teacher:
+    loaded = load_model(options)
+    teacher = make_teacher(
+        loaded.program,
+        loaded.input_shape,
+        loaded.preprocessing,
+        loaded.name,
+        fingerprint(_state(loaded.program)),
+    )
+    tap_batch_norms(teacher.graph)
+    return teacher
+
+
+def _state(program: nn.Module | ExportedProgram) -> dict[str, Tensor]:
+    state = program.state_dict
+    return dict(state() if callable(state) else state)
+
+
+def _read_images(folder: Path, teacher: Teacher) -> ImageSet:
+    return read_image_folder(
+        folder, teacher.input_shape, teacher.preprocessing, teacher.num_classes
+    )
+
+
+def _fit(
+    teacher: Teacher,
+    synthetic: SyntheticSet,
+    options: QuantizeOptions,
+    settings: RecipeSettings,
+    device: torch.device,
+    progress: ProgressCallback,
+) -> tuple[QuantizedModel, dict[str, float]]:
+    folded = fold_batch_norm(teacher.graph)
+    student = place_quantizers(folded, options.scheme, PORTABLE, teacher.preprocessing)
+    calibration = synthetic.images[: settings.calibration_images]
+    symmetric = options.scheme.act_symmetry == "symmetric"
+    calibrate(student, calibration, symmetric, options.seed)
+    try:
+        metrics = train_student(
+            student, synthetic.images, settings, options.method, options.seed, device, progress
+        )
+    except DivergenceError as error:
+        raise _with_last_good(error, student, options.out) from error
+    frozen, table = freeze(student)
+    model = QuantizedModel(
+        graph=frozen,
+        table=table,
+        scheme=options.scheme,
+        input_shape=teacher.input_shape,
+        num_classes=teacher.num_classes,
+        preprocessing=teacher.preprocessing,
+        name=teacher.name,
+        teacher_fingerprint=teacher.fingerprint,
+    )
+    return model, metrics
+
+
+def _with_last_good(error: DivergenceError, student: fx.GraphModule, out: Path) -> DivergenceError:
+    path = out.with_name(f"{out.name}.last-good.safetensors")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: t.cpu().contiguous() for name, t in student.state_dict().items()}, path)
+    return DivergenceError(error.rule, error.received, f"{error.remedy}; it is in {path}")
+
+
+def _check(
+    teacher: Teacher,
+    model: QuantizedModel,
+    graph: bytes,
+    synthetic: SyntheticSet,
+    images: ImageSet | None,
+    progress: ProgressCallback,
+) -> _Checked:
+    session = open_session(graph)
+    report = StageProgress(progress, "check", 3)
+    made = synthetic.held_out
+    if images is None:
+        fidelity = measure(teacher, session, ((part, None) for part in made.split(BATCH)))
+    else:
+        fidelity = measure(teacher, session, images.labelled_batches(BATCH))
+    report.advance(message="accuracy")
+    parity = student_parity(model, session, _parity_images(images, synthetic))
+    report.advance(message="parity")
+    coverage = audit(model, graph)
+    report.advance(message="integer coverage")
+    return _Checked(fidelity, parity, coverage, "synthetic" if images is None else "folder")
+
+
+def _parity_images(images: ImageSet | None, synthetic: SyntheticSet) -> Iterator[Tensor]:
+    """The user's images, filled up with synthetic ones to at least ``PARITY_IMAGES``."""
+    given = 0
+    if images is not None:
+        for batch in images.batches(BATCH):
+            given += len(batch)
+            yield batch
+    missing = max(PARITY_IMAGES - given, 0)
+    if missing:
+        pool = torch.cat([synthetic.held_out, synthetic.images[: max(missing, 0)]])
+        yield from pool[:missing].split(BATCH)
+
+
+def _plain_options(options: QuantizeOptions) -> dict[str, Any]:
+    return {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in asdict(options).items()
+    }
+
+
+def _result(
+    options: QuantizeOptions,
+    teacher: Teacher,
+    checked: _Checked,
+    clock: _Clock,
+    student_bytes: int,
+    model_file: Path,
+) -> QuantizeResult:
+    fidelity, parity = checked.fidelity, checked.parity
+    ship, verdict = judge(fidelity, parity, checked.coverage, checked.source)
+    parameters = sum(p.numel() for p in fold_batch_norm(teacher.graph).buffers())
+    return QuantizeResult(
+        bundle_path=options.out,
+        name=teacher.name,
+        scheme=options.scheme.describe(),
+        seconds=clock.total(),
+        stage_seconds=clock.seconds,
+        peak_memory_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        images_measured=fidelity.count,
+        images_source=checked.source,
+        labelled=fidelity.teacher_accuracy is not None,
+        teacher_accuracy=_percent(fidelity.teacher_accuracy),
+        student_accuracy=_percent(fidelity.student_accuracy),
+        agreement=100 * fidelity.agreement,
+        parity_top1=100 * parity.same_top1,
+        parity_max_diff=parity.max_diff,
+        parity_mean_diff=parity.mean_diff,
+        integer_share=100 * checked.coverage.share,
+        float_bytes=4 * parameters,
+        student_bytes=student_bytes,
+        model_file=model_file,
+        ship=ship,
+        verdict=verdict,
+        next_commands=next_commands(options, ship, model_file),
+    )
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share

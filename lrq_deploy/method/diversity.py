@@ -1,0 +1,54 @@
+"""Diversity loss: two images of one class must differ as much as images of two classes.
+
+Ours, not the paper's. Without it the generator meets the batch-norm statistics with one image
+per class (nearest neighbours at 23 instead of 47 for real images, ``docs/method.md``). The idea
+of weighing distances of images against distances of latents is that of mode seeking (Mao et al.
+2019, arXiv 1903.05628); ours compares intra-class to inter-class distances instead, which needs
+no scale.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["diversity_loss", "paired_labels"]
+
+COARSE_SIDE = 8
+"""Distances are taken on maps averaged to at most 8 x 8: texture is not diversity."""
+
+
+def paired_labels(count: int, num_classes: int, generator: torch.Generator) -> Tensor:
+    """Random labels ``[count]``, ``count`` even, whose second half repeats the first."""
+    half = torch.randint(num_classes, (count // 2,), generator=generator)
+    return half.repeat(2)
+
+
+def diversity_loss(maps: list[Tensor], labels: Tensor) -> Tensor:
+    """Sum over ``maps`` of ``max(0, 1 - intra / inter)``.
+
+    Args:
+        maps: images or feature maps ``[N, C, ...]`` of a batch with ``paired_labels``.
+        labels: ``[N]``; image i and i + N/2 share a class.
+
+    Returns:
+        Scalar; 0 where images of one class differ as much as images of two.
+    """
+    half = labels.shape[0] // 2
+    other = labels[:half] != labels[:half].roll(1)
+    if not bool(other.any()):
+        return maps[0].new_zeros(())
+    return torch.stack([_shortfall(_coarse(x), half, other) for x in maps]).sum()
+
+
+def _coarse(x: Tensor) -> Tensor:
+    if x.dim() == 4 and max(x.shape[2:]) > COARSE_SIDE:
+        size = (min(x.shape[2], COARSE_SIDE), min(x.shape[3], COARSE_SIDE))
+        x = F.adaptive_avg_pool2d(x, size)
+    return x.flatten(1)
+
+
+def _shortfall(x: Tensor, half: int, other: Tensor) -> Tensor:
+    first, second = x[:half], x[half:]
+    intra = (first - second).norm(dim=1).mean()
+    inter = (first - second.roll(1, 0)).norm(dim=1)[other].mean().detach()
+    return F.relu(1 - intra / inter.clamp_min(1e-6))

@@ -1,0 +1,73 @@
+"""Recipes: how much work a run spends, one set of defaults for every network."""
+
+from dataclasses import dataclass, replace
+
+from lrq_deploy.options import Recipe
+
+__all__ = ["RecipeSettings", "recipe_settings"]
+
+
+@dataclass(frozen=True)
+class RecipeSettings:
+    """Work and step sizes of one run.
+
+    Attributes:
+        generator_steps: optimiser steps of the generator.
+        pool_images: synthetic images to fit the student on.
+        held_out_images: further images for label-free measurements.
+        student_steps: optimiser steps of the student.
+        batch_size: images per step, of both.
+        calibration_images: images for the range search.
+        statistics_weight: weight of the batch-norm statistics loss.
+        class_weight: weight of the generator's classification loss.
+        diversity_weight: weight of the diversity loss.
+        margin: AMA margin in radians.
+        generator_rate: Adam learning rate of the generator.
+        weight_rate: Adam learning rate of a layer's weights, relative to their RMS.
+        scale_rate: Adam learning rate of the logarithms of all scales.
+        feature_weight: weight of the feature loss beside distillation.
+        temperature: of the distillation.
+        other_weight: beta of the decoupled distillation.
+    """
+
+    generator_steps: int = 300
+    pool_images: int = 5120
+    held_out_images: int = 1024
+    student_steps: int = 500
+    batch_size: int = 128
+    calibration_images: int = 256
+    statistics_weight: float = 1.0
+    class_weight: float = 0.2
+    diversity_weight: float = 0.3
+    margin: float = 0.6
+    generator_rate: float = 1e-3
+    weight_rate: float = 3e-3
+    scale_rate: float = 3e-3
+    feature_weight: float = 1.0
+    temperature: float = 4.0
+    other_weight: float = 1.0
+
+
+_RECIPES: dict[Recipe, RecipeSettings] = {
+    "fast": RecipeSettings(generator_steps=150, pool_images=2560, student_steps=200),
+    "balanced": RecipeSettings(),
+    "best": RecipeSettings(generator_steps=1000, pool_images=20_480, student_steps=4000),
+}
+
+LARGE_IMAGE_PIXELS = 96 * 96
+POOL_BYTES = 512 * 2**20
+
+
+def recipe_settings(recipe: Recipe, input_shape: tuple[int, int, int]) -> RecipeSettings:
+    """Settings of a recipe for images of a size.
+
+    Above 96 x 96 pixels a step takes a quarter of the images, and the pool is bounded to
+    512 MiB, so that memory stays in bounds.
+    """
+    settings = _RECIPES[recipe]
+    channels, height, width = input_shape
+    if height * width > LARGE_IMAGE_PIXELS:
+        settings = replace(settings, batch_size=settings.batch_size // 4, held_out_images=256)
+    most = POOL_BYTES // (4 * channels * height * width)
+    whole_batches = max(most // settings.batch_size, 1) * settings.batch_size
+    return replace(settings, pool_images=min(settings.pool_images, whole_batches))
