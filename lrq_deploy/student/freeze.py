@@ -9,6 +9,7 @@ from lrq_deploy.graph.absorb import absorb_rectifiers
 from lrq_deploy.qparams import QParams, ScaleTable
 from lrq_deploy.student.frozen import FrozenLayer, FrozenQuantizer
 from lrq_deploy.student.layers import ActQuantizer, QuantizedLayer, channel_scale_shape
+from lrq_deploy.student.untie import untie
 
 __all__ = ["freeze"]
 
@@ -25,7 +26,9 @@ def freeze(student: fx.GraphModule) -> tuple[fx.GraphModule, ScaleTable]:
     for path, module in modules.items():
         if isinstance(module, QuantizedLayer):
             entries[path] = _weight_qparams(module)
-            _set(frozen, path, _freeze_layer(module, entries[path], entries[module.input_quantizer]))
+            _set(
+                frozen, path, _freeze_layer(module, entries[path], entries[module.input_quantizer])
+            )
     for node in frozen.graph.nodes:
         if node.op == "call_module" and isinstance(modules.get(str(node.target)), QuantizedLayer):
             node.args = node.args[:1]
@@ -34,7 +37,7 @@ def freeze(student: fx.GraphModule) -> tuple[fx.GraphModule, ScaleTable]:
     absorb_rectifiers(frozen)
     frozen.graph.lint()
     frozen.recompile()
-    return frozen, ScaleTable(entries)
+    return frozen, untie(frozen, ScaleTable(entries))
 
 
 def _set(graph_module: fx.GraphModule, path: str, module: torch.nn.Module) -> None:

@@ -1,0 +1,70 @@
+"""Weight scales without rounding ties."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.frozen_graphs import residual_student
+
+from lrq_deploy.export.simulation import exact_logits
+from lrq_deploy.qparams import QParams
+from lrq_deploy.student.frozen import QuantizedModel
+from lrq_deploy.student.untie import MAX_NUDGE, count_ties, untie, untie_scales
+
+pytestmark = pytest.mark.unit
+
+
+def output(scale: float, qmin: int, qmax: int) -> QParams:
+    zero = torch.tensor(0, dtype=torch.int32)
+    return QParams("activation", torch.tensor(scale), zero, qmin, qmax, 8)
+
+
+def test_an_exact_tie_is_found_and_removed() -> None:
+    # acc * 0.5 is a half for every odd acc.
+    scale_x, scale_w, y = torch.tensor(0.25), torch.tensor([0.125, 0.1]), output(0.0625, 0, 15)
+    before = count_ties(scale_x, scale_w, y)
+    assert before[0] == 15
+    scale = untie_scales(scale_x, scale_w, y)
+    assert count_ties(scale_x, scale, y).tolist() == [0, 0]
+
+
+@settings(max_examples=30)
+@given(st.floats(0.001, 0.1), st.floats(0.001, 0.1), st.floats(0.01, 0.2), st.integers(0, 99))
+def test_scales_stay_close_and_never_get_worse(x: float, w: float, y: float, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    scale_w = w * (0.1 + torch.rand(6, generator=generator))
+    result, quantizer = torch.tensor(x), output(y, -128, 127)
+    scale = untie_scales(result, scale_w, quantizer)
+    assert ((scale / scale_w - 1).abs() <= MAX_NUDGE * 1.01).all()
+    assert (count_ties(result, scale, quantizer) <= count_ties(result, scale_w, quantizer)).all()
+
+
+def test_the_integers_stay() -> None:
+    model = residual_student(4, 8)
+    weights = {name: layer.weight_q.clone() for name, layer in model.layers().items()}
+    biases = {name: _bias_integers(model, name) for name in weights}
+    table = untie(model.graph, model.table)
+    moved = 0
+    for name, layer in model.layers().items():
+        assert torch.equal(layer.weight_q, weights[name])
+        assert torch.equal(layer.weight_scale, table[name].scale)
+        assert torch.equal(_bias_integers(model, name), biases[name])
+        moved += int((layer.weight_scale != model.table[name].scale).sum())
+    assert moved > 0
+    last = list(weights)[-1]
+    assert torch.equal(table[last].scale, model.table[last].scale)
+
+
+def test_simulation_in_double_precision_equals_the_student_up_to_float32() -> None:
+    model = residual_student(4, 4)
+    x = torch.randn(20, *model.input_shape, generator=torch.Generator().manual_seed(1))
+    exact, plain = exact_logits(model, x), model.logits(x)
+    assert exact.dtype == torch.float32
+    assert torch.isclose(exact, plain, atol=1e-4).all(1).double().mean() >= 0.9
+
+
+def _bias_integers(model: QuantizedModel, name: str) -> torch.Tensor:
+    layer = model.layers()[name]
+    assert layer.bias is not None
+    scale_x = model.table[layer.input_quantizer].scale.double()
+    return torch.round(layer.bias.double() / (scale_x * layer.weight_scale.double()))
