@@ -5,13 +5,16 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from lrq_deploy.calibration.ranges import MIN_SCALE, search_act_range, search_weight_scale
+from lrq_deploy.calibration.ranges import search_act_range, search_weight_scale, whole_range
 from lrq_deploy.student.layers import ActQuantizer, QuantizedLayer, set_enabled
 
 __all__ = ["calibrate"]
 
 SAMPLE_SIZE = 131_072
 """Values kept per tensor: enough for a stable search, small enough to keep in memory."""
+
+BIAS_LIMIT = 2.0**28
+"""Largest first bias in integer steps: room for sums, and for scales that shrink in training."""
 
 
 def calibrate(student: fx.GraphModule, images: Tensor, symmetric: bool, seed: int) -> None:
@@ -30,13 +33,29 @@ def calibrate(student: fx.GraphModule, images: Tensor, symmetric: bool, seed: in
     for path, values in samples.items():
         quantizer = student.get_submodule(path)
         if isinstance(quantizer, ActQuantizer):
-            if quantizer.known_range is not None:
-                largest = max(quantizer.bounds.qmax, -quantizer.bounds.qmin)
-                quantizer.set_range(max(quantizer.known_range / largest, MIN_SCALE))
-            else:
-                quantizer.set_range(
-                    *search_act_range(values, quantizer.bounds, quantizer.signed, symmetric)
-                )
+            quantizer.set_range(*_act_range(quantizer, values, symmetric))
+    for module in student.modules():
+        if isinstance(module, QuantizedLayer):
+            _make_room_for_bias(student, module)
+
+
+def _act_range(quantizer: ActQuantizer, values: Tensor, symmetric: bool) -> tuple[float, int]:
+    if quantizer.known_range is not None:
+        return whole_range(*quantizer.known_range, quantizer.bounds, symmetric)
+    return search_act_range(values, quantizer.bounds, quantizer.signed, symmetric)
+
+
+def _make_room_for_bias(student: fx.GraphModule, layer: QuantizedLayer) -> None:
+    """Widen scales so small that the int32 bias on their grid would overflow.
+
+    Channels whose weights are (nearly) 0 while BatchNorm's shift is not.
+    """
+    quantizer = student.get_submodule(layer.input_quantizer)
+    if layer.bias is None or not isinstance(quantizer, ActQuantizer):
+        return
+    smallest = layer.bias.detach().abs() / (quantizer.scale.detach() * BIAS_LIMIT)
+    channels = layer.scale.numel()
+    layer.set_scale(layer.scale.detach().maximum(smallest.reshape(-1, channels).amax(0)))
 
 
 class _Observer(fx.Interpreter):
@@ -62,7 +81,9 @@ class _Observer(fx.Interpreter):
         result = super().call_module(target, args, kwargs)
         if isinstance(module, ActQuantizer):
             values = result.flatten()
-            wanted = min(SAMPLE_SIZE // self._batches, values.numel())
-            index = torch.randint(values.numel(), (wanted,), generator=self._random)
-            self._samples.setdefault(target, []).append(values[index.to(values.device)])
+            wanted = SAMPLE_SIZE // self._batches
+            if wanted < values.numel():
+                index = torch.randint(values.numel(), (wanted,), generator=self._random)
+                values = values[index.to(values.device)]
+            self._samples.setdefault(target, []).append(values)
         return result

@@ -5,12 +5,15 @@ The loss is the mean of ``|x - fake_quant(x)| ** 2.4`` over the values of one te
 largest error). ``real = scale * (q - zero_point)``.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
+from lrq_deploy.errors import DivergenceError
 from lrq_deploy.scheme import IntegerRange
 
-__all__ = ["MIN_SCALE", "search_act_range", "search_weight_scale"]
+__all__ = ["MIN_SCALE", "full_scale", "search_act_range", "search_weight_scale", "whole_range"]
 
 EXPONENT = 2.4
 RATIOS = 100
@@ -56,15 +59,27 @@ def search_act_range(
         symmetric: keep the zero point at 0.
 
     Returns:
-        ``(scale, zero_point)``.
+        ``(scale, zero_point)``; 0 is exactly representable. Values that are all 0 tell nothing
+        of the range and get ``0..1``.
+
+    Raises:
+        DivergenceError: a value is NaN or infinite.
     """
-    low, high = float(values.min()), float(values.max())
+    low, high = min(float(values.min()), 0.0), max(float(values.max()), 0.0)
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise DivergenceError(
+            "activations must be finite",
+            f"values from {low} to {high} while calibrating",
+            "check the weights of the network and --mean and --std",
+        )
+    if low == high:
+        return 1.0 / bounds.qmax, 0
     if symmetric or not signed:
-        full = max(high / bounds.qmax, low / bounds.qmin if bounds.qmin < 0 else 0.0)
+        full = full_scale(low, high, bounds)
         candidates = [(full * ratio, 0) for ratio in torch.linspace(1.0, 0.01, RATIOS).tolist()]
     else:
-        candidates = _asymmetric_candidates(min(low, 0.0), max(high, 0.0), bounds)
-    best, best_loss = (MIN_SCALE, 0), float("inf")
+        candidates = _asymmetric_candidates(low, high, bounds)
+    best, best_loss = candidates[0], float("inf")
     for scale, zero_point in candidates:
         scale = max(scale, MIN_SCALE)
         q = torch.clamp(torch.round(values / scale) + zero_point, bounds.qmin, bounds.qmax)
@@ -73,6 +88,21 @@ def search_act_range(
         if loss < best_loss:
             best, best_loss = (scale, zero_point), loss
     return best
+
+
+def full_scale(low: float, high: float, bounds: IntegerRange) -> float:
+    """Scale with zero point 0 that reaches ``low`` (0 or less) and ``high`` (0 or more)."""
+    return max(high / bounds.qmax, low / bounds.qmin if bounds.qmin < 0 else 0.0, MIN_SCALE)
+
+
+def whole_range(
+    low: float, high: float, bounds: IntegerRange, symmetric: bool
+) -> tuple[float, int]:
+    """Scale and zero point that clip nothing of ``low..high``, which is widened to hold 0."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    if symmetric or low == 0.0:
+        return full_scale(low, high, bounds), 0
+    return _asymmetric_candidates(low, high, bounds)[0]
 
 
 def _asymmetric_candidates(

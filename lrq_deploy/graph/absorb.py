@@ -9,6 +9,7 @@ import torch
 from torch import fx
 
 from lrq_deploy.graph.operators import is_call
+from lrq_deploy.qparams import QParams
 from lrq_deploy.student.frozen import FrozenQuantizer
 
 __all__ = ["absorb_rectifiers"]
@@ -42,10 +43,14 @@ def _repeats(node: fx.Node, quantizer: FrozenQuantizer) -> bool:
         return False
     low, high = limits
     qparams = quantizer.qparams
-    scale, zero_point = float(qparams.scale), int(qparams.zero_point)
-    covers_low = low is None or round(low / scale) + zero_point <= qparams.qmin
-    covers_high = high is None or round(high / scale) + zero_point >= qparams.qmax
+    covers_low = low is None or _integer(low, qparams) <= qparams.qmin
+    covers_high = high is None or _integer(high, qparams) >= qparams.qmax
     return covers_low and covers_high
+
+
+def _integer(real: float, qparams: QParams) -> int:
+    """Unclipped integer of a limit, in float32 as a runtime rounds it."""
+    return int(torch.round(torch.tensor(real) / qparams.scale)) + int(qparams.zero_point)
 
 
 def _limits(node: fx.Node) -> tuple[float | None, float | None] | None:
@@ -54,6 +59,8 @@ def _limits(node: fx.Node) -> tuple[float | None, float | None] | None:
         return 0.0, None
     if is_call(node, {aten.relu6.default}):
         return 0.0, 6.0
+    if is_call(node, {aten.clamp_max.default}):
+        return None, _number(node.args[1])
     if is_call(node, {aten.hardtanh.default, aten.clamp.default, aten.clamp_min.default}):
         default = (-1.0, 1.0) if node.target is aten.hardtanh.default else (None, None)
         low, high = [*node.args[1:], *default[len(node.args) - 1 :]][:2]

@@ -26,12 +26,13 @@ def optional_tensor(graph_module: fx.GraphModule, node: Any) -> Tensor | None:
 def add_tensor_node(graph_module: fx.GraphModule, name: str, value: Tensor) -> fx.Node:
     """Store ``value`` as a buffer under a free name and return a ``get_attr`` node for it.
 
-    The node is created at the graph's current insertion point.
+    Floating point becomes float32. The node is created at the graph's current insertion point.
     """
     free = name.replace(".", "_")
     while hasattr(graph_module, free):
         free += "_"
     if isinstance(value, nn.Parameter):
         value = value.data
-    graph_module.register_buffer(free, value.detach().to(torch.float32).clone())
+    dtype = torch.float32 if value.is_floating_point() else value.dtype
+    graph_module.register_buffer(free, value.detach().to(dtype).clone())
     return graph_module.graph.get_attr(free)

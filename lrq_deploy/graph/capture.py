@@ -1,9 +1,9 @@
 """Capture a network once, as a functional ATen graph in evaluation mode."""
 
 import copy
-import operator
+import traceback
 import warnings
-from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +16,20 @@ from lrq_deploy.graph.normalize import normalize
 __all__ = ["capture", "example_input"]
 
 aten = torch.ops.aten
+
+_NETWORK_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    NotImplementedError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What a network's own code, or the tracer on its behalf, raises."""
+
+_VIEWS = {aten.view.default, aten.reshape.default, aten._unsafe_view.default}
 
 
 def example_input(input_shape: tuple[int, int, int], batch: int = 2) -> Tensor:
@@ -58,10 +72,10 @@ def _export(module: nn.Module, input_shape: tuple[int, int, int]) -> ExportedPro
             return torch.export.export(
                 module, (example_input(input_shape),), dynamic_shapes=({0: batch},), strict=False
             )
-    except (RuntimeError, ValueError, TypeError, AttributeError, NotImplementedError) as error:
+    except _NETWORK_ERRORS as error:
         raise CaptureError(
             "the network must be capturable by torch.export with a dynamic batch",
-            _first_line(error),
+            _first_line(error) + _place(error),
             "edit the named construct, or pass a torch.export archive made in your own code",
         ) from error
 
@@ -69,6 +83,14 @@ def _export(module: nn.Module, input_shape: tuple[int, int, int]) -> ExportedPro
 def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+
+
+def _place(error: Exception) -> str:
+    """Line of the network's source where the error came from, as far as it is known."""
+    torch_folder = str(Path(torch.__file__).parent)
+    frames = traceback.extract_tb(error.__traceback__)
+    outside = [f for f in frames if not f.filename.startswith((torch_folder, __file__, "<"))]
+    return f" at {outside[-1].filename}:{outside[-1].lineno}" if outside else ""
 
 
 def _check_signature(graph_module: fx.GraphModule) -> None:
@@ -112,20 +134,30 @@ def _make_batch_symbolic(graph_module: fx.GraphModule) -> None:
     source = next(n for n in graph_module.graph.nodes if n.op == "placeholder")
     value = source.meta.get("val")
     static = value.shape[0] if value is not None and isinstance(value.shape[0], int) else None
-    views = {aten.view.default, aten.reshape.default, aten._unsafe_view.default}
     for node in graph_module.graph.nodes:
-        if node.op == "call_function" and node.target in views:
+        if node.op == "call_function" and node.target in _VIEWS:
             node.target = aten.reshape.default
-            shape = list(_iterate(node.args[1]))
-            first = shape[0] if shape else None
-            symbolic = isinstance(first, fx.Node) and first.target is aten.sym_size.int
-            is_batch = symbolic or (static is not None and first == static)
-            if is_batch and -1 not in shape:
+            shape = list(node.args[1])
+            if shape and _is_batch(shape[0], static):
+                node.args = (node.args[0], _shape_for_any_batch(node, shape))
+        elif node.op == "call_function" and node.target is aten.expand.default:
+            before, shape = node.args[0].meta.get("val"), list(node.args[1])
+            if before is not None and before.dim() == len(shape) and before.shape[0] == static:
                 node.args = (node.args[0], [-1, *shape[1:]])
 
 
-def _iterate(value: Any) -> Iterable[Any]:
-    return value if isinstance(value, list | tuple) else [value]
+def _is_batch(size: Any, static: int | None) -> bool:
+    symbolic = isinstance(size, fx.Node) and size.target is aten.sym_size.int
+    return symbolic or (static is not None and size == static)
+
+
+def _shape_for_any_batch(node: fx.Node, shape: list[Any]) -> list[Any]:
+    """``shape`` with -1 for the batch; another -1 becomes the size that the trace found."""
+    if -1 not in shape:
+        return [-1, *shape[1:]]
+    value = node.meta.get("val")
+    sizes = [] if value is None else list(value.shape[1:])
+    return [-1, *sizes] if sizes and all(isinstance(n, int) for n in sizes) else shape
 
 
 def _check_output(graph_module: fx.GraphModule, input_shape: tuple[int, int, int]) -> None:
@@ -133,7 +165,7 @@ def _check_output(graph_module: fx.GraphModule, input_shape: tuple[int, int, int
         try:
             with torch.no_grad():
                 logits = graph_module(example_input(input_shape, batch))
-        except RuntimeError as error:
+        except _NETWORK_ERRORS as error:
             raise CaptureError(
                 f"the network must run on a batch of images of shape {input_shape}",
                 _first_line(error),
@@ -152,10 +184,3 @@ def _check_output(graph_module: fx.GraphModule, input_shape: tuple[int, int, int
                 f"{logits.shape[1]} logit",
                 "turn a single logit z into the two logits (0, z)",
             )
-
-
-def call_targets(graph_module: fx.GraphModule) -> set[Any]:
-    """All functions that the graph calls."""
-    skip = {operator.getitem}
-    nodes = graph_module.graph.nodes
-    return {n.target for n in nodes if n.op == "call_function" and n.target not in skip}

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from lrq_deploy.errors import UnsupportedNetworkError
 from lrq_deploy.graph.attributes import add_tensor_node, optional_tensor, tensor_of
 from lrq_deploy.graph.operators import LAYER_KINDS, WEIGHTED, is_call
 
@@ -26,7 +27,11 @@ aten = torch.ops.aten
 
 
 def fold_batch_norm(graph_module: fx.GraphModule) -> fx.GraphModule:
-    """Return a folded copy; the argument is unchanged."""
+    """Return a folded copy; the argument is unchanged.
+
+    Raises:
+        UnsupportedNetworkError: a BatchNorm over volumes.
+    """
     folded = copy.deepcopy(graph_module)
     graph = folded.graph
     for node in list(graph.nodes):
@@ -34,7 +39,7 @@ def fold_batch_norm(graph_module: fx.GraphModule) -> fx.GraphModule:
             continue
         gain, shift = _affine(folded, node)
         source = node.args[0]
-        if is_call(source, WEIGHTED) and len(source.users) == 1:
+        if _can_take(source):
             _fold_into(folded, source, gain, shift)
             node.replace_all_uses_with(source)
         else:
@@ -48,9 +53,10 @@ def fold_batch_norm(graph_module: fx.GraphModule) -> fx.GraphModule:
 
 def _affine(graph_module: fx.GraphModule, node: fx.Node) -> tuple[Tensor, Tensor]:
     """Gain and shift ``[C]`` of an evaluation-mode BatchNorm, in float64."""
-    _, weight, bias, mean, var, _, _, eps, _ = node.args
+    arguments: list[Any] = list(node.args)
+    _, weight, bias, mean, var, _, _, eps, _ = arguments
     mean_value = tensor_of(graph_module, mean).double()
-    gain = (tensor_of(graph_module, var).double() + float(str(eps))).rsqrt()
+    gain = (tensor_of(graph_module, var).double() + float(eps)).rsqrt()
     gamma = optional_tensor(graph_module, weight)
     if gamma is not None:
         gain = gain * gamma.double()
@@ -85,30 +91,43 @@ def _scaled(layer: fx.Node, weight: Tensor, gain: Tensor, groups: int) -> Tensor
 
 
 def _groups(layer: fx.Node) -> int:
-    index = {"conv2d": 6, "conv_transpose2d": 6}.get(LAYER_KINDS[layer.target])
-    if index is None or len(layer.args) <= index:
-        return 1
-    return int(str(layer.args[index]))
+    # The same place in conv2d and conv_transpose2d.
+    groups: Any = layer.args[6] if len(layer.args) > 6 else 1
+    return int(groups)
 
 
-def _as_layer(
-    graph_module: fx.GraphModule, node: fx.Node, gain: Tensor, shift: Tensor
-) -> fx.Node:
-    """A depthwise 1x1 convolution with the same function (2-D input: multiply and add)."""
+def _can_take(source: fx.Node) -> bool:
+    """Whether ``source`` is a layer that only the BatchNorm reads, with the same channel axis."""
+    if not is_call(source, WEIGHTED) or len(source.users) != 1:
+        return False
+    return LAYER_KINDS[source.target] != "linear" or _rank(source) == 2
+
+
+def _rank(node: fx.Node) -> int:
     value = node.meta.get("val")
-    flat = value is not None and value.dim() == 2
-    with graph_module.graph.inserting_before(node):
-        if flat:
-            weight = add_tensor_node(graph_module, f"{node.name}.weight", torch.diag(gain))
-            bias = add_tensor_node(graph_module, f"{node.name}.bias", shift)
-            return graph_module.graph.call_function(
-                aten.linear.default, (node.args[0], weight, bias)
-            )
-        weight = add_tensor_node(
-            graph_module, f"{node.name}.weight", gain.reshape(-1, 1, 1, 1)
+    return 4 if value is None else int(value.dim())
+
+
+def _as_layer(graph_module: fx.GraphModule, node: fx.Node, gain: Tensor, shift: Tensor) -> fx.Node:
+    """A depthwise 1x1 convolution with the same function; the channel axis is 1 at any rank."""
+    graph, rank = graph_module.graph, _rank(node)
+    if rank > 4:
+        raise UnsupportedNetworkError(
+            "BatchNorm inputs must have 2 to 4 dimensions",
+            f"{rank} at {node.name}",
+            "reshape the tensor in the network",
         )
+    missing = list(range(rank, 4))
+    with graph.inserting_before(node):
+        x = node.args[0]
+        for axis in missing:
+            x = graph.call_function(aten.unsqueeze.default, (x, axis))
+        weight = add_tensor_node(graph_module, f"{node.name}.weight", gain.reshape(-1, 1, 1, 1))
         bias = add_tensor_node(graph_module, f"{node.name}.bias", shift)
-        return graph_module.graph.call_function(
-            aten.conv2d.default,
-            (node.args[0], weight, bias, [1, 1], [0, 0], [1, 1], gain.numel()),
+        layer = graph.call_function(
+            aten.conv2d.default, (x, weight, bias, [1, 1], [0, 0], [1, 1], gain.numel())
         )
+        layer.meta["layer"] = node.meta.get("layer", node.name)
+        if not missing:
+            return layer
+        return graph.call_function(aten.squeeze.dims, (layer, missing))

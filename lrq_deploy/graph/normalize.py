@@ -1,17 +1,22 @@
 """Pass: bring a captured graph into the few forms that later passes know.
 
 Requires: a functional ATen graph in evaluation mode.
-Ensures: no dropout, clone or full slice; every BatchNorm is one node with one output that
-stands for its first result; the graph runs as before.
+Ensures: no constant subgraph, dropout, clone, assertion or full slice; one operator per function
+(see ``variants``); every BatchNorm is one node with one output and stored statistics; the graph
+runs as before.
 """
 
 import operator
 import sys
+from typing import Any
 
 import torch
 from torch import fx
 
+from lrq_deploy.errors import UnsupportedNetworkError
+from lrq_deploy.graph.fold_constants import fold_constants
 from lrq_deploy.graph.operators import BATCH_NORMS, IDENTITIES, WEIGHTED, is_call
+from lrq_deploy.graph.variants import unify_variants
 
 __all__ = ["normalize"]
 
@@ -19,21 +24,37 @@ aten = torch.ops.aten
 
 
 def normalize(graph_module: fx.GraphModule) -> None:
-    """Apply the pass in place."""
+    """Apply the pass in place.
+
+    Raises:
+        UnsupportedNetworkError: see ``unify_variants``; or a BatchNorm keeps no statistics.
+    """
     graph = graph_module.graph
+    _drop_assertions(graph)
+    fold_constants(graph_module)
     for node in list(graph.nodes):
-        if is_call(node, WEIGHTED) and isinstance(node.args[1], fx.Node):
-            node.meta["layer"] = str(node.args[1].target).removesuffix(".weight")
-        if is_call(node, IDENTITIES) or _is_full_slice(node):
+        if is_call(node, IDENTITIES) or _is_full_slice(node) or _keeps_type(node):
             node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
-        elif is_call(node, BATCH_NORMS):
+    unify_variants(graph_module)
+    for node in list(graph.nodes):
+        if is_call(node, BATCH_NORMS):
             _unify_batch_norm(graph, node)
+        elif is_call(node, WEIGHTED):
+            weight: Any = node.args[1]
+            node.meta["layer"] = weight.meta.get("layer", weight.target).removesuffix(".weight")
     graph.eliminate_dead_code()
     graph.lint()
     graph_module.delete_all_unused_submodules()
     _drop_unused_attributes(graph_module)
     graph_module.recompile()
+
+
+def _drop_assertions(graph: fx.Graph) -> None:
+    """Checks of types and sizes that held while tracing; some of them count as side effects."""
+    for node in reversed(list(graph.nodes)):
+        if str(node.target).startswith(("aten._assert", "aten.sym_constrain")) and not node.users:
+            graph.erase_node(node)
 
 
 def _is_full_slice(node: fx.Node) -> bool:
@@ -42,12 +63,22 @@ def _is_full_slice(node: fx.Node) -> bool:
     start = node.args[2] if len(node.args) > 2 else 0
     end = node.args[3] if len(node.args) > 3 else sys.maxsize
     step = node.args[4] if len(node.args) > 4 else 1
-    return start in (0, None) and end in (None, sys.maxsize) and step == 1
+    return start in (0, None) and end in (None, sys.maxsize) and bool(step == 1)
+
+
+def _keeps_type(node: fx.Node) -> bool:
+    """A conversion from float32 to float32."""
+    if not is_call(node, {aten._to_copy.default, aten.to.dtype}):
+        return False
+    before, after = node.all_input_nodes[0].meta.get("val"), node.meta.get("val")
+    return before is not None and after is not None and bool(before.dtype == after.dtype)
 
 
 def _unify_batch_norm(graph: fx.Graph, node: fx.Node) -> None:
     """``_native_batch_norm_legit_no_training(...)[0]`` becomes ``batch_norm(...)``."""
+    _check_statistics(node)
     if node.target is aten.batch_norm.default:
+        node.meta["layer"] = _layer_name(node.args[3])
         return
     x, weight, bias, mean, var, momentum, eps = node.args
     with graph.inserting_before(node):
@@ -60,6 +91,22 @@ def _unify_batch_norm(graph: fx.Graph, node: fx.Node) -> None:
             user.replace_all_uses_with(unified)
         graph.erase_node(user)
     graph.erase_node(node)
+    unified.meta["layer"] = _layer_name(mean)
+
+
+def _check_statistics(node: fx.Node) -> None:
+    trains = node.target is aten.batch_norm.default and node.args[5]
+    statistics = [a for a in node.args[3:5] if isinstance(a, fx.Node) and a.op == "get_attr"]
+    if trains or len(statistics) != 2:
+        raise UnsupportedNetworkError(
+            "every BatchNorm must use stored statistics",
+            f"{node.name}, which normalises by the statistics of the batch",
+            "call eval() on the network, and make it with track_running_stats=True",
+        )
+
+
+def _layer_name(mean: Any) -> str:
+    return str(mean.target).removesuffix(".running_mean")
 
 
 def _drop_unused_attributes(graph_module: fx.GraphModule) -> None:

@@ -1,5 +1,6 @@
 """What each ATen operator does to the integers of a tensor."""
 
+import operator
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ __all__ = [
     "SUMS",
     "WEIGHTED",
     "is_call",
+    "is_movement",
     "tensor_inputs",
 ]
 
@@ -46,22 +48,42 @@ MOVEMENTS = {
     aten.permute.default,
     aten.transpose.int,
     aten.unsqueeze.default,
+    aten.unflatten.int,
+    aten.squeeze.default,
     aten.squeeze.dim,
     aten.squeeze.dims,
     aten.split.Tensor,
     aten.split_with_sizes.default,
     aten.chunk.default,
+    aten.unbind.int,
     aten.max_pool2d.default,
     aten.adaptive_max_pool2d.default,
+    aten.amax.default,
     aten.pad.default,
     aten.constant_pad_nd.default,
+    aten.reflection_pad2d.default,
+    aten.replication_pad2d.default,
     aten.pixel_shuffle.default,
+    aten.pixel_unshuffle.default,
     aten.channel_shuffle.default,
+    aten.upsample_nearest2d.vec,
+    aten.upsample_nearest2d.default,
     aten.expand.default,
     aten.clone.default,
     aten.index_select.default,
 }
-"""Operators whose output holds only values of their input, or 0: a quantizer commutes with them."""
+"""Operators whose output holds only values of their input, or 0: a quantizer commutes with them.
+
+Padding with another constant is no movement, see ``is_movement``."""
+
+_TUPLES = {
+    aten.split.Tensor,
+    aten.split_with_sizes.default,
+    aten.chunk.default,
+    aten.unbind.int,
+    aten.adaptive_max_pool2d.default,
+}
+"""Movements that return several tensors, picked by ``operator.getitem``."""
 
 IDENTITIES = {
     aten.clone.default,
@@ -92,6 +114,7 @@ RECTIFIERS = {
     aten.hardtanh.default,
     aten.clamp.default,
     aten.clamp_min.default,
+    aten.clamp_max.default,
 }
 """Clipping activations: a quantizer behind them absorbs them or follows without loss."""
 
@@ -117,6 +140,8 @@ NON_NEGATIVE = {
     aten.hardsigmoid.default,
     aten.softplus.default,
     aten.softmax.int,
+    aten._softmax.default,
+    aten.exp.default,
     aten.abs.default,
 }
 
@@ -124,6 +149,18 @@ NON_NEGATIVE = {
 def is_call(node: fx.Node, targets: Any) -> bool:
     """Whether ``node`` calls one of ``targets``."""
     return node.op == "call_function" and node.target in targets
+
+
+def is_movement(node: fx.Node) -> bool:
+    """Whether ``node`` only moves values of its (first) input, or pads them with 0."""
+    if node.target is operator.getitem:
+        return is_call(node.all_input_nodes[0], _TUPLES)
+    if is_call(node, {aten.constant_pad_nd.default}):
+        return len(node.args) < 3 or node.args[2] in (0, None)
+    if is_call(node, {aten.pad.default}):
+        mode = node.args[2] if len(node.args) > 2 else "constant"
+        return bool(mode != "constant") or len(node.args) < 4 or node.args[3] in (0, None)
+    return is_call(node, MOVEMENTS)
 
 
 def tensor_inputs(node: fx.Node) -> list[fx.Node]:

@@ -83,23 +83,22 @@ def _quantizer(
 ) -> ActQuantizer:
     bits = _act_bits(role, scheme)
     symmetric = scheme.act_symmetry == "symmetric"
-    known = max(max(abs(low), abs(high)) for low, high in bounds) if bounds else None
-    return ActQuantizer(
-        target.act_range(bits, signed, symmetric),
-        bits,
-        signed,
-        known_range=known if role is Role.IMAGE else None,
-    )
+    known: tuple[float, float] | None = None
+    if role is Role.IMAGE and bounds:
+        known = min(low for low, _ in bounds), max(high for _, high in bounds)
+    return ActQuantizer(target.act_range(bits, signed, symmetric), bits, signed, known_range=known)
 
 
 def _insert(student: fx.GraphModule, group: TensorGroup, quantizer: ActQuantizer) -> None:
     name = group.nodes[0].name
     student.get_submodule("quantizers").add_module(name, quantizer)
     for node in group.nodes:
+        readers = list(node.users)
         with student.graph.inserting_after(node):
             call = student.graph.call_module(f"quantizers.{name}", (node,))
-        node.replace_all_uses_with(call, delete_user_cb=lambda user, call=call: user is not call)
-        if is_call(node, {aten.relu.default}) and quantizer.bounds.qmin == 0 and not quantizer.signed:
+        for reader in readers:
+            reader.replace_input_with(node, call)
+        if is_call(node, {aten.relu.default}) and not quantizer.signed:
             call.args = (node.args[0],)
             student.graph.erase_node(node)
 

@@ -1,16 +1,14 @@
 """Analysis: which tensors can never be negative."""
 
-import operator
-
 import torch
 from torch import fx
 
 from lrq_deploy.graph.operators import (
     AVERAGES,
     CONCATENATIONS,
-    MOVEMENTS,
     NON_NEGATIVE,
     is_call,
+    is_movement,
     tensor_inputs,
 )
 
@@ -27,11 +25,11 @@ def non_negative_nodes(graph: fx.Graph, input_is_non_negative: bool) -> set[fx.N
             holds = input_is_non_negative
         elif is_call(node, NON_NEGATIVE) or _clips_at_zero(node):
             holds = True
-        elif is_call(node, {aten.add.Tensor, aten.mul.Tensor}):
-            constants = [a for a in node.args if isinstance(a, int | float)]
+        elif is_call(node, {aten.add.Tensor, aten.mul.Tensor, aten.div.Tensor}):
+            constants = [*node.args, *node.kwargs.values()]
             known = all(n in found for n in node.all_input_nodes)
-            holds = known and all(value >= 0 for value in constants)
-        elif is_call(node, MOVEMENTS | AVERAGES | CONCATENATIONS | {operator.getitem}):
+            holds = known and all(c >= 0 for c in constants if isinstance(c, int | float))
+        elif is_movement(node) or is_call(node, AVERAGES | CONCATENATIONS):
             holds = all(n in found for n in tensor_inputs(node))
         else:
             holds = False

@@ -1,25 +1,28 @@
 """Analysis: which tensors of a graph a runtime holds as integers, and who reads them."""
 
-import operator
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 
+import torch
 from torch import fx
 
 from lrq_deploy.graph.operators import (
     ACTIVATIONS,
     AVERAGES,
     CONCATENATIONS,
-    MOVEMENTS,
     RECTIFIERS,
     SUMS,
     WEIGHTED,
     is_call,
+    is_movement,
     tensor_inputs,
 )
 
 __all__ = ["Role", "TensorGroup", "edge_layers", "quantized_tensors", "sources_of"]
+
+
+aten = torch.ops.aten
 
 
 class Role(IntEnum):
@@ -52,7 +55,7 @@ class TensorGroup:
 
 def sources_of(node: fx.Node) -> list[fx.Node]:
     """Walk up through data movement to the tensors whose values ``node`` holds."""
-    if is_call(node, MOVEMENTS) or is_call(node, {operator.getitem}):
+    if is_movement(node):
         return sources_of(tensor_inputs(node)[0])
     if is_call(node, CONCATENATIONS):
         return [source for part in tensor_inputs(node) for source in sources_of(part)]
@@ -67,7 +70,9 @@ def edge_layers(graph: fx.Graph) -> tuple[set[fx.Node], set[fx.Node]]:
     return first, last
 
 
-def _without_neighbour(nodes: list[fx.Node], neighbours: Callable[[fx.Node], Iterable[fx.Node]]) -> set[fx.Node]:
+def _without_neighbour(
+    nodes: list[fx.Node], neighbours: Callable[[fx.Node], Iterable[fx.Node]]
+) -> set[fx.Node]:
     beyond: set[fx.Node] = set()
     found: set[fx.Node] = set()
     for node in nodes:
@@ -142,12 +147,12 @@ def _reading_role(reader: fx.Node, tensor: fx.Node, weighted_role: Role) -> Role
         return weighted_role
     if is_call(reader, ACTIVATIONS):
         return Role.CURVE
-    is_gate = is_call(reader, SUMS) and is_call(tensor, ACTIVATIONS) and _is_product(reader)
+    is_gate = _is_product(reader) and all(is_call(n, ACTIVATIONS) for n in sources_of(tensor))
     return Role.CURVE if is_gate else Role.SUM
 
 
 def _is_product(node: fx.Node) -> bool:
-    return "mul" in str(node.target)
+    return is_call(node, {aten.mul.Tensor})
 
 
 def _has_integer_output(node: fx.Node) -> bool:
@@ -168,6 +173,9 @@ def _ends_the_network(node: fx.Node) -> bool:
     """Whether only data movement and clipping lie between ``node`` and the logits."""
     return all(
         user.op == "output"
-        or (is_call(user, MOVEMENTS | RECTIFIERS | ACTIVATIONS) and _ends_the_network(user))
+        or (
+            (is_movement(user) or is_call(user, RECTIFIERS | ACTIVATIONS))
+            and _ends_the_network(user)
+        )
         for user in node.users
     )

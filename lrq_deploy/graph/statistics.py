@@ -14,7 +14,7 @@ from torch import Tensor, fx
 
 from lrq_deploy.errors import UnsupportedNetworkError
 from lrq_deploy.graph.attributes import optional_tensor, tensor_of
-from lrq_deploy.graph.operators import MOVEMENTS, is_call
+from lrq_deploy.graph.operators import is_call, is_movement
 
 __all__ = ["Classifier", "NormStatistics", "TappedTeacher", "tap_batch_norms"]
 
@@ -89,7 +89,7 @@ def tap_batch_norms(graph_module: fx.GraphModule) -> TappedTeacher:
 def _head(logits: Any) -> fx.Node | None:
     """The linear layer that gives the logits, if the network ends in one."""
     node = logits
-    while is_call(node, MOVEMENTS):
+    while is_movement(node):
         node = node.args[0]
     value = node.meta.get("val")
     two_dimensional = value is None or value.dim() == 2

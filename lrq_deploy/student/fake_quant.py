@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["fake_quantize_per_channel", "fake_quantize_per_tensor", "round_straight_through"]
+__all__ = ["fake_quantize_per_channel", "fake_quantize_per_tensor", "snap_to_grid"]
+
+INT32_MAX = float(2**31 - 1)
 
 
 class _FakeQuantize(torch.autograd.Function):
@@ -47,9 +49,7 @@ def fake_quantize_per_tensor(
     return result
 
 
-def fake_quantize_per_channel(
-    x: Tensor, scale: Tensor, axis: int, qmin: int, qmax: int
-) -> Tensor:
+def fake_quantize_per_channel(x: Tensor, scale: Tensor, axis: int, qmin: int, qmax: int) -> Tensor:
     """Fake-quantize ``x`` with ``scale`` ``[x.shape[axis]]`` and zero points 0."""
     shape = [1] * x.dim()
     shape[axis] = -1
@@ -57,6 +57,26 @@ def fake_quantize_per_channel(
     return result
 
 
-def round_straight_through(x: Tensor) -> Tensor:
-    """Round half to even; the gradient passes as if nothing happened."""
-    return x + (x.round() - x).detach()
+class _Snap(torch.autograd.Function):
+    """In float64, so that an int32 is exact and a frozen bias has the same bits."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, step: Tensor) -> Tensor:
+        wide = step.double()
+        steps = torch.round(x.double() / wide).clamp_(-INT32_MAX, INT32_MAX)
+        return (steps * wide).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0], None
+
+
+def snap_to_grid(x: Tensor, step: Tensor) -> Tensor:
+    """``x`` rounded to the nearest int32 multiple of ``step``; the gradient passes unchanged.
+
+    Args:
+        x: any shape.
+        step: above 0, broadcastable to ``x``; constant.
+    """
+    result: Tensor = _Snap.apply(x, step)
+    return result

@@ -7,6 +7,7 @@ from torch import Tensor, fx
 
 from lrq_deploy.graph.absorb import absorb_rectifiers
 from lrq_deploy.qparams import QParams, ScaleTable
+from lrq_deploy.student.fake_quant import snap_to_grid
 from lrq_deploy.student.frozen import FrozenLayer, FrozenQuantizer
 from lrq_deploy.student.layers import ActQuantizer, QuantizedLayer, channel_scale_shape
 from lrq_deploy.student.untie import untie
@@ -14,8 +15,14 @@ from lrq_deploy.student.untie import untie
 __all__ = ["freeze"]
 
 
-def freeze(student: fx.GraphModule) -> tuple[fx.GraphModule, ScaleTable]:
-    """Return the frozen graph on the CPU and its scale table; the argument is unchanged."""
+def freeze(student: fx.GraphModule, nudge: bool = True) -> tuple[fx.GraphModule, ScaleTable]:
+    """Return the frozen graph on the CPU and its scale table; the argument is unchanged.
+
+    Args:
+        student: placed and calibrated.
+        nudge: move weight scales off rounding ties (see ``untie``); without it the frozen
+            graph gives the bits of the student in evaluation mode on the CPU.
+    """
     frozen = copy.deepcopy(student).cpu().eval()
     entries: dict[str, QParams] = {}
     modules = dict(frozen.named_modules())
@@ -26,9 +33,8 @@ def freeze(student: fx.GraphModule) -> tuple[fx.GraphModule, ScaleTable]:
     for path, module in modules.items():
         if isinstance(module, QuantizedLayer):
             entries[path] = _weight_qparams(module)
-            _set(
-                frozen, path, _freeze_layer(module, entries[path], entries[module.input_quantizer])
-            )
+            source = entries[module.input_quantizer]
+            _set(frozen, path, _freeze_layer(module, entries[path], source))
     for node in frozen.graph.nodes:
         if node.op == "call_module" and isinstance(modules.get(str(node.target)), QuantizedLayer):
             node.args = node.args[:1]
@@ -37,7 +43,8 @@ def freeze(student: fx.GraphModule) -> tuple[fx.GraphModule, ScaleTable]:
     absorb_rectifiers(frozen)
     frozen.graph.lint()
     frozen.recompile()
-    return frozen, untie(frozen, ScaleTable(entries))
+    table = ScaleTable(entries)
+    return frozen, untie(frozen, table) if nudge else table
 
 
 def _set(graph_module: fx.GraphModule, path: str, module: torch.nn.Module) -> None:
@@ -82,9 +89,6 @@ def _freeze_layer(layer: QuantizedLayer, weight: QParams, act: QParams) -> Froze
 def _on_grid(bias: Tensor, layer: QuantizedLayer, weight: QParams, act: QParams) -> Tensor:
     """``bias`` rounded to ``act.scale * weight.scale[c]``, the grid of an int32 bias.
 
-    The step is rounded to float32 first, as a runtime computes it.
+    The step is float32, as a runtime computes it.
     """
-    channel_scale = channel_scale_shape(weight.scale, layer.spec, bias)
-    step = (act.scale * channel_scale).to(torch.float32).double()
-    limit = float(2**31 - 1)
-    return (torch.round(bias.double() / step).clamp(-limit, limit) * step).to(torch.float32)
+    return snap_to_grid(bias, act.scale * channel_scale_shape(weight.scale, layer.spec, bias))

@@ -7,7 +7,7 @@ from lrq_deploy.scheme import IntegerRange
 from lrq_deploy.student.fake_quant import (
     fake_quantize_per_channel,
     fake_quantize_per_tensor,
-    round_straight_through,
+    snap_to_grid,
 )
 from lrq_deploy.student.frozen import LayerSpec
 
@@ -24,11 +24,15 @@ class ActQuantizer(nn.Module):
         bounds: smallest and largest stored integer.
         bits: nominal width.
         signed: whether the tensor may be negative.
-        known_range: largest absolute value where it is known beforehand (an image), else None.
+        known_range: smallest and largest value where known beforehand (an image), else None.
     """
 
     def __init__(
-        self, bounds: IntegerRange, bits: int, signed: bool, known_range: float | None = None
+        self,
+        bounds: IntegerRange,
+        bits: int,
+        signed: bool,
+        known_range: tuple[float, float] | None = None,
     ) -> None:
         super().__init__()
         self.bounds = bounds
@@ -112,12 +116,10 @@ class QuantizedLayer(nn.Module):
 
     def snapped_bias(self, input_scale: Tensor) -> Tensor | None:
         """Bias rounded to a multiple of ``input_scale * scale[c]``, what an int32 bias holds."""
-        if self.bias is None:
-            return None
-        if not self.enabled:
+        if self.bias is None or not self.enabled:
             return self.bias
         step = input_scale.detach() * channel_scale_shape(self.scale.detach(), self.spec, self.bias)
-        return round_straight_through(self.bias / step) * step
+        return snap_to_grid(self.bias, step)
 
     def forward(self, x: Tensor, input_log_scale: Tensor) -> Tensor:
         """Apply the layer to a fake-quantized input; the logarithm of its scale has shape []."""

@@ -1,0 +1,141 @@
+"""Pass: one operator for one function.
+
+Requires: constants are folded.
+Ensures: weighted layers are ``conv2d.default``, ``conv_transpose2d.input`` or
+``linear.default`` with stored weights; maximum pooling is ``max_pool2d.default``. The graph
+computes the same. Archives decomposed to core ATen then look like any other network.
+"""
+
+import operator
+from typing import Any
+
+import torch
+from torch import fx
+
+from lrq_deploy.errors import UnsupportedNetworkError
+from lrq_deploy.graph.attributes import add_tensor_node, tensor_of
+from lrq_deploy.graph.operators import WEIGHTED, is_call
+
+__all__ = ["unify_variants"]
+
+aten = torch.ops.aten
+
+_OTHER_RANKS = {
+    aten.conv1d.default,
+    aten.conv1d.padding,
+    aten.conv3d.default,
+    aten.conv3d.padding,
+    aten.conv_transpose1d.default,
+    aten.conv_transpose3d.input,
+}
+
+
+def unify_variants(graph_module: fx.GraphModule) -> None:
+    """Apply the pass in place.
+
+    Raises:
+        UnsupportedNetworkError: a convolution is not two-dimensional, or a layer's weight is
+            computed from the image.
+    """
+    for node in list(graph_module.graph.nodes):
+        if is_call(node, {aten.convolution.default}):
+            _split_convolution(graph_module, node)
+        elif is_call(node, {aten.conv2d.padding}):
+            _state_padding(graph_module, node)
+        elif is_call(node, {aten.addmm.default, aten.mm.default, aten.matmul.default}):
+            _as_linear(graph_module, node)
+        elif is_call(node, {aten.max_pool2d_with_indices.default}):
+            _drop_indices(graph_module.graph, node)
+        elif is_call(node, _OTHER_RANKS):
+            raise _wrong_rank(str(node.target))
+    for node in graph_module.graph.nodes:
+        if is_call(node, WEIGHTED):
+            _check_stored(node)
+
+
+def _replace(graph: fx.Graph, node: fx.Node, target: Any, args: tuple[Any, ...]) -> None:
+    with graph.inserting_before(node):
+        unified = graph.call_function(target, args)
+    unified.meta = dict(node.meta)
+    node.replace_all_uses_with(unified)
+    graph.erase_node(node)
+
+
+def _split_convolution(graph_module: fx.GraphModule, node: fx.Node) -> None:
+    """``convolution`` states transposition by a flag and any rank by its lists."""
+    args: list[Any] = list(node.args)
+    x, weight, bias, stride, padding, dilation, transposed, output_padding, groups = args
+    if len(stride) != 2:
+        raise _wrong_rank(f"a convolution over {len(stride)} dimensions")
+    target, rest = aten.conv2d.default, [stride, padding, dilation, groups]
+    if transposed:
+        target = aten.conv_transpose2d.input
+        rest = [stride, padding, output_padding, groups, dilation]
+    _replace(graph_module.graph, node, target, (x, weight, bias, *rest))
+
+
+def _state_padding(graph_module: fx.GraphModule, node: fx.Node) -> None:
+    """``valid`` is no padding; ``same`` adds ``dilation * (kernel - 1)``, the odd one behind."""
+    defaults: list[Any] = [None, None, None, [1, 1], "valid", [1, 1], 1]
+    args: list[Any] = [*node.args, *defaults[len(node.args) :]]
+    x, weight, bias, stride, padding, dilation, groups = args
+    before = [0, 0]
+    if padding == "same":
+        kernel = tensor_of(graph_module, weight).shape[2:]
+        spread = [dilation[axis % len(dilation)] for axis in range(2)]
+        total = [d * (k - 1) for d, k in zip(spread, kernel, strict=True)]
+        before = [t // 2 for t in total]
+        behind = [t - b for t, b in zip(total, before, strict=True)]
+        if behind != before:
+            sides = [before[1], behind[1], before[0], behind[0]]
+            with graph_module.graph.inserting_before(node):
+                x = graph_module.graph.call_function(aten.constant_pad_nd.default, (x, sides))
+            before = [0, 0]
+    arguments = (x, weight, bias, stride, before, dilation, groups)
+    _replace(graph_module.graph, node, aten.conv2d.default, arguments)
+
+
+def _as_linear(graph_module: fx.GraphModule, node: fx.Node) -> None:
+    """A product with a stored matrix is a linear layer; one of two computed tensors is not."""
+    args: list[Any] = list(node.args)
+    bias, x, matrix = args if len(args) == 3 else [None, *args]
+    if any(n is not None and n.op != "get_attr" for n in (bias, matrix)) or node.kwargs:
+        return
+    value = tensor_of(graph_module, matrix)
+    if value.dim() != 2 or (bias is not None and tensor_of(graph_module, bias).dim() != 1):
+        return
+    with graph_module.graph.inserting_before(node):
+        weight = add_tensor_node(graph_module, f"{matrix.target}_rows", value.t())
+    weight.meta["layer"] = matrix.meta.get("layer", str(matrix.target))
+    _replace(graph_module.graph, node, aten.linear.default, (x, weight, bias))
+
+
+def _drop_indices(graph: fx.Graph, node: fx.Node) -> None:
+    values = [u for u in node.users if u.target is operator.getitem and u.args[1] == 0]
+    if len(values) != len(node.users):
+        return
+    with graph.inserting_before(node):
+        pooled = graph.call_function(aten.max_pool2d.default, node.args)
+    for value in values:
+        pooled.meta = dict(value.meta)
+        value.replace_all_uses_with(pooled)
+        graph.erase_node(value)
+    graph.erase_node(node)
+
+
+def _check_stored(node: fx.Node) -> None:
+    weights = [a for a in node.args[1:3] if isinstance(a, fx.Node)]
+    if not isinstance(node.args[1], fx.Node) or any(n.op != "get_attr" for n in weights):
+        raise UnsupportedNetworkError(
+            "the weights of every convolution and linear layer must be stored",
+            f"weights computed from the image at {node.name}",
+            "quantize a network without dynamic weights",
+        )
+
+
+def _wrong_rank(received: str) -> UnsupportedNetworkError:
+    return UnsupportedNetworkError(
+        "convolutions must be two-dimensional",
+        received,
+        "rewrite it as a Conv2d with a kernel side of 1",
+    )
