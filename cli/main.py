@@ -9,6 +9,7 @@ import typer
 
 from lrq_deploy import __version__
 from lrq_deploy.cli.demo import demo
+from lrq_deploy.cli.inspect import inspect
 from lrq_deploy.cli.quantize import quantize
 from lrq_deploy.errors import LrqError
 
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 app.command(short_help="A trained classifier to a checked integer ONNX graph.")(quantize)
 app.command(short_help="The same on a network trained here, in a minute.")(demo)
+app.command(short_help="What a checkpoint is, and how to quantize it.")(inspect)
 
 
 def _print_version(wanted: bool) -> None:

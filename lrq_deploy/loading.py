@@ -13,6 +13,7 @@ from lrq_deploy.checkpoint.fit import fit_state_dict, infer_num_classes
 from lrq_deploy.checkpoint.identify import CheckpointFile, identify
 from lrq_deploy.checkpoint.read import StateDict, read_state_dict
 from lrq_deploy.errors import CheckpointError, LrqError, OptionError
+from lrq_deploy.inspection.matching import find_architectures
 from lrq_deploy.options import QuantizeOptions
 from lrq_deploy.teacher import Preprocessing
 
@@ -57,16 +58,15 @@ def load_model(options: QuantizeOptions) -> LoadedModel:
     if file.kind == "export-archive":
         return _load_archive(options, file)
     weights = read_state_dict(options.model, options.trust_pickle)
+    origin = weights.origin
     if options.arch is not None:
         architecture = _fitted(options.arch, weights)
     elif weights.module is not None:
         architecture = Architecture(weights.module, options.model.stem)
     else:
-        raise OptionError(
-            "a state dict needs --arch, because it holds weights without their network",
-            f"{options.model} alone",
-            "pass --arch torchvision:NAME, timm:NAME or FILE.py:FACTORY",
-        )
+        spec = _recognised(options, weights)
+        architecture = _fitted(spec, weights)
+        origin += f", recognised as {spec}"
     input_shape = options.input_shape or architecture.input_shape
     if input_shape is None:
         raise OptionError(
@@ -79,7 +79,28 @@ def load_model(options: QuantizeOptions) -> LoadedModel:
         input_shape=input_shape,
         preprocessing=_preprocessing(options, input_shape, architecture),
         name=architecture.name,
-        origin=weights.origin,
+        origin=origin,
+    )
+
+
+def _recognised(options: QuantizeOptions, weights: StateDict) -> str:
+    """``--arch`` of the one known network that the weights fit."""
+    match = find_architectures({name: tensor.shape for name, tensor in weights.tensors.items()})
+    if match.chosen is not None:
+        return match.chosen.spec
+    rule = "a state dict needs --arch unless exactly one known network fits it"
+    fits = [candidate.spec for candidate in match.candidates]
+    if fits:
+        raise OptionError(
+            rule,
+            f"{options.model}, which fits {', '.join(fits)}: {match.reason}",
+            f"pass --arch with the one that was trained, for instance --arch {fits[0]}",
+        )
+    differences = f": {'; '.join(match.differences)}" if match.differences else ""
+    raise OptionError(
+        rule,
+        f"{options.model} alone, and {match.reason}{differences}",
+        "pass --arch FILE.py:FACTORY with --input-shape C,H,W; lrq-deploy inspect says more",
     )
 
 

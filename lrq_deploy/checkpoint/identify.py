@@ -10,7 +10,7 @@ from typing import BinaryIO, Literal
 from lrq_deploy.checkpoint.pickle_globals import is_plain_pickle
 from lrq_deploy.errors import CheckpointError
 
-__all__ = ["CheckpointFile", "FileKind", "identify"]
+__all__ = ["CheckpointFile", "FileKind", "identify", "is_onnx"]
 
 FileKind = Literal["torch-zip", "torch-legacy", "safetensors", "export-archive"]
 
@@ -159,7 +159,7 @@ def _not_readable(path: Path, head: bytes, size: int) -> CheckpointError:
         return _foreign(path, "a tar archive")
     if is_plain_pickle(path, head):
         return _foreign(path, "a plain pickle that torch.save did not write")
-    if _is_onnx(path, size):
+    if is_onnx(path, size):
         return CheckpointError(
             "the model must be a PyTorch network",
             f"the ONNX file {path}",
@@ -170,8 +170,8 @@ def _not_readable(path: Path, head: bytes, size: int) -> CheckpointError:
     return _foreign(path, "a file of unknown format")
 
 
-def _is_onnx(path: Path, size: int) -> bool:
-    """Walk the top-level protobuf fields of a ModelProto (onnx.proto) without reading them."""
+def is_onnx(path: Path, size: int) -> bool:
+    """Whether the top-level protobuf fields, walked but not read, are those of a ModelProto."""
     wire_of_field = {1: 0, 2: 2, 3: 2, 4: 2, 5: 0, 6: 2, 7: 2, 8: 2, 14: 2, 20: 2, 25: 2, 26: 2}
     seen: set[int] = set()
     with path.open("rb") as stream:

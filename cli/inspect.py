@@ -1,0 +1,99 @@
+"""``lrq-deploy inspect``: parse, one call, print."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lrq_deploy.cli import quantize_parameters as parameter
+from lrq_deploy.cli.quantize_flags import QuantizeFlags, command_line
+
+if TYPE_CHECKING:
+    from lrq_deploy.inspection.advice import Run
+    from lrq_deploy.inspection.inspect import Inspection
+
+__all__ = ["INSPECTION_SCHEMA", "inspect", "inspection_json", "run_command"]
+
+INSPECTION_SCHEMA = 1
+_BITS = 4
+
+AnyModel = Annotated[
+    Path,
+    typer.Argument(
+        metavar="MODEL",
+        show_default=False,
+        help="Any checkpoint: torch.save, safetensors, torch.export archive or ONNX.",
+    ),
+]
+AllTensors = Annotated[
+    bool, typer.Option("--all", help="Every tensor instead of the first and last ones.")
+]
+
+
+def inspect(
+    model: AnyModel,
+    all_tensors: AllTensors = False,
+    json: parameter.Json = False,
+    quiet: parameter.Quiet = False,
+) -> None:
+    """Say what a checkpoint is and how to quantize it. Nothing in the file is executed."""
+    from rich.console import Console
+
+    from lrq_deploy.cli.inspect_report import print_inspection
+    from lrq_deploy.cli.progress_view import progress_view
+    from lrq_deploy.inspection.inspect import inspect_model
+
+    console = Console()
+    with progress_view(Console(stderr=True), quiet=quiet, plain=json) as view:
+        found = inspect_model(model, view)
+    if json:
+        console.print_json(data=inspection_json(found))
+    else:
+        print_inspection(console, found, all_tensors)
+
+
+def run_command(run: "Run") -> str:
+    """Command line of a proposed run, to copy."""
+    flags = QuantizeFlags(bits=_BITS, arch=run.arch or None)
+    command = command_line(Path(run.model), flags)
+    return f"{command} --input-shape {run.input_shape}" if run.input_shape else command
+
+
+def inspection_json(found: "Inspection") -> dict[str, Any]:
+    """Plain values for ``--json``, with the schema version first; always every tensor."""
+    from lrq_deploy.inspection.advice import advise
+
+    advice = advise(found)
+    outline, match = found.outline, found.match
+    return {
+        "schema_version": INSPECTION_SCHEMA,
+        "path": str(found.path),
+        "kind": found.kind,
+        "size_bytes": found.size_bytes,
+        "description": outline.description,
+        "written_by": outline.written_by,
+        "location": outline.location,
+        "module_class": outline.module_class,
+        "facts": outline.facts,
+        "unsafe_globals": list(outline.unsafe_globals),
+        "parameters": found.parameters,
+        "batch_norms": found.batch_norms,
+        "num_classes": found.num_classes,
+        "input_channels": found.input_channels,
+        "input_shape": outline.input_shape,
+        "arch": match.chosen.spec if match.chosen else None,
+        "candidates": [
+            {"arch": c.spec, "prefix": c.prefix, "num_classes": c.num_classes}
+            for c in match.candidates
+        ],
+        "reason": match.reason,
+        "near": match.near or None,
+        "differences": list(match.differences),
+        "searched": list(match.searched),
+        "advice": advice.sentence,
+        "python": advice.python or None,
+        "commands": [run_command(run) for run in advice.runs],
+        "tensors": {
+            name: {"dtype": t.dtype, "shape": list(t.shape)} for name, t in outline.tensors.items()
+        },
+    }

@@ -1,0 +1,128 @@
+"""How an inspection is shown: the file, its network, its tensors, and what to do."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from lrq_deploy.cli.inspect import run_command
+from lrq_deploy.inspection.advice import advise
+from lrq_deploy.inspection.inspect import Inspection
+from lrq_deploy.inspection.outline import TensorOutline, printable
+
+__all__ = ["print_inspection"]
+
+_FIRST_TENSORS = 8
+_LAST_TENSORS = 4
+_SHOWN_GLOBALS = 10
+_SHOWN_CANDIDATES = 6
+_MEBIBYTE = 1024.0 * 1024.0
+
+
+def print_inspection(console: Console, found: Inspection, all_tensors: bool = False) -> None:
+    """Print an inspection.
+
+    Args:
+        console: where to write; lines stay within its width, commands are never wrapped.
+        found: product of the inspection.
+        all_tensors: show every tensor.
+    """
+    console.print(_facts(found))
+    console.print(_tensors(found.outline.tensors, all_tensors))
+    advice = advise(found)
+    console.print(Text(advice.sentence))
+    if advice.python:
+        _command(console, "\nIn Python, which runs the code in the file:", [advice.python])
+    if advice.runs:
+        title = "\nNext:" if len(advice.runs) == 1 else "\nNext, one of:"
+        _command(console, title, [run_command(run) for run in advice.runs])
+
+
+def _command(console: Console, title: str, lines: list[str]) -> None:
+    console.print(title, highlight=False)
+    for line in lines:
+        console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _facts(found: Inspection) -> Table:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for title, value in (*_file_rows(found), *_network_rows(found), *_match_rows(found)):
+        table.add_row(title, Text(value))
+    return table
+
+
+def _file_rows(found: Inspection) -> Iterator[tuple[str, str]]:
+    outline = found.outline
+    yield "file", f"{found.path}, {found.size_bytes / _MEBIBYTE:.2f} MiB"
+    yield "what it is", outline.description
+    yield "written by", outline.written_by
+    if outline.location:
+        yield "weights under", outline.location
+    if outline.module_class:
+        yield "class", outline.module_class
+    yield from outline.facts.items()
+    if outline.unsafe_globals:
+        names = outline.unsafe_globals
+        more = len(names) - _SHOWN_GLOBALS
+        shown = ", ".join(names[:_SHOWN_GLOBALS]) + (f" and {more} more" if more > 0 else "")
+        yield "wants to run", f"{shown} (nothing was executed)"
+    elif found.kind != "onnx":
+        yield "code inside", "none"
+
+
+def _network_rows(found: Inspection) -> Iterator[tuple[str, str]]:
+    dtypes = Counter(tensor.dtype for tensor in found.outline.tensors.values())
+    kinds = ", ".join(f"{count} {dtype}" for dtype, count in dtypes.most_common(4))
+    yield "tensors", f"{len(found.outline.tensors)} ({kinds or 'none'})"
+    yield "parameters", f"{found.parameters:,}"
+    yield "BatchNorm layers", str(found.batch_norms) if found.kind != "onnx" else "not told"
+    yield "classes", _or_unknown(found.num_classes)
+    yield "input channels", _or_unknown(found.input_channels)
+
+
+def _or_unknown(number: int | None) -> str:
+    return "not told" if number is None else str(number)
+
+
+def _match_rows(found: Inspection) -> Iterator[tuple[str, str]]:
+    match = found.match
+    if match.candidates:
+        shown = ", ".join(c.spec for c in match.candidates[:_SHOWN_CANDIDATES])
+        more = len(match.candidates) - _SHOWN_CANDIDATES
+        yield "fits", shown + (f" and {more} more" if more > 0 else "")
+        first = match.candidates[0]
+        if first.prefix:
+            yield "", f"without the prefix {first.prefix!r}"
+        if first.num_classes != first.default_classes:
+            yield "", f"with {first.num_classes} classes instead of {first.default_classes}"
+    elif match.searched:
+        yield "fits", "no known architecture"
+    if match.near:
+        yield "closest", match.near
+    for number, difference in enumerate(match.differences):
+        yield "differs in" if number == 0 else "", difference
+    if match.searched:
+        yield "compared with", ", ".join(match.searched)
+
+
+def _tensors(tensors: dict[str, TensorOutline], everything: bool) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("tensor", overflow="fold")
+    table.add_column("shape", justify="right")
+    table.add_column("dtype")
+    names = list(tensors)
+    hidden = len(names) - _FIRST_TENSORS - _LAST_TENSORS
+    for position, name in enumerate(names):
+        if not everything and hidden > 1:
+            if position == _FIRST_TENSORS:
+                table.add_row(f"... {hidden} more (--all)", "", "")
+            if _FIRST_TENSORS <= position < len(names) - _LAST_TENSORS:
+                continue
+        shape = ",".join(str(size) if size >= 0 else "?" for size in tensors[name].shape)
+        table.add_row(Text(printable(name, 200)), f"\\[{shape}]", printable(tensors[name].dtype))
+    return table

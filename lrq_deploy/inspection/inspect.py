@@ -1,0 +1,129 @@
+"""From a model file to everything that can be said of it without executing any of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from lrq_deploy.checkpoint.identify import identify, is_onnx
+from lrq_deploy.checkpoint.naming import classes_of_shapes, strip_wrappers, without_prefixes
+from lrq_deploy.errors import CheckpointError
+from lrq_deploy.inspection.checkpoint_outline import outline_safetensors, outline_torch_file
+from lrq_deploy.inspection.export_outline import outline_export_archive
+from lrq_deploy.inspection.matching import Candidate, Match, find_architectures
+from lrq_deploy.inspection.onnx_outline import outline_onnx
+from lrq_deploy.inspection.outline import Outline, TensorOutline
+from lrq_deploy.progress import ProgressCallback, silent
+
+__all__ = ["Inspection", "inspect_model"]
+
+_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+_NOT_SEARCHED = Match((), None, "")
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a model file is and which known architecture it belongs to.
+
+    Attributes:
+        path: the file.
+        kind: its format: ``torch-zip``, ``torch-legacy``, ``safetensors``, ``export-archive``
+            or ``onnx``.
+        size_bytes: its length.
+        outline: what it tells of itself.
+        parameters: number of trained values, BatchNorm statistics not counted.
+        batch_norms: layers with running statistics.
+        num_classes: likely length of a row of logits; ``None`` if no tensor shows it.
+        input_channels: likely channels of the input; ``None`` if no tensor shows it.
+        match: known architectures that fit.
+    """
+
+    path: Path
+    kind: str
+    size_bytes: int
+    outline: Outline
+    parameters: int
+    batch_norms: int
+    num_classes: int | None
+    input_channels: int | None
+    match: Match
+
+    @property
+    def arch(self) -> Candidate | None:
+        """The architecture that ``quantize`` takes without being told."""
+        return self.match.chosen
+
+
+def inspect_model(path: Path, progress: ProgressCallback = silent) -> Inspection:
+    """Read a model file of any kind; nothing of it is unpickled, imported or run.
+
+    Args:
+        path: the file.
+        progress: receives the steps of indexing known architectures, the first time only.
+
+    Raises:
+        CheckpointError: missing, damaged, or not a model that this project can read; a
+            TorchScript archive and a plain pickle say what to save instead.
+    """
+    kind, size, outline = _outline(path)
+    shapes = {name: tensor.shape for name, tensor in outline.tensors.items()}
+    searched = kind not in ("onnx", "export-archive")
+    match = find_architectures(shapes, progress) if searched else _NOT_SEARCHED
+    classes = outline.num_classes
+    if classes is None and match.candidates:
+        classes = match.candidates[0].num_classes
+    if classes is None and kind != "onnx":
+        classes = classes_of_shapes(without_prefixes(strip_wrappers(shapes))[-1])
+    return Inspection(
+        path=path,
+        kind=kind,
+        size_bytes=size,
+        outline=outline,
+        parameters=sum(
+            tensor.count
+            for name, tensor in outline.tensors.items()
+            if not name.endswith(_BUFFERS) and tensor.dtype.startswith(("float", "bfloat"))
+        ),
+        batch_norms=sum(name.endswith("running_var") for name in outline.tensors),
+        num_classes=classes,
+        input_channels=_input_channels(outline),
+        match=match,
+    )
+
+
+def _outline(path: Path) -> tuple[str, int, Outline]:
+    try:
+        file = identify(path)
+    except CheckpointError:
+        if path.is_file() and is_onnx(path, path.stat().st_size):
+            return "onnx", path.stat().st_size, outline_onnx(path)
+        raise
+    if file.kind == "export-archive":
+        return file.kind, file.size_bytes, outline_export_archive(file)
+    if file.kind == "safetensors":
+        return file.kind, file.size_bytes, outline_safetensors(file)
+    return file.kind, file.size_bytes, outline_torch_file(file)
+
+
+def _input_channels(outline: Outline) -> int | None:
+    """Channels that the first convolution reads.
+
+    Safetensors sorts names, and a depthwise convolution reads 1 channel of many: a convolution
+    of 3 channels tells an image wherever it stands, one of 1 channel only at the first place.
+    """
+    if outline.input_shape is not None:
+        return outline.input_shape[1] if outline.input_shape[1] > 0 else None
+    kernels = _kernels(outline.tensors)
+    if not kernels:
+        return None
+    ordered = list(outline.tensors) != sorted(outline.tensors)
+    if ordered or kernels[0][1] in (1, 3):
+        return kernels[0][1]
+    return 3 if any(kernel[1] == 3 for kernel in kernels) else None
+
+
+def _kernels(tensors: Mapping[str, TensorOutline]) -> list[tuple[int, ...]]:
+    return [
+        tensor.shape
+        for name, tensor in tensors.items()
+        if name.endswith("weight") and len(tensor.shape) == 4
+    ]

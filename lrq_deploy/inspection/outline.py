@@ -1,0 +1,59 @@
+"""What a model file tells of itself: the common product of every reader."""
+
+from dataclasses import dataclass, field
+
+__all__ = ["Outline", "TensorOutline", "printable"]
+
+
+@dataclass(frozen=True)
+class TensorOutline:
+    """A tensor without its values.
+
+    Attributes:
+        shape: sizes; -1 where a file leaves a size open.
+        dtype: as PyTorch calls it, without ``torch.``.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def count(self) -> int:
+        """Number of elements; 0 where a size is open."""
+        total = 1
+        for size in self.shape:
+            total *= max(size, 0)
+        return total
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What one reader found.
+
+    Attributes:
+        description: what the file is, in a few words.
+        written_by: who wrote it, as far as the file tells.
+        tensors: parameters and buffers by the names in the file.
+        facts: further statements of the file, by title.
+        location: keys that lead to the weights, joined by dots.
+        unsafe_globals: what loading it plainly would import and may run; empty for no code.
+        module_class: class of a pickled module.
+        input_shape: ``[N, C, H, W]`` where the file states it, -1 for an open size.
+        num_classes: length of a row of logits where the file states it.
+    """
+
+    description: str
+    written_by: str
+    tensors: dict[str, TensorOutline]
+    facts: dict[str, str] = field(default_factory=dict)
+    location: str = ""
+    unsafe_globals: tuple[str, ...] = ()
+    module_class: str = ""
+    input_shape: tuple[int, ...] | None = None
+    num_classes: int | None = None
+
+
+def printable(value: object, length: int = 60) -> str:
+    """Text of a foreign value for a terminal: no control characters, at most ``length``."""
+    text = "".join(char if char.isprintable() else "?" for char in str(value)[: length + 1])
+    return text if len(text) <= length else text[: length - 3] + "..."
