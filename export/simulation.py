@@ -1,7 +1,9 @@
-"""The student in double precision: every integer exact, every rounding that of the formula.
+"""The student with exact sums: the only roundings are those of its quantizers.
 
-The training simulation adds products in float32, whose order differs between machines; here
-sums of integers times scales are exact to 2**-52, so the only roundings are the quantizers' own.
+The training simulation adds float32 products, whose rounding differs with the order of the sum.
+Here a layer sums integers. Sums below 2**24 are exact in float32 in any order, so the fast
+float32 kernels are used where the bound ``sum |w| * max |x|`` allows it, float64 ones elsewhere;
+everything between layers is float64.
 """
 
 from typing import Any
@@ -10,21 +12,28 @@ import torch
 from torch import Tensor, fx
 
 from lrq_deploy.export.session import batches_of
+from lrq_deploy.qparams import QParams
 from lrq_deploy.student.frozen import FrozenLayer, FrozenQuantizer, QuantizedModel
 
 __all__ = ["exact_logits"]
 
+_EXACT_IN_FLOAT32 = 2.0**24
+
 
 def exact_logits(model: QuantizedModel, images: Tensor) -> Tensor:
     """Logits float32 ``[N, classes]`` of normalised images ``[N, C, H, W]``."""
-    interpreter = _Exact(model.graph)
+    interpreter = _Exact(model)
     with torch.no_grad():
         parts = [interpreter.run(batch) for batch in batches_of(images)]
     return torch.cat(parts).to(torch.float32)
 
 
 class _Exact(fx.Interpreter):
-    """Runs quantizers and layers in float64; other operators follow the type of their input."""
+    """Runs quantizers and layers exactly; other operators follow the type of their input."""
+
+    def __init__(self, model: QuantizedModel) -> None:
+        super().__init__(model.graph)
+        self._table = model.table
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Replace the two kinds of modules of a frozen student."""
@@ -32,7 +41,7 @@ class _Exact(fx.Interpreter):
         if isinstance(module, FrozenQuantizer):
             return _quantize(module, args[0])
         if isinstance(module, FrozenLayer):
-            return _apply(module, args[0])
+            return _apply(module, args[0], self._table[module.input_quantizer])
         return super().call_module(target, args, kwargs)
 
 
@@ -45,9 +54,22 @@ def _quantize(quantizer: FrozenQuantizer, x: Tensor) -> Tensor:
     return (q - zero_point) * scale
 
 
-def _apply(layer: FrozenLayer, x: Tensor) -> Tensor:
-    shape = [1] * layer.weight_q.dim()
-    shape[layer.spec.channel_axis] = -1
-    weight = layer.weight_q.double() * layer.weight_scale.double().reshape(shape)
-    bias = None if layer.bias is None else layer.bias.double()
-    return layer.spec.apply(x.double(), weight, bias)
+def _apply(layer: FrozenLayer, x: Tensor, source: QParams) -> Tensor:
+    scale_x, scale_w = source.scale.double(), layer.weight_scale.double()
+    integers = torch.round(x / scale_x)
+    zero_point = int(source.zero_point)
+    largest = max(source.qmax - zero_point, zero_point - source.qmin)
+    # Every output meets at most all the weights that share its output channel.
+    rows = layer.weight_q.double().transpose(0, layer.spec.channel_axis).flatten(1)
+    exact = float(rows.abs().sum(1).max()) * largest < _EXACT_IN_FLOAT32
+    kind = torch.float32 if exact else torch.float64
+    total = layer.spec.apply(integers.to(kind), layer.weight_q.to(kind), None).double()
+    channel_axis = -1 if layer.spec.kind == "linear" else 1
+    shape = [1] * total.dim()
+    shape[channel_axis] = -1
+    repeats = total.shape[channel_axis] // scale_w.numel()
+    step = scale_x * scale_w.repeat(repeats)
+    if layer.bias is None:
+        return total * step.reshape(shape)
+    bias = torch.round(layer.bias.double() / step)
+    return (total + bias.reshape(shape)) * step.reshape(shape)
