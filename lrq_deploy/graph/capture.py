@@ -142,7 +142,9 @@ def _make_batch_symbolic(graph_module: fx.GraphModule) -> None:
                 node.args = (node.args[0], _shape_for_any_batch(node, shape))
         elif node.op == "call_function" and node.target is aten.expand.default:
             before, shape = node.args[0].meta.get("val"), list(node.args[1])
-            if before is not None and before.dim() == len(shape) and before.shape[0] == static:
+            # -1 keeps the size; a single row is repeated by whatever reads it next to a batch.
+            same_rank = before is not None and before.dim() == len(shape)
+            if same_rank and static is not None and shape[0] == static:
                 node.args = (node.args[0], [-1, *shape[1:]])
 
 

@@ -38,7 +38,8 @@ def normalize(graph_module: fx.GraphModule) -> None:
             graph.erase_node(node)
     unify_variants(graph_module)
     for node in list(graph.nodes):
-        if is_call(node, BATCH_NORMS):
+        if "batch_norm" in str(node.target) and node.op == "call_function":
+            _check_statistics(node)
             _unify_batch_norm(graph, node)
         elif is_call(node, WEIGHTED):
             weight: Any = node.args[1]
@@ -76,7 +77,6 @@ def _keeps_type(node: fx.Node) -> bool:
 
 def _unify_batch_norm(graph: fx.Graph, node: fx.Node) -> None:
     """``_native_batch_norm_legit_no_training(...)[0]`` becomes ``batch_norm(...)``."""
-    _check_statistics(node)
     if node.target is aten.batch_norm.default:
         node.meta["layer"] = _layer_name(node.args[3])
         return
@@ -97,7 +97,7 @@ def _unify_batch_norm(graph: fx.Graph, node: fx.Node) -> None:
 def _check_statistics(node: fx.Node) -> None:
     trains = node.target is aten.batch_norm.default and node.args[5]
     statistics = [a for a in node.args[3:5] if isinstance(a, fx.Node) and a.op == "get_attr"]
-    if trains or len(statistics) != 2:
+    if node.target not in BATCH_NORMS or trains or len(statistics) != 2:
         raise UnsupportedNetworkError(
             "every BatchNorm must use stored statistics",
             f"{node.name}, which normalises by the statistics of the batch",

@@ -7,7 +7,7 @@ from torch import Tensor, fx
 
 from lrq_deploy.graph.absorb import absorb_rectifiers
 from lrq_deploy.qparams import QParams, ScaleTable
-from lrq_deploy.student.fake_quant import snap_to_grid
+from lrq_deploy.student.bias_grid import snap_to_grid
 from lrq_deploy.student.frozen import FrozenLayer, FrozenQuantizer
 from lrq_deploy.student.layers import ActQuantizer, QuantizedLayer, channel_scale_shape
 from lrq_deploy.student.untie import untie

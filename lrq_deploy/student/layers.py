@@ -4,10 +4,10 @@ import torch
 from torch import Tensor, nn
 
 from lrq_deploy.scheme import IntegerRange
+from lrq_deploy.student.bias_grid import snap_to_grid
 from lrq_deploy.student.fake_quant import (
     fake_quantize_per_channel,
     fake_quantize_per_tensor,
-    snap_to_grid,
 )
 from lrq_deploy.student.frozen import LayerSpec
 

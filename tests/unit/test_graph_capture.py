@@ -1,0 +1,180 @@
+"""Capture: what becomes a graph, and what is refused how."""
+
+import io
+
+import pytest
+import torch
+import torch.nn.functional as F
+from support.small_networks import SHAPE, Residual, graph_of, images, targets, with_statistics
+from torch import Tensor, nn
+
+from lrq_deploy.errors import CaptureError, UnsupportedNetworkError
+from lrq_deploy.graph.capture import capture, example_input
+from lrq_deploy.graph.teach import make_teacher
+from lrq_deploy.teacher import Preprocessing
+
+pytestmark = pytest.mark.unit
+
+aten = torch.ops.aten
+
+
+class Wrapped(nn.Module):
+    """A classifier whose result is packed by ``pack``."""
+
+    def __init__(self, pack: object) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+        self.head = nn.Linear(4, 5)
+        self.pack = pack
+
+    def forward(self, x: Tensor) -> object:
+        logits = self.head(self.body(x).mean((2, 3)))
+        return self.pack(logits)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_the_graph_computes_what_the_network_computes(batch: int) -> None:
+    module = with_statistics(Residual())
+    graph = capture(module, SHAPE)
+    x = images(batch)
+    torch.testing.assert_close(graph(x), module(x))
+    assert not any(p.requires_grad for p in graph.parameters())
+
+
+@pytest.mark.parametrize(
+    "pack", [lambda y: {"logits": y}, lambda y: (y,), lambda y: [y]], ids=["dict", "tuple", "list"]
+)
+def test_a_single_packed_output_is_unpacked(pack: object) -> None:
+    module = with_statistics(Wrapped(pack))
+    logits = capture(module, SHAPE)(images(3))
+    assert logits.shape == (3, 5)
+
+
+def test_two_outputs_are_refused() -> None:
+    with pytest.raises(UnsupportedNetworkError, match=r"one tensor of logits.*2 outputs"):
+        graph_of(Wrapped(lambda y: {"a": y, "b": y + 1}))
+
+
+def test_two_inputs_are_refused() -> None:
+    class TwoInputs(nn.Module):
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            return (x + y).mean((2, 3))
+
+    example = (example_input(SHAPE), example_input(SHAPE))
+    program = torch.export.export(TwoInputs(), example)
+    with pytest.raises(UnsupportedNetworkError, match=r"exactly one input.*2 inputs \(x, y\)"):
+        capture(program, SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        (lambda y: y[:, :, None, None], r"logits \[N, classes\].*\(2, 5, 1, 1\)"),
+        (lambda y: y[:, 0], r"logits \[N, classes\].*\(2,\)"),
+        (lambda y: y[:, :1], r"at least 2 classes.*1 logit"),
+        (lambda y: y.flatten()[:10].reshape(1, 10), r"logits \[N, classes\]"),
+    ],
+    ids=["map", "scalar", "one-class", "no-batch"],
+)
+def test_other_heads_are_refused(head: object, message: str) -> None:
+    with pytest.raises(UnsupportedNetworkError, match=message):
+        graph_of(Wrapped(head))
+
+
+def test_a_wrong_input_shape_is_a_capture_error_that_names_the_place() -> None:
+    class Strict(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            if x.shape[2] != 12:
+                raise ValueError("wants 12 rows")
+            return x.mean((2, 3))
+
+    with pytest.raises(
+        CaptureError, match=r"ValueError: wants 12 rows at .*test_graph_capture"
+    ) as e:
+        capture(Strict(), (3, 8, 8))
+    assert ".pt2" in e.value.remedy or "archive" in e.value.remedy
+
+
+def test_data_dependent_control_flow_is_a_capture_error() -> None:
+    class Branching(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            y = x.mean((2, 3))
+            return y if float(y.sum()) > 0 else -y
+
+    with pytest.raises(CaptureError, match=r"capturable by torch\.export"):
+        capture(Branching(), SHAPE)
+
+
+class Viewing(nn.Module):
+    """Views that mention the batch in every way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(48, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n = x.shape[0]
+        x = F.avg_pool2d(x, 3).view(n, -1)
+        x = x.reshape(n, 3, 4, 4).view(-1, 48)
+        return self.head(x + torch.ones(1, 48).expand(n, 48))
+
+
+@pytest.mark.parametrize("example_batch", [1, 2, 3])
+def test_an_archive_with_a_static_batch_runs_at_any_batch(example_batch: int) -> None:
+    module = with_statistics(Viewing())
+    program = torch.export.export(module, (example_input(SHAPE, example_batch),))
+    stored = io.BytesIO()
+    torch.export.save(program, stored)
+    stored.seek(0)
+    graph = capture(torch.export.load(stored), SHAPE)
+    for batch in (1, 2, 7):
+        torch.testing.assert_close(graph(images(batch)), module(images(batch)))
+
+
+def test_a_batch_that_cannot_be_loosened_is_refused_with_the_remedy() -> None:
+    class Fixed(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.mean((2, 3)) + torch.arange(6.0).reshape(2, 3)
+
+    program = torch.export.export(Fixed(), (example_input(SHAPE, 2),))
+    with pytest.raises(CaptureError, match="dynamic batch"):
+        capture(program, SHAPE)
+
+
+def test_core_aten_archives_look_like_any_other_network() -> None:
+    module = with_statistics(Residual())
+    batch = torch.export.Dim("batch", min=1)
+    program = torch.export.export(module, (example_input(SHAPE),), dynamic_shapes=({0: batch},))
+    graph = capture(program.run_decompositions(), SHAPE)
+    torch.testing.assert_close(graph(images()), module(images()))
+    called = targets(graph)
+    assert called.count(aten.conv2d.default) == 5
+    assert called.count(aten.linear.default) == 1
+    assert called.count(aten.batch_norm.default) == 5
+    layers = [n.meta["layer"] for n in graph.graph.nodes if n.target is aten.conv2d.default]
+    assert layers == ["stem.0", "first.0", "second.0", "down.0", "last.0"]
+
+
+def test_capture_leaves_the_training_flag_of_nothing_to_chance() -> None:
+    class Dropping(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.drop = nn.Dropout(0.9)
+            self.head = nn.Linear(3, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.drop(x.mean((2, 3))))
+
+    module = Dropping().train()
+    graph = capture(module, SHAPE)
+    assert targets(graph) == [aten.mean.dim, aten.linear.default]
+    torch.testing.assert_close(graph(images()), module.eval()(images()))
+
+
+def test_make_teacher_describes_the_network() -> None:
+    module = with_statistics(Residual(classes=7, channels=1))
+    preprocessing = Preprocessing((0.0,), (1.0,))
+    teacher = make_teacher(module, (1, 12, 10), preprocessing, "net", "ab" * 32)
+    assert (teacher.num_classes, teacher.input_shape) == (7, (1, 12, 10))
+    x = images(2, (1, 12, 10))
+    torch.testing.assert_close(teacher.logits(x), module(x))

@@ -1,0 +1,182 @@
+"""Normalisation: one form per function, constants folded, what cannot be normalised refused."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.small_networks import SHAPE, graph_of, images, targets, with_statistics
+from torch import Tensor, nn
+
+from lrq_deploy.errors import UnsupportedNetworkError
+from lrq_deploy.graph.capture import capture
+from lrq_deploy.graph.operators import WEIGHTED, is_call, is_movement, tensor_inputs
+
+pytestmark = pytest.mark.unit
+
+aten = torch.ops.aten
+
+
+class Head(nn.Module):
+    """Any body, then the mean of each channel."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x).mean((2, 3))
+
+
+def test_in_place_and_functional_forms_become_the_same_graph() -> None:
+    class InPlace(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            y = x * 2
+            y += 1
+            return F.relu_(y).mean((2, 3))
+
+    class Functional(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.relu(x * 2 + 1).mean((2, 3))
+
+    assert targets(graph_of(InPlace())) == targets(graph_of(Functional()))
+
+
+def test_what_does_nothing_is_gone() -> None:
+    class Idle(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            x = F.dropout2d(F.dropout(x, 0.5, self.training), 0.5, self.training)
+            x = x[:, :, :].contiguous().detach().clone().float()
+            return x.mean((2, 3))
+
+    assert targets(graph_of(Idle())) == [aten.mean.dim]
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    kernel=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    dilation=st.tuples(st.integers(1, 2), st.integers(1, 2)),
+    padding=st.sampled_from(["same", "valid"]),
+)
+def test_named_padding_is_stated(
+    kernel: tuple[int, int], dilation: tuple[int, int], padding: str
+) -> None:
+    module = with_statistics(Head(nn.Conv2d(3, 4, kernel, padding=padding, dilation=dilation)))
+    graph = capture(module, SHAPE)
+    called = targets(graph)
+    assert aten.conv2d.default in called
+    assert aten.conv2d.padding not in called
+    odd = any(d * (k - 1) % 2 for d, k in zip(dilation, kernel, strict=True))
+    assert (aten.constant_pad_nd.default in called) == (odd and padding == "same")
+    torch.testing.assert_close(graph(images()), module(images()))
+
+
+def test_weights_computed_from_constants_are_stored() -> None:
+    class Standardised(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            weight = F.normalize(self.weight.flatten(1)).reshape(self.weight.shape)
+            mask = torch.arange(3) > 0
+            return F.conv2d(x, weight * mask[:, None, None], self.bias)
+
+    module = with_statistics(Head(Standardised(3, 4, 3)))
+    graph = capture(module, SHAPE)
+    assert targets(graph) == [aten.conv2d.default, aten.mean.dim]
+    torch.testing.assert_close(graph(images()), module(images()))
+
+
+def test_products_with_a_stored_matrix_are_linear_layers() -> None:
+    class Products(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Parameter(torch.zeros(3, 4))
+            self.second = nn.Parameter(torch.zeros(5, 4))
+            self.bias = nn.Parameter(torch.zeros(5))
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = torch.mm(x.mean((2, 3)), self.first)
+            return torch.addmm(self.bias, y @ torch.eye(4), self.second.t())
+
+    module = with_statistics(Products())
+    graph = capture(module, SHAPE)
+    assert targets(graph) == [aten.mean.dim, *[aten.linear.default] * 3]
+    torch.testing.assert_close(graph(images()), module(images()))
+
+
+def test_a_product_of_two_computed_tensors_stays() -> None:
+    class Attention(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            y = x.flatten(2)
+            return (y @ y.transpose(1, 2)).mean(2)
+
+    graph = graph_of(Attention())
+    assert not any(is_call(n, WEIGHTED) for n in graph.graph.nodes)
+
+
+def test_computed_weights_are_refused() -> None:
+    class Dynamic(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            y = x.mean((2, 3))
+            return F.linear(y, y[:2])
+
+    with pytest.raises(UnsupportedNetworkError, match="weights computed from the image at linear"):
+        graph_of(Dynamic())
+
+
+@pytest.mark.parametrize("body", [nn.Conv1d(3, 3, 3), nn.ConvTranspose1d(3, 3, 3)])
+def test_one_dimensional_convolutions_are_refused_with_a_way_out(body: nn.Module) -> None:
+    class Flat(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = body
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.body(x.flatten(2)).mean(2)
+
+    with pytest.raises(UnsupportedNetworkError, match=r"two-dimensional.*conv.*1d.*Conv2d"):
+        graph_of(Flat())
+
+
+def test_batch_norm_without_statistics_is_refused() -> None:
+    body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False))
+    with pytest.raises(UnsupportedNetworkError, match="track_running_stats"):
+        graph_of(Head(body))
+
+
+def test_batch_norm_left_in_training_mode_is_refused() -> None:
+    module = Head(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)))
+    program = torch.export.export(module.train(), (images(2),))
+    with pytest.raises(UnsupportedNetworkError, match="eval"):
+        capture(program, SHAPE)
+
+
+def test_layers_carry_the_names_of_the_network() -> None:
+    graph = graph_of(Head(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1))))
+    names = [n.meta["layer"] for n in graph.graph.nodes if "layer" in n.meta and n.op != "get_attr"]
+    assert names == ["body.0", "body.1", "body.2"]
+    assert sorted(n for n, _ in graph.named_buffers()) == [
+        "body.1.running_mean",
+        "body.1.running_var",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("pad", "moves"),
+    [
+        (lambda x: F.pad(x, (1, 1)), True),
+        (lambda x: F.pad(x, (1, 1), value=0.0), True),
+        (lambda x: F.pad(x, (1, 1), value=-1.0), False),
+        (lambda x: F.pad(x, (1, 1, 1, 1), mode="reflect"), True),
+        (lambda x: F.adaptive_max_pool2d(x, 2), True),
+        (lambda x: x.max(2, keepdim=True)[0], False),
+        (lambda x: x.split(2, 1)[0], True),
+        (lambda x: F.interpolate(x, scale_factor=2.0), True),
+        (lambda x: F.interpolate(x, scale_factor=2.0, mode="bilinear"), False),
+    ],
+)
+def test_only_what_keeps_the_values_is_movement(pad: object, moves: bool) -> None:
+    class Moving(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return pad(x).mean((2, 3))  # type: ignore[operator]
+
+    mean = next(n for n in graph_of(Moving()).graph.nodes if n.target is aten.mean.dim)
+    assert is_movement(tensor_inputs(mean)[0]) is moves
