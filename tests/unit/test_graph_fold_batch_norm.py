@@ -1,0 +1,164 @@
+"""Folding: no BatchNorm is left and the float function stays."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from support.small_networks import ALL, SHAPE, graph_of, images, only, targets
+from torch import Tensor, fx, nn
+
+from lrq_deploy.errors import UnsupportedNetworkError
+from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
+
+pytestmark = pytest.mark.unit
+
+aten = torch.ops.aten
+
+
+def folded(module: nn.Module) -> tuple[fx.GraphModule, list[object]]:
+    """Folded graph, after checking that it computes the same, and its calls."""
+    graph = graph_of(module)
+    before = targets(graph)
+    result = fold_batch_norm(graph)
+    x = images()
+    torch.testing.assert_close(result(x), graph(x), rtol=1e-4, atol=1e-5)
+    assert targets(graph) == before
+    assert aten.batch_norm.default not in targets(result)
+    return result, targets(result)
+
+
+class Body(nn.Module):
+    """Modules named by keyword and a function that connects them."""
+
+    def __init__(self, connect: object, **modules: nn.Module) -> None:
+        super().__init__()
+        for name, module in modules.items():
+            self.add_module(name, module)
+        self.connect = connect
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.connect(self, x)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_small_networks_keep_their_function(name: str) -> None:
+    folded(ALL[name]())
+
+
+def test_convolution_and_batch_norm_become_one_layer() -> None:
+    body = Body(
+        lambda m, x: m.norm(m.conv(x)).mean((2, 3)),
+        conv=nn.Conv2d(3, 4, 3),
+        norm=nn.BatchNorm2d(4),
+    )
+    assert folded(body)[1] == [aten.conv2d.default, aten.mean.dim]
+
+
+def test_batch_norm_without_affine_and_linear_with_batch_norm_1d() -> None:
+    body = Body(
+        lambda m, x: m.norm1(m.head(m.norm(m.conv(x)).mean((2, 3)))),
+        conv=nn.Conv2d(3, 4, 3, bias=False),
+        norm=nn.BatchNorm2d(4, affine=False),
+        head=nn.Linear(4, 5, bias=False),
+        norm1=nn.BatchNorm1d(5),
+    )
+    assert folded(body)[1] == [aten.conv2d.default, aten.mean.dim, aten.linear.default]
+
+
+def test_two_readers_keep_the_convolution_and_make_the_norm_a_layer() -> None:
+    def connect(m: nn.Module, x: Tensor) -> Tensor:
+        y = m.get_submodule("conv")(x)
+        return (y + m.get_submodule("norm")(y)).mean((2, 3))
+
+    body = Body(connect, conv=nn.Conv2d(3, 4, 3), norm=nn.BatchNorm2d(4))
+    graph, called = folded(body)
+    assert called.count(aten.conv2d.default) == 2
+    layer = [n for n in graph.graph.nodes if n.target is aten.conv2d.default][1]
+    assert layer.args[6] == 4
+    assert layer.meta["layer"] == "norm"
+
+
+def test_a_shared_convolution_gets_a_weight_for_each_norm() -> None:
+    body = Body(
+        lambda m, x: (m.first(m.conv(x)) + F.relu(m.second(m.conv(x)))).mean((2, 3)),
+        conv=nn.Conv2d(3, 4, 3),
+        first=nn.BatchNorm2d(4),
+        second=nn.BatchNorm2d(4),
+    )
+    graph, _ = folded(body)
+    weights = {n.args[1].target for n in graph.graph.nodes if n.target is aten.conv2d.default}
+    assert len(weights) == 2
+
+
+def test_a_reused_block_is_folded_at_every_call() -> None:
+    body = Body(
+        lambda m, x: m.block(F.relu(m.block(x))).mean((2, 3)),
+        block=nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3)),
+    )
+    assert folded(body)[1].count(aten.conv2d.default) == 2
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_transposed_convolutions_scale_the_right_axis(groups: int) -> None:
+    body = Body(
+        lambda m, x: m.norm(m.up(m.stem(x))).mean((2, 3)),
+        stem=nn.Conv2d(3, 4, 3),
+        up=nn.ConvTranspose2d(4, 6, 3, 2, groups=groups),
+        norm=nn.BatchNorm2d(6),
+    )
+    assert aten.conv_transpose2d.input in folded(body)[1]
+
+
+def test_norms_in_front_of_convolutions_become_depthwise_layers() -> None:
+    body = Body(
+        lambda m, x: m.conv(F.relu(m.norm(x))).mean((2, 3)),
+        norm=nn.BatchNorm2d(3),
+        conv=nn.Conv2d(3, 4, 3),
+    )
+    graph, called = folded(body)
+    assert called[:2] == [aten.conv2d.default, aten.relu.default]
+    first = next(n for n in graph.graph.nodes if n.target is aten.conv2d.default)
+    assert first.args[6] == 3
+
+
+def test_two_norms_in_a_row_become_one_layer() -> None:
+    body = Body(
+        lambda m, x: m.b(m.a(F.relu(x))).mean((2, 3)), a=nn.BatchNorm2d(3), b=nn.BatchNorm2d(3)
+    )
+    assert folded(body)[1].count(aten.conv2d.default) == 1
+
+
+def test_norm_of_flat_features_and_of_sequences() -> None:
+    body = Body(
+        lambda m, x: m.flat(x.mean((2, 3))) + m.rows(m.tokens(x.flatten(2))).mean(2),
+        flat=nn.BatchNorm1d(3),
+        rows=nn.BatchNorm1d(3),
+        tokens=nn.Linear(144, 7),
+    )
+    graph, _ = folded(body)
+    shapes = {
+        n.meta.get("layer"): n.args[6] for n in graph.graph.nodes if n.target is aten.conv2d.default
+    }
+    assert shapes == {"flat": 3, "rows": 3}
+
+
+def test_norm_over_volumes_is_refused() -> None:
+    body = Body(lambda m, x: m.norm(x[:, :, None]).mean((2, 3, 4)), norm=nn.BatchNorm3d(3))
+    graph = graph_of(body)
+    with pytest.raises(UnsupportedNetworkError, match="2 to 4 dimensions"):
+        fold_batch_norm(graph)
+
+
+def test_folding_is_the_published_formula() -> None:
+    body = Body(
+        lambda m, x: m.norm(m.conv(x)).mean((2, 3)),
+        conv=nn.Conv2d(3, 4, 1),
+        norm=nn.BatchNorm2d(4, eps=0.1),
+    )
+    graph, _ = folded(body)
+    conv, norm = body.get_submodule("conv"), body.get_submodule("norm")
+    gain = norm.weight / (norm.running_var + 0.1).sqrt()  # type: ignore[operator]
+    node = only(n for n in graph.graph.nodes if n.target is aten.conv2d.default)
+    weight, bias = (getattr(graph, n.target) for n in node.args[1:3])
+    torch.testing.assert_close(weight, conv.weight * gain.reshape(-1, 1, 1, 1))
+    torch.testing.assert_close(bias, (conv.bias - norm.running_mean) * gain + norm.bias)
+    assert SHAPE[0] == weight.shape[1]
