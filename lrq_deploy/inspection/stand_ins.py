@@ -31,7 +31,9 @@ _DTYPE_OF_STORAGE: Final = {
     "QUInt8": "quint8",
     "QInt32": "qint32",
 }
-_MAX_MODULES = 100_000
+# Modules of a hostile file may contain each other: without bounds the names would never end.
+_MAX_MODULES = 20_000
+_MAX_PREFIX = 1_000
 
 
 class StandIn:
@@ -207,7 +209,7 @@ def _walk(root: object) -> Iterator[tuple[str, TensorOutline]]:
         if not pending:
             return
         prefix, module = pending.pop()
-        if not isinstance(module, StandIn):
+        if not isinstance(module, StandIn) or len(prefix) > _MAX_PREFIX:
             continue
         skipped = module.state.get("_non_persistent_buffers_set")
         skipped = skipped if isinstance(skipped, set) else set()

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.architecture_index import keep_indexes
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
@@ -227,3 +228,35 @@ def test_a_wrong_guess_of_the_class_count_falls_back(tmp_path: Path) -> None:
     found = load_model(_options(tmp_path, arch=arch, input_shape=(1, 8, 8)))
     assert isinstance(found.program, nn.Module)
     assert torch.equal(found.program.state_dict()["answer.weight"], torch.ones(3, 4))
+
+
+def test_without_arch_the_one_known_network_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torchvision
+
+    keep_indexes(tmp_path / "cache", monkeypatch)
+    network = torchvision.models.resnet18(num_classes=4).eval()
+    named = {f"module.{name}": value for name, value in network.state_dict().items()}
+    torch.save({"model": named}, tmp_path / "weights.pt")
+    found = load_model(_options(tmp_path))
+    assert (found.name, found.input_shape) == ("resnet18", (3, 224, 224))
+    assert found.origin.endswith("under model, recognised as torchvision:resnet18")
+    images = torch.randn(1, 3, 64, 64)
+    assert torch.equal(_logits(found.program, images), _logits(network, images))
+
+
+def test_without_arch_several_or_near_networks_are_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torchvision
+
+    timm = pytest.importorskip("timm")
+    keep_indexes(tmp_path / "cache", monkeypatch)
+    torch.save(timm.create_model("efficientnet_lite0").state_dict(), tmp_path / "weights.pt")
+    with pytest.raises(OptionError, match="timm:efficientnet_lite0, timm:tf_efficientnet_lite0"):
+        load_model(_options(tmp_path))
+    state = torchvision.models.resnet18().state_dict()
+    torch.save(state | {"conv1.weight": torch.ones(64, 3, 3, 3)}, tmp_path / "weights.pt")
+    with pytest.raises(OptionError, match=r"conv1\.weight \(file \[64,3,3,3\], resnet18"):
+        load_model(_options(tmp_path))

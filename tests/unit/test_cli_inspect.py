@@ -1,0 +1,131 @@
+"""The command: readable at 80 columns, JSON for a script, quick when warm."""
+
+import io
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from rich.console import Console
+from support.architecture_index import keep_indexes
+from torch import nn
+
+from lrq_deploy.cli.inspect import INSPECTION_SCHEMA, inspection_json, run_command
+from lrq_deploy.cli.inspect_report import print_inspection
+from lrq_deploy.inspection.advice import Run
+from lrq_deploy.inspection.inspect import inspect_model
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture(autouse=True)
+def _kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keep_indexes(tmp_path / "cache", monkeypatch)
+    monkeypatch.chdir(tmp_path)
+
+
+def _resnet18(prefix: str = "") -> Path:
+    state = torchvision.models.resnet18(num_classes=10).state_dict()
+    torch.save({prefix + name: value for name, value in state.items()}, "net.bin")
+    return Path("net.bin")
+
+
+def _text(path: Path, all_tensors: bool = False) -> str:
+    written = io.StringIO()
+    print_inspection(Console(file=written, width=80), inspect_model(path), all_tensors)
+    return written.getvalue()
+
+
+def test_the_report_names_the_network_and_the_command() -> None:
+    text = _text(_resnet18("module."))
+    for part in (
+        *("torchvision:resnet18", "without the prefix 'module.'", "11,181,642", "42.7"),
+        *("with 10 classes instead of 1000", "[64,3,7,7]", "... 110 more (--all)"),
+        "lrq-deploy quantize net.bin --bits 4 --arch torchvision:resnet18",
+    ):
+        assert part in text
+    lines = text.splitlines()
+    assert max(len(line) for line in lines if "lrq-deploy" not in line) <= 80
+
+
+def test_all_shows_every_tensor() -> None:
+    path = _resnet18()
+    text = _text(path, all_tensors=True)
+    assert all(name in text for name in torch.load(path, weights_only=True))
+    assert "more (--all)" not in text
+
+
+def test_markup_in_a_file_stays_text() -> None:
+    state = {"[bold]x[/bold].weight": torch.zeros(2, 3), "\x1b[31m": torch.zeros(1)}
+    torch.save({"state_dict": state, "note": "[red]y[/red]"}, "x.pt")
+    text = _text(Path("x.pt"))
+    assert "[bold]x[/bold].weight" in text
+    assert "[red]y[/red]" in text
+    assert "\x1b" not in text
+
+
+def test_several_commands_where_several_networks_fit() -> None:
+    timm = pytest.importorskip("timm")
+    torch.save(timm.create_model("efficientnet_lite0").state_dict(), "x.pt")
+    text = _text(Path("x.pt"))
+    assert "Next, one of:" in text
+    assert "--arch timm:tf_efficientnet_lite0" in text
+
+
+def test_json_holds_the_finding() -> None:
+    document = json.loads(json.dumps(inspection_json(inspect_model(_resnet18()))))
+    assert document["schema_version"] == INSPECTION_SCHEMA
+    assert document["arch"] == "torchvision:resnet18"
+    assert document["num_classes"] == 10
+    assert document["tensors"]["fc.weight"] == {"dtype": "float32", "shape": [10, 512]}
+    assert document["commands"] == [
+        "lrq-deploy quantize net.bin --bits 4 --arch torchvision:resnet18"
+    ]
+
+
+def test_a_proposed_command_parses_back() -> None:
+    words = shlex.split(run_command(Run("a b.pt", "timm:x", "3,H,W")))
+    assert words[:3] == ["lrq-deploy", "quantize", "a b.pt"]
+    assert words[3:] == ["--bits", "4", "--arch", "timm:x", "--input-shape", "3,H,W"]
+
+
+def test_the_program_loads_no_torch_when_the_index_is_warm() -> None:
+    path = _resnet18()
+    code = (
+        "import sys\n"
+        "from lrq_deploy.cli.main import run\n"
+        "try:\n    run()\n"
+        "finally:\n    print('torch' in sys.modules, file=sys.stderr)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "inspect", str(path), "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["arch"] == "torchvision:resnet18"
+    assert done.stderr.strip() == "False"
+
+
+def test_bad_input_is_exit_code_2() -> None:
+    Path("x.pt").write_text("hello")
+    done = subprocess.run(
+        [sys.executable, "-m", "lrq_deploy", "inspect", "x.pt"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "remedy: " in done.stderr
+
+
+def test_a_pickled_module_shows_the_line_to_run_first() -> None:
+    torch.save(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), "m.pt")
+    text = _text(Path("m.pt"))
+    assert "nothing was executed" in text
+    assert "  import torch; torch.save(torch.load('m.pt', weights_only=False).state_dict()" in text

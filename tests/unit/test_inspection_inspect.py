@@ -1,0 +1,270 @@
+"""What is said of real files of every kind, and that nothing in them runs."""
+
+import io
+import os
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+import torch
+import torchvision
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper
+from safetensors.torch import save_file
+from support.architecture_index import keep_indexes
+from torch import nn
+
+from lrq_deploy.checkpoint.read import read_state_dict
+from lrq_deploy.errors import CheckpointError, LrqError
+from lrq_deploy.inspection.advice import advise
+from lrq_deploy.inspection.inspect import Inspection, inspect_model
+
+pytestmark = pytest.mark.unit
+
+SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "models"
+
+
+@pytest.fixture(autouse=True)
+def _kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keep_indexes(tmp_path / "cache", monkeypatch)
+
+
+def _small() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4, 6),
+    ).eval()
+
+
+def _saved(content: object, path: Path, **options: Any) -> Inspection:
+    torch.save(content, path, **options)
+    return inspect_model(path)
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+def test_a_training_checkpoint_of_a_known_network(tmp_path: Path, legacy: bool) -> None:
+    network = torchvision.models.resnet18(num_classes=10)
+    content = {"epoch": 90, "arch": "it\x1b[31m", "state_dict": network.state_dict()}
+    content["optimizer"] = {"state": {0: {"exp_avg": torch.ones(2)}}}
+    path = tmp_path / "mystery.onnx"
+    found = _saved(content, path, _use_new_zipfile_serialization=not legacy)
+    assert found.arch is not None
+    assert found.arch.spec == "torchvision:resnet18"
+    assert found.outline.location == "state_dict"
+    assert found.outline.facts == {"epoch": "90", "arch": "it?[31m"}
+    assert found.parameters == sum(p.numel() for p in network.parameters())
+    assert (found.num_classes, found.batch_norms, found.input_channels) == (10, 20, 3)
+    assert found.outline.unsafe_globals == ()
+    advice = advise(found)
+    assert [(run.model, run.arch) for run in advice.runs] == [(str(path), "torchvision:resnet18")]
+
+
+def test_safetensors(tmp_path: Path) -> None:
+    network = torchvision.models.mobilenet_v2()
+    path = tmp_path / "x.bin"
+    save_file(network.state_dict(), path, metadata={"format": "pt", "who": "me"})
+    found = inspect_model(path)
+    assert found.kind == "safetensors"
+    assert found.arch is not None
+    assert found.arch.spec == "torchvision:mobilenet_v2"
+    assert found.outline.facts == {"format": "pt", "who": "me"}
+    assert found.input_channels == 3
+
+
+def test_the_shared_networks_fit_nothing_and_say_so() -> None:
+    files = sorted(SHARED.glob("*.pt"))
+    if not files:
+        pytest.skip(f"no {SHARED}")
+    for path in files:
+        found = inspect_model(path)
+        tensors = read_state_dict(path).tensors
+        assert {n: t.shape for n, t in found.outline.tensors.items()} == {
+            name: tuple(tensor.shape) for name, tensor in tensors.items()
+        }
+        assert found.match.candidates == ()
+        assert found.num_classes == (2 if "vww" in path.name else 10)
+        advice = advise(found)
+        assert "Python file that defines the network" in advice.sentence
+        assert [(run.arch, run.input_shape) for run in advice.runs] == [
+            ("FILE.py:FACTORY", "3,H,W")
+        ]
+
+
+def test_a_pickled_module_is_described_unexecuted(tmp_path: Path) -> None:
+    found = _saved({"model": torchvision.models.resnet18(num_classes=4)}, tmp_path / "m.pt")
+    assert found.outline.module_class == "torchvision.models.resnet.ResNet"
+    assert "torch.nn.modules.conv.Conv2d" in found.outline.unsafe_globals
+    assert found.arch is not None
+    assert found.arch.spec == "torchvision:resnet18"
+    advice = advise(found)
+    assert "import and may run torchvision.models.resnet.ResNet" in advice.sentence
+    # The proposed line is real: it makes the file that the proposed command reads.
+    exec(advice.python.replace("'m-weights.pt'", repr(str(tmp_path / "m-weights.pt"))))
+    assert [run.model for run in advice.runs] == ["m-weights.pt"]
+    again = inspect_model(tmp_path / "m-weights.pt")
+    assert again.outline.unsafe_globals == ()
+    assert again.match.chosen == found.match.chosen
+
+
+class _Bomb:
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.system, (f"touch {self.target}",)
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+def test_a_bomb_is_named_and_does_not_go_off(tmp_path: Path, legacy: bool) -> None:
+    content = {"state_dict": _small().state_dict(), "extra": _Bomb(tmp_path / "executed")}
+    path = tmp_path / "c.pt"
+    found = _saved(content, path, _use_new_zipfile_serialization=not legacy)
+    assert found.outline.unsafe_globals == (f"{os.system.__module__}.system",)
+    assert f"may run {os.system.__module__}.system" in advise(found).sentence
+    assert found.num_classes == 6
+    assert not (tmp_path / "executed").exists()
+
+
+def _exported(path: Path) -> None:
+    batch = torch.export.Dim("batch")
+    program = torch.export.export(
+        _small(), (torch.zeros(2, 3, 16, 24),), dynamic_shapes=({0: batch},)
+    )
+    stream = io.BytesIO()
+    torch.export.save(program, stream)
+    path.write_bytes(stream.getvalue())
+
+
+@pytest.mark.filterwarnings("ignore:Expect archive file")
+def test_an_export_archive(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    _exported(path)
+    found = inspect_model(path)
+    assert found.kind == "export-archive"
+    assert found.outline.written_by == f"torch {torch.__version__}"
+    assert found.outline.input_shape == (-1, 3, 16, 24)
+    assert (found.num_classes, found.batch_norms, found.input_channels) == (6, 1, 3)
+    wanted = {name: tuple(t.shape) for name, t in _small().state_dict().items()}
+    assert {name: t.shape for name, t in found.outline.tensors.items()} == wanted
+    assert "torch.export" in found.outline.description
+    advice = advise(found)
+    assert [(run.model, run.arch) for run in advice.runs] == [(str(path), "")]
+
+
+@pytest.mark.filterwarnings("ignore:Expect archive file")
+def test_an_export_archive_with_code_is_told(tmp_path: Path) -> None:
+    _exported(tmp_path / "a.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "a.pt") as old,
+        zipfile.ZipFile(tmp_path / "b.pt", "w") as new,
+    ):
+        for entry in old.infolist():
+            data = old.read(entry).replace(b"torch.ops.aten.linear.default", b"os.system")
+            new.writestr(entry.filename, data)
+    found = inspect_model(tmp_path / "b.pt")
+    assert "os.system" in found.outline.unsafe_globals[0]
+    assert advise(found).runs == ()
+
+
+def _write_onnx(path: Path) -> None:
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, 8, 8])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 5])
+    weight = helper.make_tensor("w", TensorProto.FLOAT, [5, 192], [0.0] * 960)
+    nodes = [
+        helper.make_node("Flatten", ["image"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "w"], ["logits"], transB=1),
+    ]
+    graph = helper.make_graph(nodes, "g", [image], [logits], [weight])
+    model = helper.make_model(
+        graph, producer_name="acme", opset_imports=[helper.make_opsetid("", 17)]
+    )
+    model.producer_version = "2.5"
+    onnx.save(model, path)
+
+
+def test_onnx(tmp_path: Path) -> None:
+    _write_onnx(tmp_path / "net.pt")
+    found = inspect_model(tmp_path / "net.pt")
+    assert (found.kind, found.outline.description) == ("onnx", "ONNX graph")
+    assert found.outline.written_by == "acme 2.5"
+    assert "opset 17" in found.outline.facts["ONNX"]
+    assert found.outline.facts["inputs"] == "image float32 [?,3,8,8]"
+    assert found.outline.facts["operators"] == "2: 1 Flatten, 1 Gemm"
+    assert (found.num_classes, found.input_channels, found.parameters) == (5, 3, 960)
+    advice = advise(found)
+    assert "not ONNX" in advice.sentence
+    assert advice.runs == ()
+
+
+def test_a_network_without_batch_norm_is_told(tmp_path: Path) -> None:
+    found = _saved(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Linear(2, 3)).state_dict(), tmp_path / "x")
+    assert (found.batch_norms, found.input_channels, found.num_classes) == (0, 1, 3)
+    assert "no BatchNorm" in advise(found).sentence
+    assert advise(found).runs == ()
+
+
+def _write_text(path: Path) -> None:
+    path.write_text("weights")
+
+
+def _write_no_tensors(path: Path) -> None:
+    torch.save({"epoch": 3}, path)
+
+
+def _write_half(path: Path) -> None:
+    torch.save(_small().state_dict(), path)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+
+
+def _write_half_onnx(path: Path) -> None:
+    _write_onnx(path)
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+@pytest.mark.parametrize(
+    ("write", "said"),
+    [
+        (Path.exists, "no file"),
+        (Path.mkdir, "directory"),
+        (_write_text, "text file"),
+        (_write_no_tensors, "named tensors"),
+        (_write_half, "must be complete"),
+        (_write_half_onnx, "."),
+    ],
+)
+def test_refusals(tmp_path: Path, write: Callable[[Path], object], said: str) -> None:
+    path = tmp_path / "model.pt"
+    write(path)
+    with pytest.raises(CheckpointError, match=said):
+        inspect_model(path)
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data(), kind=st.sampled_from(["zip", "legacy", "safetensors"]))
+def test_changed_bytes_give_an_inspection_or_a_stated_error(
+    tmp_path: Path, data: st.DataObject, kind: str
+) -> None:
+    path = tmp_path / "c.pt"
+    state = _small().state_dict()
+    if kind == "safetensors":
+        save_file(state, path)
+    else:
+        torch.save(state, path, _use_new_zipfile_serialization=kind == "zip")
+    changed = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        changed[data.draw(st.integers(0, len(changed) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(changed)
+    try:
+        advise(inspect_model(path))
+    except LrqError:
+        return
