@@ -7,14 +7,11 @@ and the clipped integer outside. The kernels are those of torch.ao's learnable f
 one pass forward and one backward (3.3 times faster here than the same in five tensor operations).
 """
 
-from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["fake_quantize_per_channel", "fake_quantize_per_tensor", "snap_to_grid"]
-
-INT32_MAX = float(2**31 - 1)
+__all__ = ["fake_quantize_per_channel", "fake_quantize_per_tensor"]
 
 
 def fake_quantize_per_tensor(
@@ -32,28 +29,3 @@ def fake_quantize_per_channel(x: Tensor, scale: Tensor, axis: int, qmin: int, qm
     return torch._fake_quantize_learnable_per_channel_affine(
         x, scale, offset, axis, qmin, qmax, 1.0
     )
-
-
-class _Snap(torch.autograd.Function):
-    """In float64, so that an int32 is exact and a frozen bias has the same bits."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, step: Tensor) -> Tensor:
-        wide = step.double()
-        steps = torch.round(x.double() / wide).clamp_(-INT32_MAX, INT32_MAX)
-        return (steps * wide).to(x.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return grads[0], None
-
-
-def snap_to_grid(x: Tensor, step: Tensor) -> Tensor:
-    """``x`` rounded to the nearest int32 multiple of ``step``; the gradient passes unchanged.
-
-    Args:
-        x: any shape.
-        step: above 0, broadcastable to ``x``; constant.
-    """
-    result: Tensor = _Snap.apply(x, step)
-    return result

@@ -1,0 +1,66 @@
+"""Calibration: every scale is set, from the float network, the same way each time."""
+
+import pytest
+import torch
+from support.small_networks import ALL, CENTRED, Residual, calibrated, images, placed, quantizers
+
+from lrq_deploy.calibration import observe
+from lrq_deploy.calibration.observe import calibrate
+from lrq_deploy.scheme import Scheme
+from lrq_deploy.student.layers import QuantizedLayer, set_enabled
+
+pytestmark = pytest.mark.unit
+
+
+def error(name: str, bits: int, symmetry: str) -> float:
+    """Norm of the error relative to the logits of the float network."""
+    scheme = Scheme(bits, bits, bits, act_symmetry=symmetry)  # type: ignore[arg-type]
+    student = calibrated(ALL[name](), scheme, count=32)
+    x = images(16, seed=5)
+    with torch.no_grad():
+        result = student(x)
+        set_enabled(student, False)
+        expected = student(x)
+    return float((result - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("symmetry", ["symmetric", "asymmetric"])
+def test_eight_bits_come_close_to_the_float_network(name: str, symmetry: str) -> None:
+    assert error(name, 8, symmetry) < min(0.1, error(name, 4, symmetry) / 2)
+
+
+def test_every_scale_is_set_and_positive() -> None:
+    student = calibrated(Residual())
+    for quantizer in quantizers(student).values():
+        assert quantizer.scale.item() > 0
+        assert quantizer.log_scale.item() != 0.0
+        assert quantizer.enabled
+    for module in student.modules():
+        if isinstance(module, QuantizedLayer):
+            assert bool((module.log_scale != 0).all())
+            assert module.enabled
+
+
+def test_calibration_is_deterministic_and_batched() -> None:
+    first, second = calibrated(Residual(), count=96), calibrated(Residual(), count=96)
+    for a, b in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_the_image_keeps_its_known_range() -> None:
+    for symmetry, scale, zero_point in (("symmetric", 1 / 127, 0), ("asymmetric", 2 / 255, 128)):
+        student = placed(Residual(), Scheme(act_symmetry=symmetry), CENTRED)  # type: ignore[arg-type]
+        calibrate(student, images() * 0.1, symmetry == "symmetric", seed=0)
+        image = next(iter(quantizers(student).values()))
+        assert image.scale.item() == pytest.approx(scale, rel=1e-6)
+        assert image.zero_point == zero_point
+        assert image(torch.tensor(-1.0)).item() == pytest.approx(-1.0, abs=0.01)
+
+
+def test_sampling_large_tensors_changes_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = quantizers(calibrated(Residual(), count=32))
+    monkeypatch.setattr(observe, "SAMPLE_SIZE", 2000)
+    sampled = quantizers(calibrated(Residual(), count=32))
+    for name, quantizer in whole.items():
+        assert sampled[name].scale.item() == pytest.approx(quantizer.scale.item(), rel=0.2)

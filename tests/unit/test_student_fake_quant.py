@@ -1,0 +1,125 @@
+"""Fake quantization against the published formulas and against finite differences."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from lrq_deploy.student.bias_grid import snap_to_grid
+from lrq_deploy.student.fake_quant import fake_quantize_per_channel, fake_quantize_per_tensor
+from lrq_deploy.student.operators import dequantize_weight, quantize_dequantize
+
+pytestmark = pytest.mark.unit
+
+values = st.lists(st.floats(-4, 4, width=32), min_size=1, max_size=24)
+ranges = st.sampled_from(
+    [(-8, 7, 0), (0, 15, 0), (0, 15, 5), (0, 127, 0), (-128, 127, 0), (-2, 1, 0)]
+)
+scales = st.floats(0.015625, 0.5, width=32)
+
+
+def away_from_ties(x: Tensor, scale: float) -> Tensor:
+    """Drop what rounds to either side within float32's error."""
+    steps = x.double() / scale
+    return x[((steps - steps.floor()) - 0.5).abs() > 1e-3]
+
+
+@settings(deadline=None)
+@given(numbers=values, scale=scales, bounds=ranges)
+def test_values_and_gradients_are_those_of_learned_step_size_quantization(
+    numbers: list[float], scale: float, bounds: tuple[int, int, int]
+) -> None:
+    qmin, qmax, zero_point = bounds
+    x = away_from_ties(torch.tensor(numbers), scale).requires_grad_()
+    step = torch.tensor(scale, requires_grad=True)
+    result = fake_quantize_per_tensor(x, step, zero_point, qmin, qmax)
+    low, high = qmin - zero_point, qmax - zero_point
+    steps = x.detach() / scale
+    expected = steps.round().clamp(low, high)
+    torch.testing.assert_close(result.detach(), expected * scale)
+    result.sum().backward()  # type: ignore[no-untyped-call]
+    clear = (steps - low).abs().gt(0.51) & (steps - high).abs().gt(0.51)
+    inside = (steps > low) & (steps < high)
+    assert x.grad is not None
+    assert step.grad is not None
+    assert torch.equal(x.grad[clear], inside[clear].float())
+    # Esser et al. eq. 3: the rounding error inside, the bound outside; either at the border.
+    per_element = torch.where(inside, expected - steps, expected)
+    slack = float((~clear).sum()) * 1.1 * (max(abs(low), abs(high)) + 1)
+    assert abs(float(step.grad - per_element.sum())) <= slack + 1e-3 * len(numbers)
+
+
+@settings(max_examples=30, deadline=None)
+@given(scale=st.floats(0.03125, 0.25, width=32), value=st.floats(0.25, 6.0, width=32))
+def test_the_slope_in_the_scale_is_the_bound_where_values_clip(scale: float, value: float) -> None:
+    step = torch.tensor([scale], dtype=torch.float64, requires_grad=True)
+    x = torch.tensor([value + 7 * scale])
+    result = fake_quantize_per_tensor(x, step.float(), 0, -8, 7)
+    result.sum().backward()  # type: ignore[no-untyped-call]
+    assert step.grad is not None
+    nudge = scale * 1e-2
+    shifted = [
+        fake_quantize_per_tensor(x, torch.tensor([s]), 0, -8, 7) for s in (scale + nudge, scale)
+    ]
+    if value > 8 * nudge:
+        numerical = float((shifted[0] - shifted[1]).sum()) / nudge
+        assert numerical == pytest.approx(7.0, rel=1e-3)
+        assert float(step.grad) == pytest.approx(7.0)
+
+
+def test_channels_have_their_own_scales_and_gradients() -> None:
+    random = torch.Generator().manual_seed(0)
+    for axis in (0, 1):
+        x = torch.randn(3, 3, 2, 2, generator=random, requires_grad=True)
+        scale = torch.tensor([0.1, 0.2, 0.4], requires_grad=True)
+        result = fake_quantize_per_channel(x, scale, axis, -8, 7)
+        result.square().sum().backward()  # type: ignore[no-untyped-call]
+        assert scale.grad is not None
+        for channel, own in enumerate(scale.detach().tolist()):
+            part = x.detach().select(axis, channel)
+            step = torch.tensor(own, requires_grad=True)
+            alone = fake_quantize_per_tensor(part, step, 0, -8, 7)
+            torch.testing.assert_close(result.detach().select(axis, channel), alone.detach())
+            alone.square().sum().backward()  # type: ignore[no-untyped-call]
+            torch.testing.assert_close(scale.grad[channel], step.grad)
+
+
+@settings(deadline=None)
+@given(numbers=values, scale=scales, bounds=ranges)
+def test_the_shipped_operator_gives_the_same_numbers(
+    numbers: list[float], scale: float, bounds: tuple[int, int, int]
+) -> None:
+    qmin, qmax, zero_point = bounds
+    x = away_from_ties(torch.tensor(numbers), scale)
+    trained = fake_quantize_per_tensor(x, torch.tensor(scale), zero_point, qmin, qmax)
+    shipped = quantize_dequantize(x, scale, zero_point, qmin, qmax)
+    assert torch.equal(trained, shipped)
+
+
+@settings(deadline=None)
+@given(numbers=values, step=st.floats(2.0**-20, 0.5, width=32))
+def test_snapped_biases_are_nearest_multiples_and_pass_the_gradient(
+    numbers: list[float], step: float
+) -> None:
+    x = torch.tensor(numbers, requires_grad=True)
+    result = snap_to_grid(x, torch.tensor(step))
+    multiples = result.detach().double() / step
+    assert torch.allclose(multiples, multiples.round(), atol=1e-3, rtol=2.0**-23)
+    assert float((result - x).detach().abs().max()) <= step * 0.5001 + 2.0**-21
+    (result * 3).sum().backward()  # type: ignore[no-untyped-call]
+    assert torch.equal(x.grad, torch.full_like(x, 3.0))  # type: ignore[arg-type]
+
+
+def test_a_bias_never_leaves_32_bits() -> None:
+    step = torch.tensor(1e-9)
+    snapped = snap_to_grid(torch.tensor([5.0, -5.0]), step)
+    assert float((snapped.double() / step.double()).abs().max()) <= 2**31
+
+
+def test_the_operators_are_known_to_the_tracer() -> None:
+    x = torch.linspace(-1, 1, 9)
+    torch.library.opcheck(quantize_dequantize, (x, 0.1, 3, 0, 15))
+    q = torch.arange(-4, 4, dtype=torch.int8).reshape(2, 4)
+    torch.library.opcheck(dequantize_weight, (q, torch.tensor([0.5, 2.0]), 0))
+    assert dequantize_weight(q, torch.tensor([0.5, 2.0]), 0)[1, 3] == 6.0
