@@ -6,6 +6,8 @@ its input over the batch to the stored ones. Ours is relative to the stored devi
 weight serves networks of any scale.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -31,9 +33,34 @@ def statistics_loss(taps: list[Tensor], stored: tuple[NormStatistics, ...]) -> T
 
 
 def _distance(tap: Tensor, norm: NormStatistics) -> Tensor:
-    axes = [axis for axis in range(tap.dim()) if axis != 1]
-    var, mean = torch.var_mean(tap, axes, correction=0)
+    mean, var = _ChannelMoments.apply(tap)
     deviation = (norm.var + EPSILON).sqrt()
     mean_error = (mean - norm.mean) / deviation
     deviation_error = (var + EPSILON).sqrt() / deviation - 1
     return (mean_error.square() + deviation_error.square()).mean()
+
+
+class _ChannelMoments(torch.autograd.Function):
+    """Mean and biased variance per channel, each ``[C]``, of ``x`` ``[N, C, ...]``.
+
+    On channels-last maps these are sums over the rows of a matrix; ``torch.var_mean`` with its
+    gradient takes five times as long there on a CPU.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        moved = x.movedim(1, -1)
+        rows = moved.reshape(-1, x.shape[1])
+        mean = rows.mean(0)
+        centred = rows - mean
+        ctx.save_for_backward(centred)
+        ctx.moved_shape = moved.shape
+        return mean, centred.square().mean(0)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        grad_mean, grad_var = grads
+        (centred,) = ctx.saved_tensors
+        count = centred.shape[0]
+        grad = torch.addcmul(grad_mean / count, centred, grad_var * (2 / count))
+        return grad.reshape(ctx.moved_shape).movedim(-1, 1)
