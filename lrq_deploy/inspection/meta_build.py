@@ -1,6 +1,5 @@
 """Known networks built without memory for their weights, for their names and shapes alone."""
 
-import gc
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -53,16 +52,9 @@ class _OnMeta(TorchFunctionMode):
 
 @contextmanager
 def _building() -> Iterator[None]:
-    # Thousands of small objects with cycles: the collector takes half of the time otherwise.
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        with warnings.catch_warnings(), _OnMeta():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        if collecting:
-            gc.enable()
+    with warnings.catch_warnings(), _OnMeta():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _torchvision(name: str, **settings: Any) -> nn.Module:
