@@ -67,8 +67,8 @@ class LargeKernelAttention(nn.Module):
         rows, columns = padded.shape[2] // step, padded.shape[3] // step
         split = padded.reshape(batch, channels, rows, step, columns, step)
         maps = split.permute(0, 3, 5, 1, 2, 4).reshape(-1, channels, rows, columns)
-        maps = self.distant(maps.contiguous(memory_format=torch.channels_last))
-        joined = maps.reshape(batch, step, step, channels, rows, columns)
+        mixed: Tensor = self.distant(maps.contiguous(memory_format=torch.channels_last))
+        joined = mixed.reshape(batch, step, step, channels, rows, columns)
         whole = joined.permute(0, 3, 4, 1, 5, 2).reshape(padded.shape)
         return whole[:, :, :height, :width]
 
