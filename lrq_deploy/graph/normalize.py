@@ -36,6 +36,10 @@ def normalize(graph_module: fx.GraphModule) -> None:
         if is_call(node, IDENTITIES) or _is_full_slice(node) or _keeps_type(node):
             node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
+    for node in reversed(list(graph.nodes)):
+        if is_call(node, {aten.slice_scatter.default}):
+            _undo_scatter(node)
+    graph.eliminate_dead_code()
     unify_variants(graph_module)
     for node in list(graph.nodes):
         if "batch_norm" in str(node.target) and node.op == "call_function":
@@ -61,10 +65,33 @@ def _drop_assertions(graph: fx.Graph) -> None:
 def _is_full_slice(node: fx.Node) -> bool:
     if not is_call(node, {aten.slice.Tensor}):
         return False
-    start = node.args[2] if len(node.args) > 2 else 0
-    end = node.args[3] if len(node.args) > 3 else sys.maxsize
-    step = node.args[4] if len(node.args) > 4 else 1
-    return start in (0, None) and end in (None, sys.maxsize) and bool(step == 1)
+    return _covers(_slice_arguments(node.args[1:]), node.args[0], node)
+
+
+def _undo_scatter(node: fx.Node) -> None:
+    """``x[:, a:b] += y`` becomes ``slice_scatter(x, x[:, a:b] + y)``; read as what it writes."""
+    source: Any = node.args[1]
+    place = _slice_arguments(node.args[2:])
+    if _covers(place, node.args[0], source):
+        node.replace_all_uses_with(source)
+    for user in list(node.users):
+        if is_call(user, {aten.slice.Tensor}) and _slice_arguments(user.args[1:]) == place:
+            user.replace_all_uses_with(source)
+
+
+def _slice_arguments(args: Any) -> list[Any]:
+    """``dim, start, end, step`` with their defaults."""
+    return [*args, *[0, None, None, 1][len(args) :]]
+
+
+def _covers(place: list[Any], whole: Any, part: Any) -> bool:
+    """Whether a slice of ``whole`` that has the size of ``part`` is all of it."""
+    dim, start, end, step = place
+    if start not in (0, None) or step != 1:
+        return False
+    sizes = [n.meta["val"].shape[dim] for n in (whole, part) if n.meta.get("val") is not None]
+    known = len(sizes) == 2 and all(isinstance(n, int) for n in sizes)
+    return end in (None, sys.maxsize) or (known and bool(sizes[0] == sizes[1]))
 
 
 def _keeps_type(node: fx.Node) -> bool:

@@ -180,3 +180,18 @@ def test_only_what_keeps_the_values_is_movement(pad: object, moves: bool) -> Non
 
     mean = next(n for n in graph_of(Moving()).graph.nodes if n.target is aten.mean.dim)
     assert is_movement(tensor_inputs(mean)[0]) is moves
+
+
+@pytest.mark.parametrize("stop", [2, 3])
+def test_writes_into_a_slice_are_read_as_what_they_write(stop: int) -> None:
+    class Writing(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            y = torch.relu(x)[:, :stop]
+            y += x[:, :stop] * 2
+            return y.mean((2, 3))
+
+    module = Writing()
+    graph = capture(module, SHAPE)
+    assert aten.slice_scatter.default not in targets(graph)
+    assert targets(graph).count(aten.slice.Tensor) == (0 if stop == 3 else 2)
+    torch.testing.assert_close(graph(images()), module(images()))
