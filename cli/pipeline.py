@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from lrq_deploy.calibration.observe import calibrate
@@ -31,7 +31,7 @@ from lrq_deploy.graph.placement import place_quantizers
 from lrq_deploy.graph.statistics import tap_batch_norms
 from lrq_deploy.graph.teach import make_teacher
 from lrq_deploy.images import ImageSet, read_image_folder
-from lrq_deploy.loading import load_model
+from lrq_deploy.loading import adopt_module, load_model
 from lrq_deploy.method.recipe import RecipeSettings, recipe_settings
 from lrq_deploy.method.student_training import train_student
 from lrq_deploy.options import QuantizeOptions
@@ -59,8 +59,19 @@ class _Checked:
     source: str
 
 
-def quantize(options: QuantizeOptions, progress: ProgressCallback = silent) -> QuantizeResult:
+def quantize(
+    options: QuantizeOptions,
+    progress: ProgressCallback = silent,
+    network: nn.Module | None = None,
+    settings: RecipeSettings | None = None,
+) -> QuantizeResult:
     """Quantize a network and write its bundle.
+
+    Args:
+        options: of the run.
+        progress: receives the events of every stage.
+        network: a trained network in memory; ``options.model`` then only names it.
+        settings: work and step sizes; those of ``options.recipe``, if not given.
 
     Raises:
         LrqError: an option, the model, the images or the output cannot be used (nothing is
@@ -71,13 +82,16 @@ def quantize(options: QuantizeOptions, progress: ProgressCallback = silent) -> Q
     targets().get(TARGET).check(options.scheme)
     device = _device(options.device)
     with clock.stage("load"):
-        teacher = _load(options)
+        teacher = _load(options, network)
         images = None if options.images is None else _read_images(options.images, teacher)
-    settings = recipe_settings(options.recipe, teacher.input_shape)
-    with clock.stage("synthesize"):
-        synthetic = synthesize(teacher, settings, options.method, options.seed, device, progress)
-    with clock.stage("fit"):
-        model, fit_metrics = _fit(teacher, synthetic, options, settings, device, progress)
+    settings = settings or recipe_settings(options.recipe, teacher.input_shape)
+    with _last_good_kept(options.out):
+        with clock.stage("synthesize"):
+            synthetic = synthesize(
+                teacher, settings, options.method, options.seed, device, progress
+            )
+        with clock.stage("fit"):
+            model, fit_metrics = _fit(teacher, synthetic, options, settings, device, progress)
     with clock.stage("export"):
         graph = to_onnx(model, TARGET).SerializeToString(deterministic=True)
     with clock.stage("check"):
@@ -133,8 +147,8 @@ def _device(choice: str) -> torch.device:
     return torch.device("cuda" if available and choice != "cpu" else "cpu")
 
 
-def _load(options: QuantizeOptions) -> Teacher:
-    loaded = load_model(options)
+def _load(options: QuantizeOptions, network: nn.Module | None) -> Teacher:
+    loaded = load_model(options) if network is None else adopt_module(network, options)
     teacher = make_teacher(
         loaded.program,
         loaded.input_shape,
@@ -170,12 +184,9 @@ def _fit(
     calibration = synthetic.images[: settings.calibration_images]
     symmetric = options.scheme.act_symmetry == "symmetric"
     calibrate(student, calibration, symmetric, options.seed)
-    try:
-        metrics = train_student(
-            student, synthetic.images, settings, options.method, options.seed, device, progress
-        )
-    except DivergenceError as error:
-        raise _with_last_good(error, student, options.out) from error
+    metrics = train_student(
+        student, synthetic.images, settings, options.method, options.seed, device, progress
+    )
     frozen, table = freeze(student)
     model = QuantizedModel(
         graph=frozen,
@@ -190,11 +201,17 @@ def _fit(
     return model, metrics
 
 
-def _with_last_good(error: DivergenceError, student: fx.GraphModule, out: Path) -> DivergenceError:
-    path = out.with_name(f"{out.name}.last-good.safetensors")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: t.cpu().contiguous() for name, t in student.state_dict().items()}, path)
-    return DivergenceError(error.rule, error.received, f"{error.remedy}; it is in {path}")
+@contextmanager
+def _last_good_kept(out: Path) -> Iterator[None]:
+    """On divergence, write the state that the error carries beside the bundle that failed."""
+    try:
+        yield
+    except DivergenceError as error:
+        path = out.with_name(f"{out.name}.last-good.safetensors")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({name: t.cpu().contiguous() for name, t in error.state.items()}, path)
+        remedy = f"{error.remedy}; it is in {path}"
+        raise DivergenceError(error.rule, error.received, remedy, error.state) from error
 
 
 def _check(

@@ -1,5 +1,8 @@
 """The one error tree. Every message states the rule, what was received and the remedy."""
 
+from collections.abc import Mapping
+from typing import Any
+
 __all__ = [
     "BundleError",
     "CaptureError",
@@ -56,7 +59,18 @@ class OutputError(LrqError):
 
 
 class DivergenceError(LrqError):
-    """A loss became NaN or infinite; names the stage and the loss terms."""
+    """A loss became NaN or infinite; names the stage and the loss terms.
+
+    Args:
+        rule, received, remedy: as of every error.
+        state: tensors by name of what was trained, as they last were with finite losses.
+    """
+
+    def __init__(
+        self, rule: str, received: str, remedy: str, state: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__(rule, received, remedy)
+        self.state: Mapping[str, Any] = dict(state or {})
 
 
 class ExportError(LrqError):

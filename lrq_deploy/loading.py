@@ -1,5 +1,6 @@
 """From the user's model file and options to a network with its weights."""
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -11,13 +12,13 @@ from lrq_deploy.architecture import Architecture, build_architecture
 from lrq_deploy.checkpoint.export_archive import read_export_archive
 from lrq_deploy.checkpoint.fit import fit_state_dict, infer_num_classes
 from lrq_deploy.checkpoint.identify import CheckpointFile, identify
-from lrq_deploy.checkpoint.read import StateDict, read_state_dict
+from lrq_deploy.checkpoint.read import StateDict, check_finite, read_state_dict
 from lrq_deploy.errors import CheckpointError, LrqError, OptionError
 from lrq_deploy.inspection.matching import find_architectures
 from lrq_deploy.options import QuantizeOptions
 from lrq_deploy.teacher import Preprocessing
 
-__all__ = ["LoadedModel", "load_model"]
+__all__ = ["LoadedModel", "adopt_module", "load_model"]
 
 Shape = tuple[int, int, int]
 
@@ -81,6 +82,28 @@ def load_model(options: QuantizeOptions) -> LoadedModel:
         name=architecture.name,
         origin=origin,
     )
+
+
+def adopt_module(network: nn.Module, options: QuantizeOptions) -> LoadedModel:
+    """Take a trained network from memory; ``options.model`` names it and is not read.
+
+    Works on a float32 copy on the CPU in evaluation mode; ``network`` stays as it is.
+
+    Raises:
+        OptionError: the input shape is missing, or the mean has another number of channels.
+        CheckpointError: NaN or infinite weights.
+    """
+    name = str(options.model)
+    if options.input_shape is None:
+        raise OptionError(
+            "a network in memory needs input_shape",
+            f"{name} without it",
+            "pass input_shape=(C, H, W), for instance (3, 224, 224)",
+        )
+    check_finite(network.state_dict(), name)
+    module = copy.deepcopy(network).cpu().float().eval()
+    preprocessing = _preprocessing(options, options.input_shape, None)
+    return LoadedModel(module, options.input_shape, preprocessing, name, f"{name} in memory")
 
 
 def _recognised(options: QuantizeOptions, weights: StateDict) -> str:

@@ -29,7 +29,8 @@ class DivergenceGuard:
         """Keep the state, or restore the last good one and stop.
 
         Raises:
-            DivergenceError: a term is NaN or infinite; the module holds the last good state.
+            DivergenceError: a term is NaN or infinite; the module holds the last good state, and the
+                error carries it.
         """
         if all(math.isfinite(value) for value in terms.values()):
             self._good = self._snapshot()
@@ -40,6 +41,7 @@ class DivergenceGuard:
             f"all loss terms of the {self._stage} stage must be finite",
             f"{listed} at step {step}",
             "the last good state was kept; try --recipe fast, another --seed, or more bits",
+            self._good,
         )
 
     def _snapshot(self) -> dict[str, Any]:

@@ -34,7 +34,7 @@ class _Losses:
 
     def terms(self) -> dict[str, float]:
         """Plain numbers; on a GPU this waits for the step to finish."""
-        return {name: float(value) for name, value in vars(self).items() if value is not None}
+        return {name: float(v.detach()) for name, v in vars(self).items() if v is not None}
 
 
 def train_generator(

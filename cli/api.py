@@ -1,0 +1,115 @@
+"""``lrq_deploy.quantize``: the command's job for a notebook or one's own training code."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from lrq_deploy.cli.quantize_flags import QuantizeFlags, options_from
+from lrq_deploy.errors import OptionError
+from lrq_deploy.options import Device, MarginMode, Recipe
+from lrq_deploy.progress import ProgressCallback, silent
+from lrq_deploy.scheme import ActSymmetry
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from lrq_deploy.export.bundle import Bundle
+
+__all__ = ["quantize"]
+
+
+def quantize(
+    model: "nn.Module | str | Path",
+    bits: int | None = 4,
+    input_shape: tuple[int, int, int] | None = None,
+    *,
+    weight_bits: int | None = None,
+    act_bits: int | None = None,
+    edge_bits: int | Literal["same"] = 8,
+    residual_bits: int | Literal["same"] = "same",
+    act_symmetry: ActSymmetry = "symmetric",
+    arch: str | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    images: str | Path | None = None,
+    recipe: Recipe = "balanced",
+    device: Device = "auto",
+    seed: int = 0,
+    out: str | Path | None = None,
+    force: bool = False,
+    trust_pickle: bool = False,
+    long_range: bool | None = None,
+    margin: MarginMode | None = None,
+    decoupled: bool | None = None,
+    name: str | None = None,
+    progress: ProgressCallback = silent,
+) -> "Bundle":
+    """Quantize a trained classifier without data and write its bundle.
+
+    The options are those of ``lrq-deploy quantize``, with the same defaults and checks.
+
+    Args:
+        model: a network in memory, which stays as it is, or a checkpoint file.
+        bits: 2..8, of weights and activations.
+        input_shape: ``(C, H, W)``; needed for a network in memory.
+        weight_bits, act_bits: 2..8, instead of ``bits``.
+        edge_bits: 2..8 or ``same``, of the first and the last layer.
+        residual_bits: 2..8 or ``same``, of tensors that no layer multiplies.
+        act_symmetry: zero points of activations all 0, or free.
+        arch: ``torchvision:NAME``, ``timm:NAME`` or ``FILE.py:FACTORY`` of a checkpoint file.
+        mean, std: per channel, in units of the 0..1 pixel range; both or neither.
+        images: folder of images, only to measure.
+        recipe: how much time to spend.
+        device: where to train.
+        seed: of everything random, 0 or more.
+        out: directory to create; ``runs/NAME-w4a4``, if not given.
+        force: replace a bundle at ``out``.
+        trust_pickle: run the code of a pickled module in a checkpoint file.
+        long_range, margin, decoupled: parts of the method; its defaults, if not given.
+        name: of a network in memory, for reports; its class, if not given.
+        progress: receives the events of every stage.
+
+    Returns:
+        The bundle on the disk; ``bundle.manifest.metrics`` holds every figure.
+
+    Raises:
+        LrqError: an option, the network, the images or the output cannot be used (nothing is
+            written then), the training diverges, or the graph misses the parity bound.
+    """
+    network = None if isinstance(model, str | Path) else model
+    _check_source(network is not None, arch, name)
+    flags = QuantizeFlags(
+        bits=bits,
+        weight_bits=weight_bits,
+        act_bits=act_bits,
+        edge_bits=edge_bits,
+        residual_bits=residual_bits,
+        act_symmetry=act_symmetry,
+        arch=arch,
+        input_shape=input_shape,
+        mean=mean,
+        std=std,
+        images=None if images is None else Path(images),
+        recipe=recipe,
+        device=device,
+        seed=seed,
+        out=None if out is None else Path(out),
+        force=force,
+        trust_pickle=trust_pickle,
+        long_range=long_range,
+        margin=margin,
+        decoupled=decoupled,
+    )
+    path = Path(model) if isinstance(model, str | Path) else Path(name or type(model).__name__)
+    options = options_from(path, flags)
+
+    from lrq_deploy.cli.pipeline import quantize as run_pipeline
+    from lrq_deploy.export.bundle import load_bundle
+
+    return load_bundle(run_pipeline(options, progress, network).bundle_path)
+
+
+def _check_source(in_memory: bool, arch: str | None, name: str | None) -> None:
+    if in_memory and arch is not None:
+        raise OptionError("arch is for a checkpoint file", f"{arch!r} with a network", "drop arch")
+    if not in_memory and name is not None:
+        raise OptionError("name is for a network in memory", repr(name), "drop name")
