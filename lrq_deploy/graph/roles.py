@@ -35,7 +35,7 @@ class Role(IntEnum):
     MULTIPLY = 2
     """Read by an inner convolution or linear layer."""
     EDGE = 3
-    """Read by the first or the last layer."""
+    """Read by the first or the last layer, or on the way from that to the logits."""
     IMAGE = 4
     """The input image itself."""
 
@@ -65,23 +65,20 @@ def sources_of(node: fx.Node) -> list[fx.Node]:
 def edge_layers(graph: fx.Graph) -> tuple[set[fx.Node], set[fx.Node]]:
     """Layers with no layer before them, and layers with none behind them."""
     nodes = list(graph.nodes)
-    first = _without_neighbour(nodes, lambda node: node.all_input_nodes)
-    last = _without_neighbour(nodes[::-1], lambda node: list(node.users))
-    return first, last
+    layers = {node for node in nodes if is_call(node, WEIGHTED)}
+    behind = _reached(nodes, lambda node: node.all_input_nodes)
+    ahead = _reached(nodes[::-1], lambda node: list(node.users))
+    return layers - behind, layers - ahead
 
 
-def _without_neighbour(
+def _reached(
     nodes: list[fx.Node], neighbours: Callable[[fx.Node], Iterable[fx.Node]]
 ) -> set[fx.Node]:
-    beyond: set[fx.Node] = set()
+    """Nodes that some layer lies before, when walking ``nodes`` along ``neighbours``."""
     found: set[fx.Node] = set()
     for node in nodes:
-        seen = any(n in beyond for n in neighbours(node))
-        weighted = is_call(node, WEIGHTED)
-        if weighted and not seen:
+        if any(n in found or is_call(n, WEIGHTED) for n in neighbours(node)):
             found.add(node)
-        if weighted or seen:
-            beyond.add(node)
     return found
 
 
@@ -108,12 +105,13 @@ class _Groups:
 
 def quantized_tensors(graph: fx.Graph) -> list[TensorGroup]:
     """All tensors that a runtime holds as integers, in graph order."""
-    first, last = edge_layers(graph)
+    first, _ = edge_layers(graph)
+    ahead = _reached(list(graph.nodes)[::-1], lambda node: list(node.users))
     groups = _Groups()
     for node in graph.nodes:
-        role = Role.EDGE if node in first or node in last else Role.MULTIPLY
+        is_edge = node in first or node not in ahead
         for tensor in _integer_inputs(node):
-            groups.demand(tensor, _reading_role(node, tensor, role))
+            groups.demand(tensor, _reading_role(node, tensor, is_edge))
         if _has_integer_output(node):
             groups.demand(node, Role.CURVE)
     members: dict[fx.Node, list[fx.Node]] = {}
@@ -142,13 +140,15 @@ def _is_square(node: fx.Node) -> bool:
     return len(node.args) >= 2 and node.args[0] is node.args[1]
 
 
-def _reading_role(reader: fx.Node, tensor: fx.Node, weighted_role: Role) -> Role:
+def _reading_role(reader: fx.Node, tensor: fx.Node, is_edge: bool) -> Role:
+    """``is_edge``: the reader is a first or last layer, or stands behind the last."""
     if is_call(reader, WEIGHTED):
-        return weighted_role
+        return Role.EDGE if is_edge else Role.MULTIPLY
     if is_call(reader, ACTIVATIONS):
         return Role.CURVE
-    is_gate = _is_product(reader) and all(is_call(n, ACTIVATIONS) for n in sources_of(tensor))
-    return Role.CURVE if is_gate else Role.SUM
+    if _is_product(reader) and all(is_call(n, ACTIVATIONS) for n in sources_of(tensor)):
+        return Role.CURVE
+    return Role.EDGE if is_edge else Role.SUM
 
 
 def _is_product(node: fx.Node) -> bool:

@@ -239,6 +239,21 @@ def test_edges_of_branches() -> None:
     assert roles[-1] is Role.EDGE
 
 
+def test_what_lies_behind_the_last_layer_keeps_the_width_of_the_edge() -> None:
+    class Convolutional(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.inner = conv_bn(3, 4), conv_bn(4, 4)
+            self.last = nn.Conv2d(4, 5, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.relu(self.last(F.relu(self.inner(F.relu(self.stem(x)))))).mean((2, 3))
+
+    student = placed(Convolutional(), Scheme(3, 3, 7))
+    assert [q.bits for q in quantizers(student).values()] == [8, 3, 7, 7]
+    assert list(layer_bits(student).values()) == [7, 3, 7]
+
+
 @given(
     bits=st.integers(MIN_BITS, MAX_BITS),
     weight_bits=st.integers(MIN_BITS, MAX_BITS),
