@@ -1,0 +1,188 @@
+"""What each ATen operator of a student does to numbers, in numpy and nothing else.
+
+The kernels follow the type of their input: integers in, integers out, where values only move.
+"""
+
+import math
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from lrq_deploy.export.reference_movements import MOVEMENTS, concatenate, pair
+
+__all__ = ["FLOAT_OPERATORS", "MOVEMENTS", "SIZE_OPERATORS", "concatenate"]
+
+Array = NDArray[Any]
+
+_erf = np.frompyfunc(math.erf, 1, 1)
+
+
+def _sigmoid(x: Array) -> Array:
+    # The exponent is never positive, so it cannot overflow.
+    small = np.exp(-np.abs(x))
+    return np.where(x >= 0, 1.0, small) / (1.0 + small)
+
+
+def _softplus(x: Array, beta: float = 1.0, threshold: float = 20.0) -> Array:
+    scaled = x * beta
+    curve = np.log1p(np.exp(np.minimum(scaled, threshold))) / beta
+    return np.where(scaled > threshold, x, curve)
+
+
+def _gelu(x: Array, approximate: str = "none") -> Array:
+    if approximate == "tanh":
+        inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
+        return 0.5 * x * (1 + np.tanh(inner))
+    erf: Array = _erf(x / math.sqrt(2.0)).astype(np.float64)
+    return 0.5 * x * (1 + erf)
+
+
+def _elu(x: Array, alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> Array:
+    return scale * np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0) * input_scale))
+
+
+def _prelu(x: Array, weight: Array) -> Array:
+    slope = weight if weight.size == 1 else weight.reshape(1, -1, *[1] * (x.ndim - 2))
+    return np.where(x > 0, x, x * slope)
+
+
+def _clamp(x: Array, low: float | None = None, high: float | None = None) -> Array:
+    if low is not None:
+        x = np.maximum(x, low)
+    return x if high is None else np.minimum(x, high)
+
+
+def _mean(
+    x: Array, axes: Sequence[int] | None = None, keepdim: bool = False, dtype: object = None
+) -> Array:
+    mean: Array = np.mean(x, axis=tuple(axes) if axes else None, keepdims=keepdim)
+    return mean
+
+
+def _adaptive_average(x: Array, size: int | Sequence[int]) -> Array:
+    """Bin i covers ``floor(i n / m) .. ceil((i + 1) n / m)`` of n positions."""
+    for axis, count in zip((-2, -1), pair(size), strict=True):
+        length = x.shape[axis]
+        bins = [
+            x.take(range(i * length // count, -(-(i + 1) * length // count)), axis).mean(
+                axis, keepdims=True
+            )
+            for i in range(count)
+        ]
+        x = np.concatenate(bins, axis)
+    return x
+
+
+def _average_pool(
+    x: Array,
+    kernel: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0, 0),
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor: int | None = None,
+) -> Array:
+    size, pad = pair(kernel), pair(padding)
+    step = pair(stride) if stride else size
+    counted = np.ones(x.shape[-2:], np.float64)
+    sides = [(p, p) for p in pad]
+    values = np.pad(x, [*[(0, 0)] * (x.ndim - 2), *sides])
+    counted = np.pad(counted, sides, constant_values=1.0 if count_include_pad else 0.0)
+    if ceil_mode:
+        # Windows may hang over the end; those positions are never counted.
+        extra = [
+            (0, _overhang(n, k, s)) for n, k, s in zip(values.shape[-2:], size, step, strict=True)
+        ]
+        values = np.pad(values, [*[(0, 0)] * (x.ndim - 2), *extra])
+        counted = np.pad(counted, extra)
+    windows = _windows(values, size, step)
+    total = windows.sum((-2, -1))
+    share = _windows(counted, size, step).sum((-2, -1)) if divisor is None else divisor
+    averages: Array = total / share
+    if not ceil_mode:
+        return averages
+    keep = [
+        _ceil_count(n, k, s, p) for n, k, s, p in zip(x.shape[-2:], size, step, pad, strict=True)
+    ]
+    return averages[..., : keep[0], : keep[1]]
+
+
+def _overhang(length: int, kernel: int, stride: int) -> int:
+    return -(length - kernel) % stride
+
+
+def _ceil_count(length: int, kernel: int, stride: int, padding: int) -> int:
+    """Outputs with ``ceil_mode``: the last window must begin inside the input or its front pad."""
+    count = -(-(length + 2 * padding - kernel) // stride) + 1
+    return count - 1 if (count - 1) * stride >= length + padding else count
+
+
+def _windows(x: Array, kernel: tuple[int, int], stride: tuple[int, int]) -> Array:
+    view: Array = sliding_window_view(x, kernel, axis=(-2, -1))  # type: ignore[call-overload]
+    return view[..., :: stride[0], :: stride[1], :, :]
+
+
+def _add(x: Array, y: Any, alpha: float = 1) -> Array:
+    return np.asarray(x + alpha * y)
+
+
+def _sub(x: Array, y: Any, alpha: float = 1) -> Array:
+    return np.asarray(x - alpha * y)
+
+
+def _hardsigmoid(x: Array) -> Array:
+    return _clamp(x + 3, 0, 6) / 6
+
+
+def _softmax(x: Array, axis: int, dtype: object = None) -> Array:
+    powers = np.exp(x - x.max(axis, keepdims=True))
+    return np.asarray(powers / powers.sum(axis, keepdims=True))
+
+
+FLOAT_OPERATORS: dict[str, Callable[..., Any]] = {
+    "aten.abs.default": np.abs,
+    "aten.adaptive_avg_pool2d.default": _adaptive_average,
+    "aten.add.Tensor": _add,
+    "aten.add.Scalar": _add,
+    "aten.avg_pool2d.default": _average_pool,
+    "aten.clamp.default": _clamp,
+    "aten.clamp_max.default": lambda x, high: np.minimum(x, high),
+    "aten.clamp_min.default": lambda x, low: np.maximum(x, low),
+    "aten.div.Tensor": lambda x, y: x / y,
+    "aten.elu.default": _elu,
+    "aten.exp.default": np.exp,
+    "aten.gelu.default": _gelu,
+    "aten.hardsigmoid.default": _hardsigmoid,
+    "aten.hardswish.default": lambda x: x * _hardsigmoid(x),
+    "aten.hardtanh.default": lambda x, low=-1.0, high=1.0: _clamp(x, low, high),
+    "aten.leaky_relu.default": lambda x, slope=0.01: np.where(x > 0, x, x * slope),
+    "aten.mean.dim": _mean,
+    "aten.mish.default": lambda x: x * np.tanh(_softplus(x)),
+    "aten.mul.Tensor": lambda x, y: x * y,
+    "aten.mul.Scalar": lambda x, y: x * y,
+    "aten.neg.default": np.negative,
+    "aten.prelu.default": _prelu,
+    "aten.relu.default": lambda x: np.maximum(x, 0),
+    "aten.relu6.default": lambda x: _clamp(x, 0, 6),
+    "aten.sigmoid.default": _sigmoid,
+    "aten.silu.default": lambda x: x * _sigmoid(x),
+    "aten.softmax.int": _softmax,
+    "aten.softplus.default": _softplus,
+    "aten.sqrt.default": np.sqrt,
+    "aten.sub.Tensor": _sub,
+    "aten.tanh.default": np.tanh,
+}
+"""Operators that make new values; they are evaluated on reals."""
+
+SIZE_OPERATORS: dict[object, Callable[..., Any]] = {
+    "aten.sym_size.int": lambda x, axis: x.shape[axis],
+    operator.add: operator.add,
+    operator.sub: operator.sub,
+    operator.mul: operator.mul,
+    operator.floordiv: operator.floordiv,
+}
+"""Arithmetic of sizes."""
