@@ -22,16 +22,9 @@ def check_output(out: Path, force: bool) -> None:
     if out.exists() and not out.is_dir():
         raise OutputError("--out must be a directory", f"the file {out}", "choose another --out")
     existing = next(p for p in [out, *out.absolute().parents] if p.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise OutputError(
-            "--out must lie in a directory that can be written", f"{existing}", "choose another"
-        )
-    if out.exists() and not os.access(out.absolute().parent, os.W_OK | os.X_OK):
-        raise OutputError(
-            "--out must lie in a directory that can be written",
-            f"{out.absolute().parent}",
-            "choose another",
-        )
+    _check_writable(existing)
+    if out.exists():
+        _check_writable(out.absolute().parent)
     entries = {entry.name for entry in out.iterdir()} if out.exists() else set()
     if not entries:
         return
@@ -71,6 +64,19 @@ def publish(out: Path, files: Mapping[str, bytes], force: bool) -> None:
     finally:
         # Also after an interrupt; once the directory has been renamed there is nothing to remove.
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _check_writable(directory: Path) -> None:
+    refusal = OutputError(
+        "--out must lie in a directory that can be written", f"{directory}", "choose another"
+    )
+    if not directory.is_dir() or not os.access(directory, os.W_OK | os.X_OK):
+        raise refusal
+    try:
+        # The superuser may write everywhere by permission, and yet not below /proc.
+        Path(tempfile.mkdtemp(prefix=".lrq.", dir=directory)).rmdir()
+    except OSError as error:
+        raise refusal from error
 
 
 def _check_replaceable(out: Path, entries: set[str]) -> None:

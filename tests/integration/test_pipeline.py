@@ -1,0 +1,248 @@
+"""The whole job on small networks: what a bundle holds, that a seed decides it, what diverges."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+import torch
+from safetensors.torch import load_file
+from support.small_networks import Residual, with_statistics
+
+import lrq_deploy
+from lrq_deploy.cli.demo_network import TrainedDigits
+from lrq_deploy.cli.pipeline import quantize
+from lrq_deploy.cli.result import QuantizeResult
+from lrq_deploy.errors import DivergenceError, OptionError
+from lrq_deploy.export.bundle import Bundle, load_bundle
+from lrq_deploy.method.recipe import RecipeSettings
+from lrq_deploy.options import MethodSwitches, QuantizeOptions
+from lrq_deploy.scheme import Scheme
+
+pytestmark = pytest.mark.integration
+
+MAX_DROP_POINTS = 2.0
+MIN_SAME_TOP1 = 0.999
+# Enough to run every line of every stage. No angle exceeds this margin, so mode a2 always acts.
+TINY = RecipeSettings(
+    generator_steps=3,
+    pool_images=48,
+    held_out_images=16,
+    student_steps=3,
+    batch_size=16,
+    calibration_images=16,
+    margin=3.0,
+)
+SWITCHES = MethodSwitches(long_range=True, margin="a2", decoupled=True)
+
+
+@dataclass(frozen=True)
+class Run:
+    result: QuantizeResult
+    bundle: Bundle
+
+
+def tiny(teacher: TrainedDigits, out: Path, settings: RecipeSettings = TINY, **changes: Any) -> Run:
+    options = QuantizeOptions(
+        **{"model": teacher.model_file, "out": out, "device": "cpu", "method": SWITCHES, **changes}
+    )
+    result = quantize(options, settings=settings)
+    return Run(result, load_bundle(out))
+
+
+def digest(run: Run, name: str = "student.safetensors") -> str:
+    return run.bundle.manifest.files[name].sha256
+
+
+@pytest.fixture(scope="session")
+def digits_bundle(digits_teacher: TrainedDigits, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """W4A4 with the fast recipe, measured on the held-out digits."""
+    out = tmp_path_factory.mktemp("digits") / "bundle"
+    options = QuantizeOptions(
+        digits_teacher.model_file,
+        out,
+        Scheme(4, 4, 8),
+        images=digits_teacher.image_folder,
+        recipe="fast",
+        device="cpu",
+    )
+    result = quantize(options)
+    return Run(result, load_bundle(out))
+
+
+@pytest.fixture(scope="session")
+def reference(digits_teacher: TrainedDigits, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return tiny(digits_teacher, tmp_path_factory.mktemp("tiny") / "bundle")
+
+
+def test_the_bundle_is_whole_and_hashed(digits_bundle: Run) -> None:
+    bundle = digits_bundle.bundle
+    names = {path.name for path in bundle.path.iterdir()}
+    assert names == {"manifest.json", "model.onnx", "student.safetensors", "synthetic.png"}
+    document = json.loads((bundle.path / "manifest.json").read_text(encoding="utf-8"))
+    assert document["files"].keys() == names - {"manifest.json"}
+    for name, record in document["files"].items():
+        data = (bundle.path / name).read_bytes()
+        assert hashlib.sha256(data).hexdigest() == record["sha256"]
+    assert [path.name for path in bundle.path.parent.iterdir()] == ["bundle"]
+
+
+def numbers(value: Any) -> Iterator[float]:
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        for part in value:
+            yield from numbers(part)
+    elif isinstance(value, int | float):
+        yield float(value)
+
+
+def test_every_metric_is_finite(digits_bundle: Run) -> None:
+    metrics = digits_bundle.bundle.manifest.metrics
+    assert metrics.keys() >= {"generator", "student", "fidelity", "parity", "coverage", "seconds"}
+    found = torch.tensor(list(numbers(metrics)))
+    assert len(found) > 30
+    assert bool(found.isfinite().all())
+
+
+def test_four_bits_lose_little_on_real_digits(
+    digits_bundle: Run, digits_teacher: TrainedDigits
+) -> None:
+    fidelity = digits_bundle.bundle.manifest.metrics["fidelity"]
+    assert fidelity["labelled"] == fidelity["count"] == 450
+    assert 100 * fidelity["teacher_accuracy"] == pytest.approx(digits_teacher.accuracy)
+    assert fidelity["drop_points"] <= MAX_DROP_POINTS
+    assert digits_bundle.result.ship
+
+
+def test_onnx_runtime_repeats_the_student(digits_bundle: Run) -> None:
+    parity = digits_bundle.bundle.manifest.metrics["parity"]
+    assert parity["count"] >= 1000
+    assert parity["same_top1"] >= MIN_SAME_TOP1
+    assert digits_bundle.result.parity_top1 == 100 * parity["same_top1"]
+
+
+def test_every_multiply_add_runs_in_integers(digits_bundle: Run) -> None:
+    coverage = digits_bundle.bundle.manifest.metrics["coverage"]
+    assert coverage["integer_share"] == 1.0
+    assert [layer["name"] for layer in coverage["layers"] if not layer["integer"]] == []
+
+
+def test_the_graph_is_valid_and_small(digits_bundle: Run) -> None:
+    path = digits_bundle.bundle.file("model.onnx")
+    model = onnx.load(path)
+    onnx.checker.check_model(model, full_check=True)
+    (image,), (logits,) = model.graph.input, model.graph.output
+    assert (image.name, logits.name) == ("input", "logits")
+    assert image.type.tensor_type.shape.dim[0].dim_param
+    weights = [x for x in model.graph.initializer if x.data_type == onnx.TensorProto.INT4]
+    assert len(weights) == 3
+    assert digits_bundle.result.student_bytes == path.stat().st_size
+
+
+def test_the_same_seed_gives_the_same_bytes(
+    digits_teacher: TrainedDigits, reference: Run, tmp_path: Path
+) -> None:
+    torch.manual_seed(99)
+    torch.rand(7)
+    again = tiny(digits_teacher, tmp_path / "again")
+    for name in ("model.onnx", "student.safetensors", "synthetic.png"):
+        assert digest(again, name) == digest(reference, name)
+    other = tiny(digits_teacher, tmp_path / "other", seed=1)
+    assert digest(other) != digest(reference)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"long_range": False},
+        {"decoupled": False},
+        {"margin": "a1"},
+        {"margin": "b"},
+        {"margin": "off"},
+    ],
+    ids=lambda change: "-".join(f"{k}={v}" for k, v in change.items()),
+)
+def test_each_part_of_the_method_acts(
+    digits_teacher: TrainedDigits, reference: Run, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    run = tiny(digits_teacher, tmp_path / "bundle", method=replace(SWITCHES, **change))
+    assert digest(run) != digest(reference)
+    recorded = run.bundle.manifest.options["method"]
+    assert recorded == {"long_range": True, "margin": "a2", "decoupled": True, **change}
+
+
+def test_zero_points_are_free_when_asymmetric(
+    digits_teacher: TrainedDigits, reference: Run, tmp_path: Path
+) -> None:
+    def zero_points(run: Run) -> set[int]:
+        return {int(q.qparams.zero_point) for q in run.bundle.model().quantizers().values()}
+
+    scheme = Scheme(4, 4, 8, act_symmetry="asymmetric")
+    run = tiny(digits_teacher, tmp_path / "bundle", scheme=scheme)
+    assert zero_points(reference) == {0}
+    assert zero_points(run) - {0}
+    assert run.result.parity_top1 >= 100 * MIN_SAME_TOP1
+
+
+def test_a_network_in_memory_gives_a_bundle_and_stays_as_it_is(tmp_path: Path) -> None:
+    network = with_statistics(Residual()).double().train()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    options = QuantizeOptions(
+        Path("mine"), tmp_path / "bundle", input_shape=(3, 12, 12), device="cpu"
+    )
+    quantize(options, network=network, settings=TINY)
+    assert load_bundle(tmp_path / "bundle").manifest.name == "mine"
+    assert network.training
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_a_network_in_memory_needs_its_input_shape(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="input_shape"):
+        lrq_deploy.quantize(Residual(), out=tmp_path / "bundle")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("rates", "stage", "term"),
+    [
+        ({"generator_rate": 1e38}, "generator", "statistics"),
+        ({"weight_rate": float("inf")}, "student", "distillation"),
+    ],
+)
+def test_divergence_keeps_the_last_good_state_and_no_bundle(
+    digits_teacher: TrainedDigits,
+    tmp_path: Path,
+    rates: dict[str, float],
+    stage: str,
+    term: str,
+) -> None:
+    out = tmp_path / "bundle"
+    with pytest.raises(DivergenceError) as caught:
+        tiny(digits_teacher, out, replace(TINY, **rates))  # type: ignore[arg-type]
+    kept = tmp_path / "bundle.last-good.safetensors"
+    assert stage in caught.value.rule
+    assert term in caught.value.received
+    assert str(kept) in caught.value.remedy
+    assert list(tmp_path.iterdir()) == [kept]
+    state = load_file(kept)
+    assert len(state) > 5
+    assert all(bool(tensor.isfinite().all()) for tensor in state.values())
+
+
+def test_overflowing_logits_are_divergence(tmp_path: Path) -> None:
+    network = with_statistics(Residual())
+    with torch.no_grad():
+        network.head.weight.mul_(1e38)
+        network.head.bias.fill_(3e38)
+    options = QuantizeOptions(
+        Path("hot"), tmp_path / "bundle", input_shape=(3, 12, 12), device="cpu"
+    )
+    with pytest.raises(DivergenceError, match=r"generator.*classes (nan|inf)"):
+        quantize(options, network=network, settings=TINY)
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle.last-good.safetensors"]
