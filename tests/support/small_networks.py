@@ -1,5 +1,6 @@
 """Small networks, one per construct, and the way from each to a student."""
 
+import copy
 from collections.abc import Iterable
 from typing import Any
 
@@ -21,6 +22,8 @@ aten = torch.ops.aten
 SHAPE = (3, 12, 12)
 CENTRED = Preprocessing((0.5,) * 3, (0.5,) * 3)
 """Inputs lie in -1..1."""
+
+_captured: dict[tuple[Any, ...], fx.GraphModule] = {}
 
 
 def images(count: int = 8, shape: tuple[int, int, int] = SHAPE, seed: int = 1) -> Tensor:
@@ -45,8 +48,16 @@ def with_statistics(module: nn.Module, seed: int = 0) -> nn.Module:
 
 
 def graph_of(module: nn.Module, shape: tuple[int, int, int] = SHAPE) -> fx.GraphModule:
-    """Captured graph of a network with statistics."""
-    return capture(with_statistics(module), shape)
+    """Captured graph of a network with statistics.
+
+    Those of ``ALL`` depend on nothing but the shapes of their weights and are captured once.
+    """
+    if type(module) not in ALL.values():
+        return capture(with_statistics(module), shape)
+    key = (type(module), shape, *(tuple(p.shape) for p in module.parameters()))
+    if key not in _captured:
+        _captured[key] = capture(with_statistics(module), shape)
+    return copy.deepcopy(_captured[key])
 
 
 def targets(graph_module: fx.GraphModule) -> list[Any]:
