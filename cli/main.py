@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from lrq_deploy import __version__
+from lrq_deploy.cli.build import build
 from lrq_deploy.cli.demo import demo
 from lrq_deploy.cli.inspect import inspect
 from lrq_deploy.cli.quantize import quantize
@@ -31,6 +32,7 @@ app = typer.Typer(
 app.command(short_help="A trained classifier to a checked integer ONNX graph.")(quantize)
 app.command(short_help="The same on a network trained here, in a minute.")(demo)
 app.command(short_help="What a checkpoint is, and how to quantize it.")(inspect)
+app.command(short_help="A TensorRT engine from a bundle.")(build)
 
 
 def _print_version(wanted: bool) -> None:

@@ -85,8 +85,8 @@ def parse_width(name: str, text: str | None) -> Width | None:
         ) from None
 
 
-def parse_integers(name: str, text: str | None) -> tuple[int, ...] | None:
-    """Whole numbers separated by commas.
+def parse_integers(name: str, text: str | None, example: str = "3,32,32") -> tuple[int, ...] | None:
+    """Whole numbers separated by commas; the error shows ``example``.
 
     Raises:
         OptionError: a part is no whole number.
@@ -99,7 +99,7 @@ def parse_integers(name: str, text: str | None) -> tuple[int, ...] | None:
         raise OptionError(
             f"{name} must be whole numbers separated by commas",
             repr(text),
-            f"pass for instance --{name} 3,32,32",
+            f"pass for instance --{name} {example}",
         ) from None
 
 

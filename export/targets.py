@@ -79,5 +79,6 @@ class TargetRegistry:
 def targets() -> TargetRegistry:
     """The registry with every target of this project."""
     from lrq_deploy.export.onnxruntime_dialect import OnnxRuntimeTarget
+    from lrq_deploy.export.tensorrt_dialect import TensorRTTarget
 
-    return TargetRegistry([OnnxRuntimeTarget()])
+    return TargetRegistry([OnnxRuntimeTarget(), TensorRTTarget()])

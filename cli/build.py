@@ -1,0 +1,130 @@
+"""``lrq-deploy build``: parse, one call, print."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lrq_deploy.cli import quantize_parameters as parameter
+from lrq_deploy.cli.quantize_flags import parse_integers
+from lrq_deploy.errors import OptionError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from lrq_deploy.export.engine import EngineResult
+    from lrq_deploy.export.engine_options import EngineOptions
+
+__all__ = ["BUILD_SCHEMA", "build"]
+
+BUILD_SCHEMA = 1
+_MIB = 2.0**20
+
+BundleFolder = Annotated[
+    Path,
+    typer.Argument(
+        metavar="BUNDLE", show_default=False, help="What lrq-deploy quantize wrote as --out."
+    ),
+]
+Engine = Annotated[
+    str,
+    typer.Option(
+        metavar="tensorrt|tensorrt-rtx",
+        show_default=False,
+        help="tensorrt builds for the GPU of this machine; tensorrt-rtx needs none.",
+    ),
+]
+Sm = Annotated[
+    str | None,
+    typer.Option(
+        "--sm",
+        metavar="86,89,120",
+        show_default=False,
+        help="Compute capabilities to build for, tensorrt-rtx only. 86,89,120 unless given.",
+    ),
+]
+Batch = Annotated[
+    str,
+    typer.Option(metavar="MIN,OPT,MAX", help="Batch sizes: smallest, tuned for, largest."),
+]
+Workspace = Annotated[
+    int | None,
+    typer.Option(
+        metavar="MIB", show_default=False, help="Largest scratch memory of the engine in MiB."
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", show_default=False, help="Engine file. Beside the bundle unless given."
+    ),
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace an engine that is there.")]
+
+
+def build(
+    bundle: BundleFolder,
+    engine: Engine,
+    sm: Sm = None,
+    batch: Batch = "1,1,8",
+    workspace: Workspace = None,
+    out: Out = None,
+    force: Force = False,
+    json: parameter.Json = False,
+) -> None:
+    """Build a TensorRT engine from a bundle and say which layers run in INT8."""
+    options = _options(engine, sm, batch, workspace)
+    from rich.console import Console
+
+    from lrq_deploy.export.bundle import load_bundle
+    from lrq_deploy.export.engine import build_from_bundle, default_engine_path
+
+    loaded = load_bundle(bundle)
+    result = build_from_bundle(loaded, options, out or default_engine_path(loaded, options), force)
+    console = Console()
+    if json:
+        console.print_json(data=_document(result))
+    else:
+        _print(console, result)
+
+
+def _options(engine: str, sm: str | None, batch: str, workspace: int | None) -> "EngineOptions":
+    from lrq_deploy.export.engine_options import BatchProfile, EngineOptions
+
+    sizes = parse_integers("batch", batch, "1,1,8") or ()
+    if len(sizes) != 3:
+        raise OptionError(
+            "--batch must be MIN,OPT,MAX", batch, "pass three numbers such as --batch 1,1,8"
+        )
+    sms = parse_integers("sm", sm, "86,89") or ()
+    kind: Any = engine  # judged by EngineOptions
+    return EngineOptions(kind, sms, BatchProfile(*sizes), workspace)
+
+
+def _document(result: "EngineResult") -> dict[str, Any]:
+    """Plain values, with the schema version first."""
+    record = vars(result.record) | {"engine": vars(result.record.engine)}
+    return {"schema_version": BUILD_SCHEMA, "path": str(result.path), **record}
+
+
+def _print(console: "Console", result: "EngineResult") -> None:
+    record, coverage = result.record, result.coverage
+    smallest, usual, largest = record.batch
+    size = record.engine.size_bytes / _MIB
+    gpus = ",".join(str(sm) for sm in record.compute_capabilities) or "this machine's GPU"
+    lines = [
+        f"{result.path}  {size:.2f} MiB",
+        f"{record.kind} {record.versions[record.kind]}, for {gpus}, "
+        f"batch {smallest} to {largest}, tuned for {usual}",
+    ]
+    if coverage is None:
+        lines.append("INT8: unknown, the builder lists no layers in its log")
+    else:
+        count = len(coverage.layers) - len(coverage.fallbacks)
+        lines.append(
+            f"INT8: {count} of {len(coverage.layers)} convolutions and linear layers, "
+            f"{100 * coverage.share:.1f} % of the multiply-adds"
+        )
+        lines += [f"  {layer.name}: {layer.reason}" for layer in coverage.fallbacks]
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)

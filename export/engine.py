@@ -1,0 +1,91 @@
+"""From a bundle to an engine file: check, build, audit, write."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from lrq_deploy import __version__
+from lrq_deploy.errors import BundleError
+from lrq_deploy.export.bundle import Bundle
+from lrq_deploy.export.coverage import Coverage
+from lrq_deploy.export.engine_build import build_engine, load_builder
+from lrq_deploy.export.engine_file import EngineRecord, check_engine_output, write_engine
+from lrq_deploy.export.engine_log import audit_engine
+from lrq_deploy.export.engine_options import EngineOptions, trtexec_command
+from lrq_deploy.export.manifest import FileRecord
+from lrq_deploy.export.tensorrt_dialect import TensorRTTarget
+
+__all__ = ["EngineResult", "build_from_bundle", "default_engine_path"]
+
+
+@dataclass(frozen=True)
+class EngineResult:
+    """A written engine.
+
+    Attributes:
+        path: engine file; its record lies beside it.
+        record: contents of the record.
+        coverage: which layers run in INT8; ``None`` where the build log does not say.
+    """
+
+    path: Path
+    record: EngineRecord
+    coverage: Coverage | None
+
+
+def default_engine_path(bundle: Bundle, options: EngineOptions) -> Path:
+    """Beside the bundle, whose own files never change."""
+    return bundle.path.absolute().with_name(f"{bundle.path.absolute().name}.{options.kind}.engine")
+
+
+def build_from_bundle(
+    bundle: Bundle, options: EngineOptions, out: Path, force: bool = False
+) -> EngineResult:
+    """Build an engine for the student of a bundle.
+
+    Raises:
+        BundleError: the bundle has no graph for TensorRT.
+        OutputError: ``out`` cannot be written.
+        OptionError: the builder or a GPU is missing, or it cannot build for these options.
+        ExportError: the build fails.
+    """
+    graph_path = _graph_of(bundle)
+    check_engine_output(out, force)
+    shape = bundle.manifest.input_shape
+    trt = load_builder(options.kind, trtexec_command(graph_path, out, shape, options))
+    graph = graph_path.read_bytes()
+    built = build_engine(trt, graph, shape, options)
+    model = bundle.model()
+    coverage = audit_engine(model, built.log)
+    record = EngineRecord(
+        engine=FileRecord.of(built.data),
+        graph_sha256=FileRecord.of(graph).sha256,
+        network=bundle.manifest.name,
+        scheme=model.scheme.describe(),
+        kind=options.kind,
+        versions={"lrq-deploy": __version__, options.kind: built.version},
+        compute_capabilities=options.compute_capabilities,
+        batch=options.batch.sizes(),
+        input_shape=tuple(shape),
+        workspace_mib=options.workspace_mib,
+        audit=None if coverage is None else coverage.to_json(),
+    )
+    write_engine(out, built.data, record, force)
+    return EngineResult(out, record, coverage)
+
+
+def _graph_of(bundle: Bundle) -> Path:
+    name = TensorRTTarget().file_name
+    if name in bundle.manifest.files:
+        return bundle.file(name)
+    symmetry = bundle.manifest.scheme.get("act_symmetry")
+    if symmetry == "asymmetric":
+        raise BundleError(
+            "TensorRT takes only zero points of 0, so activations must be symmetric",
+            f"{bundle.path} with act_symmetry {symmetry}",
+            "quantize again with --act-symmetry symmetric",
+        )
+    raise BundleError(
+        f"an engine is built from the bundle's {name}",
+        f"{bundle.path} with {', '.join(sorted(bundle.manifest.files))}",
+        "quantize again with this version of lrq-deploy",
+    )

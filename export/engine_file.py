@@ -1,0 +1,193 @@
+"""Engine files and the record beside each of them."""
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lrq_deploy.errors import BundleError, OutputError
+from lrq_deploy.export.manifest import FileRecord
+
+__all__ = [
+    "ENGINE_SCHEMA",
+    "EngineRecord",
+    "check_engine_output",
+    "read_engine",
+    "sidecar_of",
+    "write_engine",
+]
+
+ENGINE_SCHEMA = 1
+_PRODUCER = "lrq-deploy"
+
+
+@dataclass(frozen=True)
+class EngineRecord:
+    """What an engine file is, and where it runs.
+
+    Attributes:
+        engine: hash and size of the engine file.
+        graph_sha256: of the ``model.tensorrt.onnx`` that it was built from.
+        network, scheme: of the bundle, for people.
+        kind: ``tensorrt`` or ``tensorrt-rtx``.
+        versions: of this project and of the builder, by name.
+        compute_capabilities: GPUs that it runs on, times ten; empty means the GPU that built it.
+        batch: smallest, usual, largest.
+        input_shape: ``(C, H, W)``.
+        workspace_mib: limit of the scratch memory in MiB, ``None`` for the builder's choice.
+        audit: which layers run in INT8, as ``Coverage.to_json``; ``None`` if the log is silent.
+    """
+
+    engine: FileRecord
+    graph_sha256: str
+    network: str
+    scheme: str
+    kind: str
+    versions: Mapping[str, str]
+    compute_capabilities: tuple[int, ...]
+    batch: tuple[int, int, int]
+    input_shape: tuple[int, ...]
+    workspace_mib: int | None
+    audit: Mapping[str, Any] | None
+
+    def to_bytes(self) -> bytes:
+        """Indented JSON with sorted keys."""
+        document = {"producer": _PRODUCER, "schema_version": ENGINE_SCHEMA, **asdict(self)}
+        return f"{json.dumps(document, indent=2, sort_keys=True, allow_nan=False)}\n".encode()
+
+
+def sidecar_of(engine: Path) -> Path:
+    """Path of the record that belongs to an engine file."""
+    return engine.with_name(f"{engine.name}.json")
+
+
+def check_engine_output(out: Path, force: bool) -> None:
+    """Refuse an output file before anything is built; writes nothing.
+
+    Raises:
+        OutputError: its folder cannot be written, or something is there already.
+    """
+    if not out.parent.is_dir() or not os.access(out.parent, os.W_OK | os.X_OK):
+        raise OutputError(
+            "--out must lie in a folder that can be written", f"{out}", "choose another --out"
+        )
+    existing = [path for path in (out, sidecar_of(out)) if path.exists()]
+    if any(path.is_dir() for path in existing):
+        raise OutputError("--out must be a file", f"the folder {out}", "name a file in it")
+    if existing and not force:
+        raise OutputError(
+            "--out must not exist yet",
+            str(existing[0]),
+            "choose another --out, or replace it with --force",
+        )
+
+
+def write_engine(out: Path, data: bytes, record: EngineRecord, force: bool = False) -> None:
+    """Write the engine and its record; each appears whole.
+
+    Raises:
+        OutputError: as ``check_engine_output``, or the disk refuses.
+    """
+    check_engine_output(out, force)
+    try:
+        # An engine without a record is refused, so the record comes last.
+        sidecar_of(out).unlink(missing_ok=True)
+        _replace(out, data)
+        _replace(sidecar_of(out), record.to_bytes())
+    except OSError as error:
+        raise OutputError(
+            "the engine must be written completely",
+            f"{error.strerror or error} at {error.filename or out}",
+            "free space on the disk or choose another --out",
+        ) from error
+
+
+def _replace(path: Path, data: bytes) -> None:
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+    partial = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        partial.chmod(0o666 & ~umask)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_engine(
+    path: Path,
+    kind: str | None = None,
+    version: str | None = None,
+    compute_capability: int | None = None,
+    graph_sha256: str | None = None,
+) -> tuple[bytes, EngineRecord]:
+    """Read an engine that is what its record says; each given argument must match as well.
+
+    Args:
+        path: engine file.
+        kind: of the runtime that is to load it.
+        version: of that runtime; engines load in the version that built them only.
+        compute_capability: of the GPU, times ten.
+        graph_sha256: of the bundle's ``model.tensorrt.onnx``.
+
+    Raises:
+        BundleError: a file is missing, changed, of another schema, or does not match.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise BundleError(
+            "an engine file must be readable",
+            f"{path} ({error.strerror or error})",
+            "build it with lrq-deploy build",
+        ) from error
+    record = _read_record(sidecar_of(path))
+    _must_match("its record's hash", record.engine.sha256, FileRecord.of(data).sha256)
+    _must_match("the runtime", record.kind, kind)
+    _must_match(f"the version of {record.kind}", record.versions.get(record.kind), version)
+    _must_match("the bundle's model.tensorrt.onnx", record.graph_sha256, graph_sha256)
+    if (
+        compute_capability is not None
+        and record.compute_capabilities
+        and compute_capability not in record.compute_capabilities
+    ):
+        built_for = ",".join(str(sm) for sm in record.compute_capabilities)
+        _must_match("the GPU", built_for, str(compute_capability))
+    return data, record
+
+
+def _must_match(what: str, recorded: str | None, received: str | None) -> None:
+    if received is not None and recorded != received:
+        raise BundleError(
+            f"an engine must match {what}",
+            f"an engine for {recorded}, but {received} here",
+            "build it again with lrq-deploy build",
+        )
+
+
+def _read_record(path: Path) -> EngineRecord:
+    try:
+        document = json.loads(path.read_bytes())
+        producer, schema = document.pop("producer", None), document.pop("schema_version", None)
+        if producer != _PRODUCER or schema != ENGINE_SCHEMA:
+            raise BundleError(
+                f"an engine's record must be of lrq-deploy, schema_version {ENGINE_SCHEMA}",
+                f"{producer!r}, {schema!r} in {path}",
+                "build the engine again with this version of lrq-deploy",
+            )
+        for name in ("compute_capabilities", "batch", "input_shape"):
+            document[name] = tuple(document[name])
+        return EngineRecord(engine=FileRecord(**document.pop("engine")), **document)
+    except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+        raise BundleError(
+            "an engine must have its record beside it",
+            f"{path} ({type(error).__name__}: {error})",
+            "build the engine again with lrq-deploy build",
+        ) from error

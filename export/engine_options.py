@@ -1,0 +1,110 @@
+"""What an engine is built for, and the equivalent command of NVIDIA's own tool."""
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from lrq_deploy.errors import OptionError
+
+__all__ = ["BatchProfile", "EngineKind", "EngineOptions", "trtexec_command"]
+
+EngineKind = Literal["tensorrt", "tensorrt-rtx"]
+
+_DEFAULT_SMS = (86, 89, 120)
+_MIB = 2**20
+
+
+@dataclass(frozen=True)
+class BatchProfile:
+    """Batch sizes of an engine: it runs ``smallest..largest`` and is tuned for ``usual``."""
+
+    smallest: int = 1
+    usual: int = 1
+    largest: int = 8
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.smallest <= self.usual <= self.largest:
+            raise OptionError(
+                "--batch must be MIN,OPT,MAX with 1 <= MIN <= OPT <= MAX",
+                f"{self.smallest},{self.usual},{self.largest}",
+                "pass for instance --batch 1,1,8",
+            )
+
+    def sizes(self) -> tuple[int, int, int]:
+        """Smallest, usual, largest."""
+        return self.smallest, self.usual, self.largest
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """One engine.
+
+    Attributes:
+        kind: ``tensorrt`` builds for the GPU of this machine, ``tensorrt-rtx`` ahead of time.
+        sms: compute capabilities times ten, for instance 86; ``tensorrt-rtx`` only, where
+            empty means Ampere, Ada and Blackwell of the RTX series (86, 89, 120).
+        batch: sizes that the engine accepts.
+        workspace_mib: largest scratch memory of the engine in MiB; ``None`` leaves it to the
+            builder.
+    """
+
+    kind: EngineKind
+    sms: tuple[int, ...] = ()
+    batch: BatchProfile = BatchProfile()
+    workspace_mib: int | None = None
+
+    def __post_init__(self) -> None:
+        kinds = get_args(EngineKind)
+        if self.kind not in kinds:
+            raise OptionError(
+                f"--engine must be one of {', '.join(kinds)}", repr(self.kind), "pass one of these"
+            )
+        if self.sms and self.kind == "tensorrt":
+            raise OptionError(
+                "--sm is for tensorrt-rtx; TensorRT builds for the GPU of this machine only",
+                f"--sm {','.join(str(sm) for sm in self.sms)} with --engine tensorrt",
+                "leave --sm out, or pass --engine tensorrt-rtx",
+            )
+        if len(set(self.sms)) != len(self.sms):
+            raise OptionError(
+                "--sm must name each compute capability once",
+                ",".join(str(sm) for sm in self.sms),
+                "leave the repetition out",
+            )
+        if self.workspace_mib is not None and self.workspace_mib < 1:
+            raise OptionError(
+                "--workspace must be 1 MiB or more",
+                str(self.workspace_mib),
+                "pass for instance --workspace 1024, or leave it to the builder",
+            )
+
+    @property
+    def compute_capabilities(self) -> tuple[int, ...]:
+        """What ``tensorrt-rtx`` builds for; empty for ``tensorrt``."""
+        return (self.sms or _DEFAULT_SMS) if self.kind == "tensorrt-rtx" else ()
+
+    @property
+    def workspace_bytes(self) -> int | None:
+        """``workspace_mib`` in bytes."""
+        return None if self.workspace_mib is None else self.workspace_mib * _MIB
+
+
+def trtexec_command(
+    graph: Path, out: Path, input_shape: tuple[int, ...], options: EngineOptions
+) -> str:
+    """The ``trtexec`` command line that builds the same engine.
+
+    Args:
+        graph: ``model.tensorrt.onnx``.
+        out: engine file to write.
+        input_shape: ``(C, H, W)``.
+        options: profile and workspace; ``sms`` do not apply to ``trtexec``.
+    """
+    words = ["trtexec", f"--onnx={graph}", f"--saveEngine={out}", "--stronglyTyped"]
+    for name, size in zip(("min", "opt", "max"), options.batch.sizes(), strict=True):
+        shape = "x".join(str(n) for n in (size, *input_shape))
+        words.append(f"--{name}Shapes=input:{shape}")
+    if options.workspace_mib is not None:
+        words.append(f"--memPoolSize=workspace:{options.workspace_mib}")
+    return shlex.join(words)
