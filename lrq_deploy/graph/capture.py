@@ -73,11 +73,30 @@ def _export(module: nn.Module, input_shape: tuple[int, int, int]) -> ExportedPro
                 module, (example_input(input_shape),), dynamic_shapes=({0: batch},), strict=False
             )
     except _NETWORK_ERRORS as error:
+        _check_runs(module, input_shape)
         raise CaptureError(
             "the network must be capturable by torch.export with a dynamic batch",
             _first_line(error) + _place(error),
             "edit the named construct, or pass a torch.export archive made in your own code",
         ) from error
+
+
+def _check_runs(module: nn.Module, input_shape: tuple[int, int, int]) -> None:
+    """Blame the shape where the network fails outside the tracer too."""
+    try:
+        with torch.no_grad():
+            module(example_input(input_shape))
+    except _NETWORK_ERRORS as error:
+        remedy = "check --input-shape, or pass a torch.export archive made in your own code"
+        raise _cannot_run(error, input_shape, remedy) from error
+
+
+def _cannot_run(error: Exception, input_shape: tuple[int, int, int], remedy: str) -> CaptureError:
+    return CaptureError(
+        f"the network must run on a batch of images of shape {input_shape}",
+        _first_line(error) + _place(error),
+        remedy,
+    )
 
 
 def _first_line(error: Exception) -> str:
@@ -168,11 +187,8 @@ def _check_output(graph_module: fx.GraphModule, input_shape: tuple[int, int, int
             with torch.no_grad():
                 logits = graph_module(example_input(input_shape, batch))
         except _NETWORK_ERRORS as error:
-            raise CaptureError(
-                f"the network must run on a batch of images of shape {input_shape}",
-                _first_line(error),
-                "check --input-shape, or export the archive with a dynamic batch",
-            ) from error
+            remedy = "check --input-shape, or export the archive with a dynamic batch"
+            raise _cannot_run(error, input_shape, remedy) from error
         if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.shape[0] != batch:
             shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise UnsupportedNetworkError(
