@@ -1,0 +1,196 @@
+"""Accuracy of ``lrq-deploy quantize`` over networks, settings, recipes and seeds.
+
+Every cell is one run of the command line in a process of its own, so its time and peak memory are
+its own. A finished cell is a JSON file and is not run again: the benchmark resumes where it
+stopped. The table is written from these files, as Markdown and JSON.
+
+    python benchmarks/accuracy.py --shared ../shared --out runs/accuracy --seeds 0,1,2 \
+        --networks resnet20,resnet20_jpeg --settings w4a4,w8a8 --recipes balanced
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+CIFAR = (
+    "--input-shape=3,32,32",
+    "--mean=0.485,0.456,0.406",
+    "--std=0.229,0.224,0.225",
+)
+PERSON = ("--input-shape=3,96,96", "--mean=0,0,0", "--std=1,1,1")
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network of ``../shared`` and the images that measure it."""
+
+    file: str
+    arch: str
+    images: str
+    flags: tuple[str, ...]
+
+
+NETWORKS = {
+    "resnet20": Network("resnet20.pt", "resnet_cifar.py:resnet20", "cifar10/test", CIFAR),
+    "resnet20_jpeg": Network(
+        "resnet20_jpeg.pt", "resnet_cifar.py:resnet20", "cifar10/test_jpeg", CIFAR
+    ),
+    "resnet32": Network("resnet32.pt", "resnet_cifar.py:resnet32", "cifar10/test", CIFAR),
+    "mobilenet_vww": Network(
+        "mobilenet_vww.pt", "mobilenet_vww.py:mobilenet_vww", "photos", PERSON
+    ),
+}
+
+SETTINGS = {
+    "w8a8": ("--bits=8",),
+    "w4a8": ("--weight-bits=4", "--act-bits=8"),
+    "w4a4": ("--bits=4",),
+    "w4a4-same": ("--bits=4", "--edge-bits=same"),
+    "w3a3": ("--bits=3",),
+    "w2a4": ("--weight-bits=2", "--act-bits=4"),
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run."""
+
+    network: str
+    setting: str
+    recipe: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """File name of its result."""
+        return f"{self.network}-{self.setting}-{self.recipe}-seed{self.seed}"
+
+
+def main() -> None:
+    """Run what is missing, then write the table."""
+    options = _options()
+    out = Path(options.out)
+    (out / "cells").mkdir(parents=True, exist_ok=True)
+    cells = [
+        Cell(network, setting, recipe, int(seed))
+        for network in options.networks.split(",")
+        for setting in options.settings.split(",")
+        for recipe in options.recipes.split(",")
+        for seed in options.seeds.split(",")
+    ]
+    for cell in cells:
+        record = out / "cells" / f"{cell.name}.json"
+        if not record.exists():
+            print(f"running {cell.name}", file=sys.stderr, flush=True)
+            _run(cell, Path(options.shared), out, record)
+    results = [json.loads(path.read_text()) for path in sorted((out / "cells").glob("*.json"))]
+    (out / "accuracy.json").write_text(json.dumps(results, indent=1) + "\n")
+    table = _table(results)
+    (out / "accuracy.md").write_text(table)
+    print(table)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shared", default="../shared")
+    parser.add_argument("--out", default="runs/accuracy")
+    parser.add_argument("--networks", default="resnet20,resnet20_jpeg,mobilenet_vww")
+    parser.add_argument("--settings", default="w8a8,w4a4")
+    parser.add_argument("--recipes", default="balanced")
+    parser.add_argument("--seeds", default="0")
+    return parser.parse_args()
+
+
+def _run(cell: Cell, shared: Path, out: Path, record: Path) -> None:
+    network = NETWORKS[cell.network]
+    bundle = out / "bundles" / cell.name
+    command = [
+        *(sys.executable, "-m", "lrq_deploy", "quantize", str(shared / "models" / network.file)),
+        f"--arch={shared / 'models' / network.arch}",
+        *network.flags,
+        *SETTINGS[cell.setting],
+        f"--recipe={cell.recipe}",
+        f"--seed={cell.seed}",
+        f"--images={shared / 'data' / network.images}",
+        f"--out={bundle}",
+        *("--force", "--json"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        sys.exit(f"{cell.name} failed:\n{done.stderr[-2000:]}")
+    result = json.loads(done.stdout)
+    context = {"commit": _commit(), "machine": _machine()}
+    partial = record.with_suffix(".partial")
+    partial.write_text(json.dumps({**asdict(cell), **context, "result": result}, indent=1))
+    os.replace(partial, record)
+
+
+def _commit() -> str:
+    done = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip() or "unknown"
+
+
+def _machine() -> str:
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        model = names[0].split(":")[1].strip() if names else model
+    return f"{os.cpu_count()} cores, {model}"
+
+
+def _table(results: list[dict[str, Any]]) -> str:
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for result in results:
+        key = (result["network"], result["setting"], result["recipe"])
+        groups.setdefault(key, []).append(result)
+    lines = [
+        "| network | setting | recipe | seeds | float | student | drop | same answer | seconds |"
+        " peak MiB |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+        *(_row(key, members) for key, members in sorted(groups.items())),
+    ]
+    commits = ", ".join(sorted({r["commit"] for r in results}))
+    machines = "; ".join(sorted({r["machine"] for r in results}))
+    return "\n".join([*lines, "", f"Commit {commits}; {machines}.", ""])
+
+
+def _row(key: tuple[str, str, str], members: list[dict[str, Any]]) -> str:
+    def values(name: str) -> list[float]:
+        return [m["result"][name] for m in members if m["result"][name] is not None]
+
+    floats, students = values("teacher_accuracy"), values("student_accuracy")
+    drops = [a - b for a, b in zip(floats, students, strict=True)]
+    seeds = " ".join(str(m["seed"]) for m in members)
+    cells = [
+        *key,
+        seeds,
+        _mean(floats, 2),
+        _mean(students, 2),
+        _mean(drops, 2),
+        _mean(values("agreement"), 2),
+        _mean(values("seconds"), 0),
+        f"{max(values('peak_memory_mib')):.0f}",
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def _mean(values: list[float], digits: int) -> str:
+    """``mean +- standard deviation`` over the seeds, ``-`` where nothing was measured."""
+    if not values:
+        return "-"
+    mean = f"{statistics.mean(values):.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} +- {statistics.stdev(values):.{digits}f}"
+
+
+if __name__ == "__main__":
+    main()
