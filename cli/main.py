@@ -12,6 +12,7 @@ from lrq_deploy.cli.build import build
 from lrq_deploy.cli.demo import demo
 from lrq_deploy.cli.inspect import inspect
 from lrq_deploy.cli.quantize import quantize
+from lrq_deploy.cli.validate import validate
 from lrq_deploy.errors import LrqError
 
 __all__ = ["EXIT_FAULT", "EXIT_INPUT", "EXIT_INTERRUPTED", "app", "run"]
@@ -32,6 +33,7 @@ app = typer.Typer(
 app.command(short_help="A trained classifier to a checked integer ONNX graph.")(quantize)
 app.command(short_help="The same on a network trained here, in a minute.")(demo)
 app.command(short_help="What a checkpoint is, and how to quantize it.")(inspect)
+app.command(short_help="Whether every form of a bundle computes the same.")(validate)
 app.command(short_help="A TensorRT engine from a bundle.")(build)
 
 

@@ -2,12 +2,14 @@
 
 import io
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lrq_deploy.teacher import Preprocessing
 
-__all__ = ["grid_png"]
+__all__ = ["grid_images", "grid_png"]
 
 _MAX_SIDE = 8
 _GAP = 2
@@ -25,7 +27,7 @@ def grid_png(images: Tensor, preprocessing: Preprocessing) -> bytes:
 
     pixels = _pixels(images[: _MAX_SIDE**2].detach().cpu().float(), preprocessing)
     count, channels, height, width = pixels.shape
-    zoom = max(1, _MIN_PIXELS // max(height, width))
+    zoom = _zoom(height, width)
     pixels = pixels.repeat_interleave(zoom, 2).repeat_interleave(zoom, 3)
     columns = min(_MAX_SIDE, int(-(-(count**0.5) // 1)))
     rows = -(-count // columns)
@@ -38,6 +40,36 @@ def grid_png(images: Tensor, preprocessing: Preprocessing) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(array).save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+def grid_images(sheet: NDArray[np.uint8], shape: tuple[int, int, int]) -> Tensor:
+    """The images of a grid that ``grid_png`` drew, ``[N, C, H, W]`` uint8.
+
+    Args:
+        sheet: pixels ``[height, width]`` or ``[height, width, 3]``.
+        shape: ``(C, H, W)`` of one image.
+
+    Raises:
+        ValueError: the picture is not a grid of such images.
+    """
+    channels, height, width = shape
+    zoom = _zoom(height, width)
+    tall, wide = height * zoom + _GAP, width * zoom + _GAP
+    pixels = torch.from_numpy(sheet).reshape(*sheet.shape[:2], -1).permute(2, 0, 1)
+    rows, columns = (pixels.shape[1] - _GAP) // tall, (pixels.shape[2] - _GAP) // wide
+    expected = (channels, rows * tall + _GAP, columns * wide + _GAP)
+    if tuple(pixels.shape) != expected or rows * columns == 0:
+        raise ValueError(f"a picture of {sheet.shape[1]}x{sheet.shape[0]} pixels")
+    cells = pixels[:, _GAP:, _GAP:].unfold(1, height * zoom, tall).unfold(2, width * zoom, wide)
+    images = cells[..., ::zoom, ::zoom].permute(1, 2, 0, 3, 4).flatten(0, 1).contiguous()
+    # The last row may end with empty cells, which are white.
+    drawn = torch.nonzero((images != 255).flatten(1).any(1)).flatten()
+    return images[: int(drawn[-1]) + 1 if len(drawn) else 1]
+
+
+def _zoom(height: int, width: int) -> int:
+    """Enlargement of small images, so that they can be seen."""
+    return max(1, _MIN_PIXELS // max(height, width))
 
 
 def _pixels(images: Tensor, preprocessing: Preprocessing) -> Tensor:

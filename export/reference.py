@@ -24,7 +24,14 @@ from lrq_deploy.export.reference_operators import (
 from lrq_deploy.qparams import QParams
 from lrq_deploy.student.frozen import FrozenLayer, FrozenQuantizer, LayerSpec, QuantizedModel
 
-__all__ = ["IntegerTensor", "Reference", "call_labels", "integer_convolution", "reference_logits"]
+__all__ = [
+    "IntegerTensor",
+    "Reference",
+    "UnknownOperatorError",
+    "call_labels",
+    "integer_convolution",
+    "reference_logits",
+]
 
 Array = NDArray[Any]
 Integers = NDArray[np.signedinteger[Any]]
@@ -32,6 +39,10 @@ Integers = NDArray[np.signedinteger[Any]]
 _INT32_LIMIT = 2**31
 _CONCATENATIONS = ("aten.cat.default", "aten.concat.default")
 _PADS = ("aten.constant_pad_nd.default", "aten.pad.default")
+
+
+class UnknownOperatorError(ExportError):
+    """The reference does not know an operator of the student."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +67,7 @@ def reference_logits(model: QuantizedModel, images: Tensor) -> NDArray[np.float3
     """Logits ``[N, classes]`` of normalised images ``[N, C, H, W]``.
 
     Raises:
-        ExportError: the reference does not know an operator of the graph.
+        UnknownOperatorError: the reference does not know an operator of the graph.
     """
     reference = Reference(model)
     rows = [reference.run(image[None]) for image in images.detach().cpu().numpy()]
@@ -79,7 +90,7 @@ class Reference:
         """Logits float64 ``[N, classes]`` of normalised images float32.
 
         Raises:
-            ExportError: the reference does not know an operator of the graph.
+            UnknownOperatorError: the reference does not know an operator of the graph.
         """
         self.trace = {}
         values: dict[fx.Node, Any] = {}
@@ -111,9 +122,10 @@ def call_labels(model: QuantizedModel) -> dict[fx.Node, str]:
     """A name for each call of a quantizer: ``NAME``, ``NAME.1``, ... as the graphs have them."""
     calls: dict[str, int] = {}
     labels: dict[fx.Node, str] = {}
+    quantizers = model.quantizers()
     for node in model.graph.graph.nodes:
         name = str(node.target)
-        if node.op == "call_module" and name in model.table.entries:
+        if node.op == "call_module" and name in quantizers:
             number = calls.get(name, 0)
             calls[name] = number + 1
             labels[node] = f"{name}.{number}" if number else name
@@ -201,8 +213,7 @@ def _accumulator(x: Integers, weight: Integers, axis: int) -> type[np.int32] | t
 
 def _matrix_product(x: Integers, weight: Integers, spec: LayerSpec) -> Integers:
     kind = _accumulator(x, weight, 0)
-    product: Integers = x.astype(kind) @ weight.astype(kind).T
-    return product
+    return np.asarray(np.matmul(x.astype(kind), weight.astype(kind).T))
 
 
 def integer_convolution(x: Integers, weight: Integers, spec: LayerSpec) -> Integers:
@@ -245,7 +256,7 @@ def _convolve(
 ) -> Integers:
     kernel = weight.shape[2:]
     reach = tuple(d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True))
-    windows = sliding_window_view(x, reach, axis=(2, 3))  # type: ignore[call-overload]
+    windows = sliding_window_view(x, reach, axis=(2, 3))
     taps = windows[:, :, :: stride[0], :: stride[1], :: dilation[0], :: dilation[1]]
     n, _, high, wide = taps.shape[:4]
     columns = weight[0].size
@@ -257,8 +268,8 @@ def _convolve(
     return np.concatenate(outputs, 3).transpose(0, 3, 1, 2)
 
 
-def _unknown(what: str) -> ExportError:
-    return ExportError(
+def _unknown(what: str) -> UnknownOperatorError:
+    return UnknownOperatorError(
         "the integer reference must know every operator of the student",
         what,
         "compare the other rungs; report the network's name to have the operator added",

@@ -31,7 +31,8 @@ def _slice(
 ) -> Array:
     cut: list[Any] = [slice(None)] * x.ndim
     cut[axis] = slice(start, end, step)
-    return x[tuple(cut)]
+    part: Array = x[tuple(cut)]
+    return part
 
 
 def _flatten(x: Array, start: int = 0, end: int = -1) -> Array:

@@ -35,10 +35,10 @@ def _softplus(x: Array, beta: float = 1.0, threshold: float = 20.0) -> Array:
 
 def _gelu(x: Array, approximate: str = "none") -> Array:
     if approximate == "tanh":
-        inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
-        return 0.5 * x * (1 + np.tanh(inner))
-    erf: Array = _erf(x / math.sqrt(2.0)).astype(np.float64)
-    return 0.5 * x * (1 + erf)
+        curve = np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))
+    else:
+        curve = np.asarray(_erf(x / math.sqrt(2.0)), np.float64)
+    return np.asarray(0.5 * x * (1 + curve))
 
 
 def _elu(x: Array, alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> Array:
@@ -122,7 +122,7 @@ def _ceil_count(length: int, kernel: int, stride: int, padding: int) -> int:
 
 
 def _windows(x: Array, kernel: tuple[int, int], stride: tuple[int, int]) -> Array:
-    view: Array = sliding_window_view(x, kernel, axis=(-2, -1))  # type: ignore[call-overload]
+    view: Array = sliding_window_view(x, kernel, axis=(-2, -1))
     return view[..., :: stride[0], :: stride[1], :, :]
 
 

@@ -15,20 +15,20 @@ from lrq_deploy.export.session import batches_of
 from lrq_deploy.qparams import QParams
 from lrq_deploy.student.frozen import FrozenLayer, FrozenQuantizer, QuantizedModel
 
-__all__ = ["exact_logits"]
+__all__ = ["ExactInterpreter", "exact_logits"]
 
 _EXACT_IN_FLOAT32 = 2.0**24
 
 
 def exact_logits(model: QuantizedModel, images: Tensor) -> Tensor:
     """Logits float32 ``[N, classes]`` of normalised images ``[N, C, H, W]``."""
-    interpreter = _Exact(model)
+    interpreter = ExactInterpreter(model)
     with torch.no_grad():
         parts = [interpreter.run(batch) for batch in batches_of(images)]
     return torch.cat(parts).to(torch.float32)
 
 
-class _Exact(fx.Interpreter):
+class ExactInterpreter(fx.Interpreter):
     """Runs quantizers and layers exactly; other operators follow the type of their input."""
 
     def __init__(self, model: QuantizedModel) -> None:

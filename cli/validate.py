@@ -1,0 +1,244 @@
+"""``lrq-deploy validate``: parse, one call, print, then let a missed bound fail the command."""
+
+import sys
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lrq_deploy.cli import quantize_parameters as parameter
+from lrq_deploy.errors import ExportError, OptionError
+from lrq_deploy.progress import ProgressCallback, silent
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
+
+    from lrq_deploy.export.bundle import Bundle
+    from lrq_deploy.export.coverage import Coverage
+    from lrq_deploy.export.ladder import Ladder
+    from lrq_deploy.student.frozen import QuantizedModel
+
+__all__ = ["VALIDATION_SCHEMA", "ValidateOptions", "Validation", "validate", "validate_bundle"]
+
+VALIDATION_SCHEMA = 1
+_BATCH = 32
+
+BundlePath = Annotated[
+    Path,
+    typer.Argument(
+        metavar="BUNDLE", show_default=False, help="Directory that quantize or demo wrote."
+    ),
+]
+ImageFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--images", metavar="DIR", help="Folder of images. Default: made from the bundle's own."
+    ),
+]
+Count = Annotated[int, typer.Option("--count", metavar="N", help="Images at most.")]
+ReferenceCount = Annotated[
+    int,
+    typer.Option("--reference-count", metavar="N", help="Images for the slow numpy reference."),
+]
+Threads = Annotated[
+    int, typer.Option("--threads", metavar="N", help="Of ONNX Runtime, in one run of a graph.")
+]
+MinCoverage = Annotated[
+    float | None,
+    typer.Option(
+        "--min-integer-coverage",
+        metavar="0..1",
+        help="Fail if a smaller share of the multiply-adds runs in integers.",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class ValidateOptions:
+    """What to validate and how.
+
+    Attributes:
+        bundle: directory.
+        images: folder of images; None makes them.
+        count: images at most, 1 or more.
+        reference_count: images for the numpy reference, 1 or more.
+        threads: of ONNX Runtime, 1 or more.
+        min_integer_coverage: share of the multiply-adds, 0..1; None only reports.
+    """
+
+    bundle: Path
+    images: Path | None = None
+    count: int = 1000
+    reference_count: int = 16
+    threads: int = 1
+    min_integer_coverage: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("count", "reference_count", "threads"):
+            value = getattr(self, name)
+            if value < 1:
+                flag = name.replace("_", "-")
+                raise OptionError(f"--{flag} must be 1 or more", str(value), f"pass --{flag} 1")
+        share = self.min_integer_coverage
+        if share is not None and not 0 <= share <= 1:
+            raise OptionError(
+                "--min-integer-coverage must be in 0..1", f"{share:g}", "pass for instance 0.95"
+            )
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What was found.
+
+    Attributes:
+        bundle: directory.
+        name: of the network.
+        scheme: bit widths in words.
+        images: number of images compared.
+        images_source: ``folder`` or ``synthetic``.
+        ladder: parity.
+        coverage: integer audit of ``model.onnx``.
+        min_integer_coverage: what the user asked for.
+    """
+
+    bundle: Path
+    name: str
+    scheme: str
+    images: int
+    images_source: str
+    ladder: "Ladder"
+    coverage: "Coverage"
+    min_integer_coverage: float | None
+
+    @property
+    def enough_integers(self) -> bool:
+        """Whether the audit reaches what was asked for."""
+        asked = self.min_integer_coverage
+        return asked is None or self.coverage.share >= asked
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, with the schema version first."""
+        return {
+            "schema_version": VALIDATION_SCHEMA,
+            "bundle": str(self.bundle),
+            "name": self.name,
+            "scheme": self.scheme,
+            "images": self.images,
+            "images_source": self.images_source,
+            "passes": not self.ladder.failures and self.enough_integers,
+            "rungs": [rung.to_json() for rung in self.ladder.rungs],
+            "min_integer_coverage": self.min_integer_coverage,
+            "coverage": self.coverage.to_json(),
+        }
+
+    def require(self) -> None:
+        """Check parity and coverage.
+
+        Raises:
+            ParityError: a rung is below its bound.
+            ExportError: too little runs in integers.
+        """
+        self.ladder.require()
+        if not self.enough_integers:
+            fallbacks = [f"{x.name}: {x.reason}" for x in self.coverage.fallbacks]
+            raise ExportError(
+                f"at least {100 * (self.min_integer_coverage or 0):g} % of the multiply-adds must "
+                "run in integers",
+                f"{100 * self.coverage.share:.1f} % ({'; '.join(fallbacks)})",
+                "follow the remedy of each layer, or lower --min-integer-coverage",
+            )
+
+
+def validate(
+    bundle: BundlePath,
+    images: ImageFolder = None,
+    count: Count = 1000,
+    reference_count: ReferenceCount = 16,
+    threads: Threads = 1,
+    min_integer_coverage: MinCoverage = None,
+    json: parameter.Json = False,
+    quiet: parameter.Quiet = False,
+) -> None:
+    """Show that every form of a bundle's network computes the same. Fails below a bound."""
+    options = ValidateOptions(bundle, images, count, reference_count, threads, min_integer_coverage)
+    from rich.console import Console
+
+    from lrq_deploy.cli.progress_view import progress_view
+    from lrq_deploy.cli.validate_report import print_validation
+
+    console = Console()
+    screen = Console(stderr=True)
+    with progress_view(screen, quiet=quiet, plain=json) as view, redirect_stdout(sys.stderr):
+        found = validate_bundle(options, view)
+    if json:
+        console.print_json(data=found.to_json())
+    else:
+        print_validation(console, found)
+    found.require()
+
+
+def validate_bundle(options: ValidateOptions, progress: ProgressCallback = silent) -> Validation:
+    """Compare all forms of a bundle's student; reports, whatever it finds.
+
+    Raises:
+        BundleError: not a bundle, changed, of another schema, or with a graph that is not its own.
+        ExportError: ONNX Runtime does not accept a graph.
+        ImageError: the image folder cannot be used.
+        ParityError: logits are not finite.
+    """
+    from lrq_deploy.export.bundle import load_bundle
+    from lrq_deploy.export.coverage import audit
+    from lrq_deploy.export.graph_identity import check_graph
+    from lrq_deploy.export.ladder import climb
+    from lrq_deploy.export.targets import targets
+
+    bundle = load_bundle(options.bundle)
+    fingerprint = bundle.manifest.teacher_fingerprint
+    graphs: dict[str, Path] = {}
+    for name in targets().names():
+        file_name = targets().get(name).file_name
+        if name == "onnxruntime" or file_name in bundle.manifest.files:
+            graphs[name] = bundle.file(file_name)
+            check_graph(graphs[name], name, fingerprint)
+    model = bundle.model()
+    batches, count = _images(options, bundle, model)
+    ladder = climb(
+        model,
+        graphs["onnxruntime"],
+        batches,
+        graphs.get("tensorrt"),
+        options.reference_count,
+        options.threads,
+        -(-count // _BATCH),
+        progress,
+    )
+    return Validation(
+        bundle=options.bundle,
+        name=model.name,
+        scheme=model.scheme.describe(),
+        images=count,
+        images_source="synthetic" if options.images is None else "folder",
+        ladder=ladder,
+        coverage=audit(model, graphs["onnxruntime"]),
+        min_integer_coverage=options.min_integer_coverage,
+    )
+
+
+def _images(
+    options: ValidateOptions, bundle: "Bundle", model: "QuantizedModel"
+) -> "tuple[Iterator[Tensor], int]":
+    """Batches, and how many images there are in all."""
+    if options.images is None:
+        from lrq_deploy.export.validation_images import synthetic_batches
+
+        return synthetic_batches(bundle, model, options.count, _BATCH), options.count
+    from lrq_deploy.images import read_image_folder
+
+    found = read_image_folder(
+        options.images, model.input_shape, model.preprocessing, model.num_classes, options.count
+    )
+    return found.batches(_BATCH), len(found)

@@ -1,0 +1,94 @@
+"""The report of a validation: the ladder, the audit, and what each layer fell back to."""
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from lrq_deploy.cli.validate import Validation
+from lrq_deploy.export.coverage import Coverage
+from lrq_deploy.export.ladder import Ladder, Rung
+
+__all__ = ["print_validation"]
+
+
+def print_validation(console: Console, found: Validation) -> None:
+    """Print the ladder, where forms part, and the integer audit.
+
+    Args:
+        console: where to write; lines stay within its width.
+        found: what was measured.
+    """
+    made = "made " if found.images_source == "synthetic" else ""
+    title = f"{found.name}, {found.scheme}, {found.images:,} {made}images"
+    console.print(title, highlight=False, markup=False)
+    console.print(_ladder(found.ladder))
+    for rung in found.ladder.rungs:
+        if rung.where:
+            console.print(f"  {rung.name} parts at {rung.where}", highlight=False, markup=False)
+        if rung.skipped:
+            console.print(f"  {rung.name} not run: {rung.skipped}", highlight=False, markup=False)
+    _print_audit(console, found.coverage, full=found.min_integer_coverage is not None)
+    good = not found.ladder.failures and found.enough_integers
+    sentence = Text(
+        "VALID: " if good else "NOT VALID: ", style="bold green" if good else "bold red"
+    )
+    sentence.append(_sentence(found), style="not bold default")
+    console.print(sentence)
+
+
+def _sentence(found: Validation) -> str:
+    failures = [rung.title for rung in found.ladder.failures]
+    if failures:
+        return f"below the bound: {', '.join(failures)}."
+    if not found.enough_integers:
+        return "too little of the graph runs in integers."
+    return "every form is within its bound."
+
+
+def _ladder(ladder: Ladder) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, title_justify="left")
+    table.add_column("form of the student", no_wrap=True)
+    for heading in ("images", "top-1", "rows", "bits", "max", "mean"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("")
+    for rung in ladder.rungs:
+        table.add_row(rung.title, *_figures(rung))
+    return table
+
+
+def _figures(rung: Rung) -> tuple[str, ...]:
+    parity = rung.parity
+    if parity is None:
+        return ("-",) * 6 + ("not run",)
+    verdict = "ok" if rung.passes else "below"
+    shares = (parity.same_top1, parity.same_rows, parity.identical_rows)
+    return (
+        f"{parity.count:,}",
+        *(f"{100 * share:.2f}" for share in shares),
+        f"{parity.max_diff:.1g}",
+        f"{parity.mean_diff:.1g}",
+        verdict,
+    )
+
+
+def _print_audit(console: Console, coverage: Coverage, *, full: bool) -> None:
+    console.print(
+        f"executed in integers: {100 * coverage.share:.1f} % of the multiply-adds, "
+        f"{100 * coverage.layer_share:.1f} % of {len(coverage.layers)} layers",
+        highlight=False,
+    )
+    if coverage.float_operators:
+        rest = ", ".join(f"{count} {name}" for name, count in coverage.float_operators.items())
+        console.print(f"other operators on floats: {rest}", highlight=False, markup=False)
+    layers = coverage.layers if full else coverage.fallbacks
+    if not layers:
+        return
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("layer")
+    table.add_column("multiply-adds", justify="right")
+    table.add_column("kernel", no_wrap=True)
+    table.add_column("reason of a fallback, and the remedy")
+    for layer in layers:
+        table.add_row(layer.name, f"{layer.multiply_adds:,}", layer.kernel or "-", layer.reason)
+    console.print(table)

@@ -1,0 +1,293 @@
+"""The parity ladder: every form of a bundle's student against the student with exact sums.
+
+The exact student (integer sums, see ``simulation``) is the one thing that all rungs are held
+against, so the order of a float32 sum is not mistaken for a fault; that it is right is what
+the numpy reference shows.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lrq_deploy.errors import ImageError, ParityError
+from lrq_deploy.export.exposure import (
+    Divergence,
+    Trace,
+    exact_trace,
+    first_divergence,
+    onnx_trace,
+    reference_trace,
+    torch_trace,
+)
+from lrq_deploy.export.parity import MIN_SAME_TOP1, Parity, compare
+from lrq_deploy.export.reference import UnknownOperatorError, reference_logits
+from lrq_deploy.export.session import OptimizationLevel, open_session
+from lrq_deploy.export.simulation import exact_logits
+from lrq_deploy.progress import ProgressCallback, StageProgress, silent
+from lrq_deploy.scheme import Scheme
+from lrq_deploy.student.frozen import QuantizedModel
+
+__all__ = ["MIN_SAME_ROWS_NARROW", "Bound", "Ladder", "Rung", "climb"]
+
+MIN_SAME_ROWS_NARROW = 0.99
+"""Rows of the same integers where weights and activations have at most 4 bits: few values, so
+few ties, and no pair of products can saturate."""
+
+NARROW_BITS = 4
+TRACED_IMAGES = 2
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What a rung must reach.
+
+    Attributes:
+        same_top1: share of images with the same answer, 0..1.
+        same_rows: share of images with the same integers, 0..1.
+    """
+
+    same_top1: float = MIN_SAME_TOP1
+    same_rows: float = 0.0
+
+    def holds(self, parity: Parity) -> bool:
+        """Whether a comparison reaches both."""
+        return parity.same_top1 >= self.same_top1 and parity.same_rows >= self.same_rows
+
+    def describe(self) -> str:
+        """For instance ``top-1 >= 99.9 %, rows >= 99 %``."""
+        parts = [f"top-1 >= {100 * self.same_top1:g} %"]
+        if self.same_rows:
+            parts.append(f"rows >= {100 * self.same_rows:g} %")
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One form of the student, compared.
+
+    Attributes:
+        name: short, stable name for scripts.
+        title: what it is.
+        bound: what it must reach.
+        parity: against the exact student; None where the rung could not be run.
+        skipped: why it could not be run, or empty.
+        divergence: first differing tensor on up to ``TRACED_IMAGES`` differing images; None
+            where no row differs, or where only the logits do.
+    """
+
+    name: str
+    title: str
+    bound: Bound
+    parity: Parity | None = None
+    skipped: str = ""
+    divergence: Divergence | None = None
+
+    @property
+    def passes(self) -> bool:
+        """Whether the rung is within its bound; one that could not be run has none."""
+        return self.parity is None or self.bound.holds(self.parity)
+
+    @property
+    def where(self) -> str:
+        """Where it parts from the exact student, or empty."""
+        if self.divergence is not None:
+            return self.divergence.describe()
+        differs = self.parity is not None and self.parity.same_rows < 1
+        return "logits only" if differs else ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "name": self.name,
+            "title": self.title,
+            "bound": asdict(self.bound),
+            "parity": None if self.parity is None else self.parity.to_json(),
+            "skipped": self.skipped,
+            "divergence": None if self.divergence is None else asdict(self.divergence),
+            "passes": self.passes,
+        }
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """All rungs, in order."""
+
+    rungs: tuple[Rung, ...]
+
+    @property
+    def failures(self) -> tuple[Rung, ...]:
+        """The rungs below their bound."""
+        return tuple(rung for rung in self.rungs if not rung.passes)
+
+    def require(self) -> None:
+        """Check every rung.
+
+        Raises:
+            ParityError: a rung is below its bound.
+        """
+        if not self.failures:
+            return
+        found = [
+            f"{rung.name}: top-1 {100 * rung.parity.same_top1:.2f} %, rows "
+            f"{100 * rung.parity.same_rows:.2f} % of {rung.parity.count}"
+            + (f", first at {rung.where}" if rung.where else "")
+            for rung in self.failures
+            if rung.parity is not None
+        ]
+        bounds = "; ".join(f"{rung.name}: {rung.bound.describe()}" for rung in self.failures)
+        raise ParityError(
+            f"every form of the student must be within its bound ({bounds})",
+            "; ".join(found),
+            "do not ship this bundle; report it with the CPU type and the network's name",
+        )
+
+
+@dataclass
+class _Climb:
+    """One rung while images pass by."""
+
+    name: str
+    title: str
+    bound: Bound
+    logits: Callable[[Tensor], Tensor]
+    trace: Callable[[Tensor], Trace]
+    limit: int | None = None
+    pairs: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    differing: list[Tensor] = field(default_factory=list)
+    skipped: str = ""
+
+    def take(self, images: Tensor, exact: Tensor) -> None:
+        """Compare one batch, up to the limit of the rung."""
+        seen = sum(len(pair[0]) for pair in self.pairs)
+        room = len(images) if self.limit is None else min(self.limit - seen, len(images))
+        if room <= 0 or self.skipped:
+            return
+        images, exact = images[:room], exact[:room]
+        try:
+            ours = self.logits(images)
+        except UnknownOperatorError as error:
+            self.skipped = f"{error.rule}; got {error.received}"
+            return
+        self.pairs.append((exact, ours))
+        for row in range(room):
+            if len(self.differing) < TRACED_IMAGES:
+                one = slice(row, row + 1)
+                if compare(exact[one], ours[one]).same_rows < 1:
+                    self.differing.append(images[one])
+
+    def finish(self, model: QuantizedModel) -> Rung:
+        """The comparison over all batches."""
+        if self.skipped or not self.pairs:
+            return Rung(self.name, self.title, self.bound, skipped=self.skipped or "no images")
+        exact, ours = (torch.cat(side) for side in zip(*self.pairs, strict=True))
+        divergence = None
+        if self.differing:
+            images = torch.cat(self.differing)
+            divergence = first_divergence(model, exact_trace(model, images), self.trace(images))
+        return Rung(self.name, self.title, self.bound, compare(exact, ours), divergence=divergence)
+
+
+def climb(
+    model: QuantizedModel,
+    graph: Path,
+    images: Iterable[Tensor],
+    tensorrt_graph: Path | None = None,
+    reference_count: int = 16,
+    threads: int = 1,
+    total: int = 1,
+    progress: ProgressCallback = silent,
+) -> Ladder:
+    """Run every form of the student on the same images.
+
+    Args:
+        model: the student.
+        graph: its ``model.onnx``.
+        images: batches ``[n, C, H, W]`` of normalised images, at least one image.
+        tensorrt_graph: its ``model.tensorrt.onnx``, where the bundle has one.
+        reference_count: images for the slow numpy reference.
+        threads: of ONNX Runtime.
+        total: number of batches, for the progress.
+        progress: receives one event per batch.
+
+    Raises:
+        ExportError: ONNX Runtime does not accept a graph.
+        ImageError: images of another shape, or none.
+        ParityError: a form gives logits that are not finite.
+    """
+    rungs = list(_rungs(model, graph, tensorrt_graph, reference_count, threads))
+    report = StageProgress(progress, "parity ladder", total)
+    count = 0
+    for batch in images:
+        _check_shape(batch, model)
+        exact = exact_logits(model, batch)
+        for rung in rungs:
+            rung.take(batch, exact)
+        count += len(batch)
+        report.advance()
+    if count == 0:
+        raise ImageError("validation needs images", "none", "pass a folder with images")
+    return Ladder(tuple(rung.finish(model) for rung in rungs))
+
+
+def _rungs(
+    model: QuantizedModel,
+    graph: Path,
+    tensorrt_graph: Path | None,
+    reference_count: int,
+    threads: int,
+) -> Iterator[_Climb]:
+    yield _Climb(
+        "simulation",
+        "torch, as trained",
+        Bound(),
+        model.logits,
+        lambda x: torch_trace(model, x),
+    )
+    yield _Climb(
+        "reference",
+        "numpy integers",
+        Bound(same_top1=1.0, same_rows=1.0),
+        lambda x: torch.from_numpy(reference_logits(model, x)),
+        lambda x: reference_trace(model, x),
+        reference_count,
+    )
+    fused = Bound(same_rows=MIN_SAME_ROWS_NARROW if _is_narrow(model.scheme) else 0.0)
+    yield _runtime("onnxruntime-off", "ONNX Runtime plain", model, graph, "off", threads)
+    yield _runtime("onnxruntime-all", "ONNX Runtime fused", model, graph, "all", threads, fused)
+    if tensorrt_graph is not None:
+        title = "TensorRT dialect"
+        yield _runtime("tensorrt-dialect", title, model, tensorrt_graph, "off", threads)
+
+
+def _runtime(
+    name: str,
+    title: str,
+    model: QuantizedModel,
+    graph: Path,
+    level: OptimizationLevel,
+    threads: int,
+    bound: Bound | None = None,
+) -> _Climb:
+    session = open_session(graph, threads, level)
+
+    def trace(images: Tensor) -> Trace:
+        return onnx_trace(model, graph, images, level, threads)
+
+    return _Climb(name, title, bound or Bound(), session.logits, trace)
+
+
+def _is_narrow(scheme: Scheme) -> bool:
+    return scheme.weight_bits <= NARROW_BITS and scheme.act_bits <= NARROW_BITS
+
+
+def _check_shape(batch: Tensor, model: QuantizedModel) -> None:
+    if tuple(batch.shape[1:]) != model.input_shape:
+        raise ImageError(
+            f"images must have the shape {','.join(map(str, model.input_shape))} of the network",
+            ",".join(map(str, batch.shape[1:])),
+            "resize them first",
+        )

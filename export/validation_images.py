@@ -1,0 +1,88 @@
+"""Made images to validate a bundle on: the same ones on every machine.
+
+A bundle carries no generator, only the grid of its synthetic images. New images are mixtures of
+two of them, mirrored or not, with noise of up to ``NOISE`` pixel steps, rounded to the 8 bits of
+a camera. They are no test of accuracy; they are inputs in the range for which the scales were set.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from lrq_deploy.errors import BundleError
+from lrq_deploy.export.bundle import GRID_NAME, Bundle
+from lrq_deploy.export.image_grid import grid_images
+from lrq_deploy.images import ImageReader
+from lrq_deploy.student.frozen import FrozenQuantizer, QuantizedModel
+
+__all__ = ["NOISE", "grid_of", "synthetic_batches"]
+
+NOISE = 16
+"""Largest change of a pixel by noise, of 255."""
+
+
+def synthetic_batches(
+    bundle: Bundle, model: QuantizedModel, count: int, batch_size: int = 64
+) -> Iterator[Tensor]:
+    """``count`` normalised images in batches ``[n, C, H, W]``; the grid's own come first.
+
+    Raises:
+        BundleError: the bundle's grid does not hold images of the network's shape.
+    """
+    grid = grid_of(bundle)
+    generator = torch.Generator().manual_seed(0)
+    for start in range(0, count, batch_size):
+        size = min(batch_size, count - start)
+        own = grid[start : start + size]
+        mixed = _mixtures(grid, size - len(own), generator)
+        yield _normalised(torch.cat([own, mixed]), model)
+
+
+def grid_of(bundle: Bundle) -> Tensor:
+    """The images of the bundle's grid, ``[N, C, H, W]`` uint8.
+
+    Raises:
+        BundleError: there is no such file, or it holds no images of the network's shape.
+    """
+    path = bundle.file(GRID_NAME)
+    channels, height, width = bundle.manifest.input_shape
+    try:
+        with Image.open(path, formats=("PNG",)) as picture:
+            sheet = np.array(picture.convert("L" if channels == 1 else "RGB"))
+        return grid_images(sheet, (channels, height, width))
+    except (OSError, ValueError, UnidentifiedImageError) as error:
+        raise BundleError(
+            f"{GRID_NAME} must be a grid of {channels}x{height}x{width} images",
+            f"{path} ({error})",
+            "pass --images with a folder of images",
+        ) from error
+
+
+def _mixtures(grid: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """uint8 ``[count, C, H, W]``."""
+    first, second = (
+        grid[torch.randint(len(grid), (count,), generator=generator)].float() for _ in range(2)
+    )
+    mirrored = torch.rand(count, 1, 1, 1, generator=generator) < 0.5
+    share = torch.rand(count, 1, 1, 1, generator=generator)
+    noise = (2 * torch.rand(first.shape, generator=generator) - 1) * NOISE
+    mixed = share * torch.where(mirrored, first.flip(3), first) + (1 - share) * second + noise
+    return mixed.round().clamp(0, 255).to(torch.uint8)
+
+
+def _normalised(pixels: Tensor, model: QuantizedModel) -> Tensor:
+    if model.preprocessing.known:
+        return ImageReader(model.input_shape, model.preprocessing).normalise(pixels)
+    low, high = _input_range(model)
+    return low + pixels.to(torch.float32) / 255 * (high - low)
+
+
+def _input_range(model: QuantizedModel) -> tuple[float, float]:
+    """What the first quantizer can hold: all that is known of an unknown normalisation."""
+    first: FrozenQuantizer = next(iter(model.quantizers().values()))
+    qparams = first.qparams
+    scale, zero_point = float(qparams.scale), int(qparams.zero_point)
+    return (qparams.qmin - zero_point) * scale, (qparams.qmax - zero_point) * scale
