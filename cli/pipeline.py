@@ -93,10 +93,11 @@ def quantize(
         with clock.stage("fit"):
             model, fit_metrics = _fit(teacher, synthetic, options, settings, device, progress)
     with clock.stage("export"):
-        graph = to_onnx(model, TARGET).SerializeToString(deterministic=True)
+        graphs = _graphs(model)
+        file_name = targets().get(TARGET).file_name
+        graph = graphs[file_name]
     with clock.stage("check"):
         checked = _check(teacher, model, graph, synthetic, images, progress)
-    file_name = targets().get(TARGET).file_name
     metrics = {
         "generator": synthetic.metrics,
         "student": fit_metrics,
@@ -109,7 +110,7 @@ def quantize(
     write_bundle(
         options.out,
         model,
-        {file_name: graph},
+        graphs,
         synthetic.images,
         options.seed,
         _plain_options(options),
@@ -212,6 +213,14 @@ def _last_good_kept(out: Path) -> Iterator[None]:
         save_file({name: t.cpu().contiguous() for name, t in error.state.items()}, path)
         remedy = f"{error.remedy}; it is in {path}"
         raise DivergenceError(error.rule, error.received, remedy, error.state) from error
+
+
+def _graphs(model: QuantizedModel) -> dict[str, bytes]:
+    """The student by file name, in the dialect of every target that can run its scheme."""
+    return {
+        target.file_name: to_onnx(model, target).SerializeToString(deterministic=True)
+        for target in targets().accepting(model.scheme)
+    }
 
 
 def _check(

@@ -75,6 +75,20 @@ class TargetRegistry:
         """All names, sorted."""
         return sorted(self._entries)
 
+    def accepting(self, scheme: Scheme) -> list[Target]:
+        """The targets that can run a scheme, sorted by name."""
+        return [
+            self._entries[name] for name in self.names() if _accepts(self._entries[name], scheme)
+        ]
+
+
+def _accepts(target: Target, scheme: Scheme) -> bool:
+    try:
+        target.check(scheme)
+    except OptionError:
+        return False
+    return True
+
 
 def targets() -> TargetRegistry:
     """The registry with every target of this project."""

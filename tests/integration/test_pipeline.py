@@ -82,7 +82,8 @@ def reference(digits_teacher: TrainedDigits, tmp_path_factory: pytest.TempPathFa
 def test_the_bundle_is_whole_and_hashed(digits_bundle: Run) -> None:
     bundle = digits_bundle.bundle
     names = {path.name for path in bundle.path.iterdir()}
-    assert names == {"manifest.json", "model.onnx", "student.safetensors", "synthetic.png"}
+    graphs = {"model.onnx", "model.tensorrt.onnx"}
+    assert names == {"manifest.json", "student.safetensors", "synthetic.png"} | graphs
     document = json.loads((bundle.path / "manifest.json").read_text(encoding="utf-8"))
     assert document["files"].keys() == names - {"manifest.json"}
     for name, record in document["files"].items():
