@@ -1,0 +1,99 @@
+"""What each runtime makes of a student, as measured in ``docs``: the knowledge behind ``plan``."""
+
+from dataclasses import dataclass
+
+from lrq_deploy.planning.plan import Execution, LayerFacts, RuntimeForecast, Sizes
+from lrq_deploy.scheme import Scheme
+
+__all__ = ["OnnxRuntimeForecast", "TensorRtForecast", "forecasts"]
+
+_MEBIBYTE = 2**20
+
+
+def forecasts() -> tuple[RuntimeForecast, ...]:
+    """Every runtime that a plan speaks of."""
+    return (OnnxRuntimeForecast(), TensorRtForecast())
+
+
+@dataclass(frozen=True)
+class OnnxRuntimeForecast:
+    """The CPU kernels of ONNX Runtime with all optimisations on."""
+
+    name: str = "onnxruntime"
+
+    def execution(self, layer: LayerFacts, scheme: Scheme) -> Execution:
+        """Agrees with ``coverage.audit`` on the exported graph."""
+        if layer.kind == "conv_transpose2d":
+            return Execution(False, "float ConvTranspose", "there is no integer kernel for it")
+        if layer.kind == "conv2d" and layer.gives_logits:
+            return Execution(
+                False, "float Conv", "its result is the logits, which stay float; use a linear head"
+            )
+        return Execution(True, "INT8 linear" if layer.kind == "linear" else "INT8 convolution")
+
+    def what_bits_buy(self, scheme: Scheme, sizes: Sizes) -> tuple[str, ...]:
+        """The file gets smaller below 5 bits; the speed is that of 8 bits at every width."""
+        weights, activations = scheme.weight_bits, scheme.act_bits
+        if weights <= 4:
+            said = [
+                f"{weights}-bit weights are stored packed, two per byte: "
+                f"{sizes.packed_bytes / _MEBIBYTE:.2f} MiB to download instead of "
+                f"{sizes.int8_bytes / _MEBIBYTE:.2f} at 8 bits. They are unpacked to INT8 at load, "
+                "so convolutions are not faster and memory is that of 8 bits."
+            ]
+        elif weights < 8:
+            said = [f"{weights}-bit weights are stored in a byte each: no smaller than 8 bits."]
+        else:
+            said = ["8-bit weights run in INT8 kernels, a quarter of the float size."]
+        if activations < 8:
+            said.append(
+                f"{activations}-bit activations are carried in 8 bits with an integer clip: "
+                "exact, but not faster."
+            )
+        return tuple(said)
+
+
+@dataclass(frozen=True)
+class TensorRtForecast:
+    """TensorRT and TensorRT for RTX; their parsers were measured, no GPU was."""
+
+    name: str = "tensorrt"
+
+    def execution(self, layer: LayerFacts, scheme: Scheme) -> Execution:
+        """INT8 for every layer whose zero points are 0."""
+        words = {
+            "conv2d": "convolution",
+            "conv_transpose2d": "transposed convolution",
+            "linear": "linear",
+        }[layer.kind]
+        if scheme.act_symmetry == "asymmetric":
+            return Execution(
+                False, f"refused {words}", "zero points must be 0: use --act-symmetry symmetric"
+            )
+        note = ""
+        if layer.grouping == "depthwise":
+            note = "often slower than FP16, because channels are padded; measure both"
+        elif layer.grouping == "grouped":
+            note = "may be slower than FP16, because channels of a group are padded; measure both"
+        return Execution(True, f"INT8 {words}", note)
+
+    def what_bits_buy(self, scheme: Scheme, sizes: Sizes) -> tuple[str, ...]:
+        """Below 8 bits nothing gets faster: convolutions exist in INT8 only."""
+        weights, activations = scheme.weight_bits, scheme.act_bits
+        said = []
+        if min(weights, activations) < 8:
+            said.append(
+                f"{scheme.describe()} runs in INT8 convolutions, with the narrow values carried "
+                "in 8 bits: exact, same engine size and same speed as 8 bits. What is gained is "
+                "a file that compresses better."
+            )
+        else:
+            said.append("8 bits run in INT8 convolutions.")
+        if weights == 4:
+            said.append(
+                "INT4 is a weight-only format of linear layers there and wants float "
+                "activations; a quantized classifier keeps INT8."
+            )
+        if scheme.act_symmetry == "asymmetric":
+            said.append("Free zero points are refused: use --act-symmetry symmetric.")
+        return tuple(said)

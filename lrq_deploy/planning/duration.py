@@ -1,0 +1,87 @@
+"""How long a run would take here: two measured forward passes, extrapolated over the recipe."""
+
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from lrq_deploy.graph.capture import example_input
+from lrq_deploy.method.generator import LATENT_SIZE, LongRangeGenerator
+from lrq_deploy.method.recipe import RecipeSettings
+from lrq_deploy.planning.plan import Duration
+from lrq_deploy.teacher import Teacher
+
+__all__ = ["estimate_duration", "stage_seconds"]
+
+PIXELS_PER_BATCH = 64 * 1024
+"""A measured batch holds about this many pixels: 64 images of 32 x 32, 2 of 224 x 224."""
+
+# A backward pass costs about twice the forward one.
+TRAINING_FACTOR = 3.0
+# Fake quantization of weights, biases and activations, in forward passes of the float network.
+STUDENT_FACTOR = 5.0
+CALIBRATION_FACTOR = 6.0
+CHECK_FACTOR = 6.0
+PARITY_IMAGES = 1000
+EXPORT_SECONDS = 1.5
+EXPORT_SECONDS_PER_LAYER = 0.08
+
+
+def estimate_duration(
+    teacher: Teacher, settings: RecipeSettings, layers: int, long_range: bool
+) -> Duration:
+    """Measure one forward pass of the teacher and of a new generator, and extrapolate.
+
+    Args:
+        teacher: captured.
+        settings: of the recipe.
+        layers: weighted layers.
+        long_range: whether the generator attends.
+    """
+    pixels = teacher.input_shape[1] * teacher.input_shape[2]
+    batch = min(max(PIXELS_PER_BATCH // pixels, 2), settings.batch_size)
+    images = example_input(teacher.input_shape, batch)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        generator = LongRangeGenerator(
+            teacher.input_shape, teacher.num_classes, teacher.preprocessing, long_range
+        )
+        latent = torch.randn(batch, LATENT_SIZE)
+    labels = torch.arange(batch) % teacher.num_classes
+    teacher_seconds = _per_image(lambda: teacher.graph(images), batch)
+    generator_seconds = _per_image(lambda: generator(latent, generator.embed(labels)), batch)
+    return Duration(
+        threads=torch.get_num_threads(),
+        teacher_ms=1000 * teacher_seconds,
+        generator_ms=1000 * generator_seconds,
+        seconds=stage_seconds(teacher_seconds, generator_seconds, settings, layers),
+    )
+
+
+def stage_seconds(
+    teacher: float, generator: float, settings: RecipeSettings, layers: int
+) -> dict[str, float]:
+    """Seconds per stage from the seconds per image of both forward passes."""
+    made = settings.pool_images + settings.held_out_images
+    trained = settings.generator_steps * settings.batch_size
+    checked = PARITY_IMAGES + settings.held_out_images
+    return {
+        "generator": trained * TRAINING_FACTOR * (teacher + generator),
+        "images": made * generator,
+        "calibration": settings.calibration_images * CALIBRATION_FACTOR * teacher,
+        "student": settings.student_steps * settings.batch_size * STUDENT_FACTOR * teacher,
+        "export": EXPORT_SECONDS + EXPORT_SECONDS_PER_LAYER * layers,
+        "check": checked * CHECK_FACTOR * teacher,
+    }
+
+
+def _per_image(run: Callable[[], Tensor], batch: int) -> float:
+    """Seconds per image of the quicker of two runs; the first one warms up."""
+    taken = []
+    with torch.no_grad():
+        for _ in range(2):
+            start = time.perf_counter()
+            run()
+            taken.append(time.perf_counter() - start)
+    return min(taken) / batch

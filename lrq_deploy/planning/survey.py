@@ -1,0 +1,127 @@
+"""Facts of a placed student that need no training: layers, quantizers, sizes."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from lrq_deploy.graph.capture import example_input
+from lrq_deploy.graph.operators import is_movement
+from lrq_deploy.planning.plan import Grouping, LayerFacts, PlannedQuantizer, Sizes
+from lrq_deploy.student.frozen import LayerSpec
+from lrq_deploy.student.layers import ActQuantizer, QuantizedLayer, set_enabled
+
+__all__ = ["estimate_sizes", "survey_layers", "survey_quantizers"]
+
+# Measured on exported graphs: names, attributes and shapes around one weight or one quantizer.
+LAYER_BYTES = 1000
+QUANTIZER_BYTES = 450
+# Per output channel: the scale of the weights and the bias.
+CHANNEL_BYTES = 8
+
+
+def survey_layers(
+    student: fx.GraphModule, input_shape: tuple[int, int, int]
+) -> tuple[LayerFacts, ...]:
+    """Every weighted layer, with what one image costs it.
+
+    Args:
+        student: placed, calibrated or not; its quantizers are off afterwards.
+        input_shape: ``(C, H, W)``.
+    """
+    set_enabled(student, False)
+    meter = _Meter(student)
+    with torch.no_grad():
+        meter.run(example_input(input_shape, 1))
+    facts: dict[str, LayerFacts] = {}
+    for node in student.graph.nodes:
+        path = str(node.target)
+        if node.op == "call_module" and path in meter.multiply_adds and path not in facts:
+            layer = student.get_submodule(path)
+            quantizer = student.get_submodule(str(getattr(layer, "input_quantizer", "")))
+            if isinstance(layer, QuantizedLayer) and isinstance(quantizer, ActQuantizer):
+                facts[path] = LayerFacts(
+                    name=path.removeprefix("layers."),
+                    kind=layer.spec.kind,
+                    grouping=_grouping(layer.spec, tuple(layer.weight.shape)),
+                    weight_shape=tuple(layer.weight.shape),
+                    multiply_adds=meter.multiply_adds[path],
+                    activations=meter.activations[path],
+                    weight_bits=layer.bits,
+                    input_bits=quantizer.bits,
+                    gives_logits=_gives_logits(node),
+                )
+    return tuple(facts.values())
+
+
+def survey_quantizers(student: fx.GraphModule) -> tuple[PlannedQuantizer, ...]:
+    """Every activation quantizer in graph order."""
+    found: dict[str, PlannedQuantizer] = {}
+    for node in student.graph.nodes:
+        module = student.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if isinstance(module, ActQuantizer):
+            name = str(node.target).removeprefix("quantizers.")
+            found[name] = PlannedQuantizer(name, module.bits, module.signed)
+    return tuple(found.values())
+
+
+def estimate_sizes(layers: tuple[LayerFacts, ...], quantizers: int) -> Sizes:
+    """Bytes of a student: weights exactly, names and attributes of the graph on average."""
+    weights = {layer.name: math.prod(layer.weight_shape) for layer in layers}
+    channels = sum(_channels(layer) for layer in layers)
+    around = CHANNEL_BYTES * channels + LAYER_BYTES * len(layers) + QUANTIZER_BYTES * quantizers
+    packed = sum(
+        -(-weights[x.name] // 2) if x.weight_bits <= 4 else weights[x.name] for x in layers
+    )
+    held = sum(weights.values())
+    busiest = max((layer.activations for layer in layers), default=0)
+    return Sizes(
+        float_bytes=4 * (held + channels),
+        int8_bytes=held + around,
+        packed_bytes=packed + around,
+        memory_bytes=held + CHANNEL_BYTES * channels + busiest,
+    )
+
+
+class _Meter(fx.Interpreter):
+    """Runs one image and looks at the shapes around each layer."""
+
+    def __init__(self, student: fx.GraphModule) -> None:
+        super().__init__(student)
+        self.multiply_adds: dict[str, int] = {}
+        self.activations: dict[str, int] = {}
+
+    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Count layers; a layer called twice counts twice."""
+        result = super().call_module(target, args, kwargs)
+        module = self.fetch_attr(str(target))
+        if isinstance(module, QuantizedLayer):
+            path = str(target)
+            count = _multiply_adds(module, args[0], result)
+            self.multiply_adds[path] = self.multiply_adds.get(path, 0) + count
+            self.activations[path] = int(args[0].numel() + result.numel())
+        return result
+
+
+def _multiply_adds(layer: QuantizedLayer, x: Tensor, y: Tensor) -> int:
+    elements = x.numel() if layer.spec.kind == "conv_transpose2d" else y.numel()
+    return elements * math.prod(layer.weight.shape[1:])
+
+
+def _grouping(spec: LayerSpec, shape: tuple[int, ...]) -> Grouping:
+    if spec.groups == 1:
+        return "dense"
+    per_group = shape[0] // spec.groups if spec.kind == "conv_transpose2d" else shape[1]
+    return "depthwise" if per_group == 1 else "grouped"
+
+
+def _channels(layer: LayerFacts) -> int:
+    return layer.weight_shape[1 if layer.kind == "conv_transpose2d" else 0]
+
+
+def _gives_logits(node: fx.Node) -> bool:
+    """Whether the result reaches the output through data movement only."""
+    return any(
+        user.op == "output" or (is_movement(user) and _gives_logits(user)) for user in node.users
+    )
