@@ -13,7 +13,7 @@ from lrq_deploy.export.neutral import float_graph, neutral_graph
 from lrq_deploy.export.targets import Target, targets
 from lrq_deploy.student.frozen import QuantizedModel
 
-__all__ = ["ONNX_SCHEMA", "float_onnx", "save_onnx", "to_onnx"]
+__all__ = ["ONNX_SCHEMA", "finish", "float_onnx", "save_onnx", "to_onnx"]
 
 ONNX_SCHEMA = 1
 
@@ -38,7 +38,7 @@ def to_onnx(model: QuantizedModel, target: str | Target = "onnxruntime") -> onnx
         "lrq_network": model.name,
         "lrq_teacher_fingerprint": model.teacher_fingerprint,
     }
-    return _finish(graph, properties)
+    return finish(graph, properties)
 
 
 def float_onnx(graph: fx.GraphModule, input_shape: tuple[int, int, int]) -> onnx.ModelProto:
@@ -48,7 +48,7 @@ def float_onnx(graph: fx.GraphModule, input_shape: tuple[int, int, int]) -> onnx
         ExportError: an operator has no ONNX form.
     """
     properties = {"lrq_schema_version": str(ONNX_SCHEMA), "lrq_target": "float"}
-    return _finish(float_graph(graph, input_shape), properties)
+    return finish(float_graph(graph, input_shape), properties)
 
 
 def save_onnx(proto: onnx.ModelProto, path: Path) -> int:
@@ -58,7 +58,12 @@ def save_onnx(proto: onnx.ModelProto, path: Path) -> int:
     return path.write_bytes(data)
 
 
-def _finish(model: ir.Model, properties: dict[str, str]) -> onnx.ModelProto:
+def finish(model: ir.Model, properties: dict[str, str]) -> onnx.ModelProto:
+    """Serialise a lowered graph with its properties, checked.
+
+    Raises:
+        ExportError: the graph does not pass ``onnx.checker``.
+    """
     RemoveUnusedNodesPass()(model)
     RemoveUnusedOpsetsPass()(model)
     model.producer_name, model.producer_version = "lrq-deploy", __version__

@@ -1,0 +1,90 @@
+"""The float network that a student stands for: the same operators without quantizers.
+
+It measures latency, not accuracy. A bundle holds no float weights, so they are the dequantized
+ones; kernels of ONNX Runtime take the same time for any of them.
+"""
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from lrq_deploy.errors import ExportError
+from lrq_deploy.export.neutral import neutral_graph
+from lrq_deploy.export.onnx_graph import ONNX_SCHEMA, finish
+from lrq_deploy.export.passes._matching import (
+    add_initializer,
+    constant,
+    int_attribute,
+    is_quantizer,
+    is_weight,
+    string_attribute,
+)
+from lrq_deploy.student.frozen import QuantizedModel
+
+__all__ = ["WithoutQuantizersPass", "float_twin"]
+
+# A tensor from one of these may be negative; behind others a ReLU would be one too many.
+_SIGNED = frozenset({"Add", "Conv", "ConvTranspose", "Gemm", "MatMul", "Sub"})
+
+
+class WithoutQuantizersPass(ir.passes.InPlacePass):
+    """Quantizers go, weights become float32.
+
+    A quantizer without negative integers is all that is left of the ReLU in front of it (see
+    ``absorb_rectifiers``), so a ReLU takes its place behind operators that give negative numbers.
+
+    Ensures: nothing of the neutral domain is left.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Apply the pass."""
+        for node in list(model.graph):
+            if is_quantizer(node):
+                _replace_quantizer(model.graph, node)
+            elif is_weight(node):
+                _replace_weight(model.graph, node)
+        return ir.passes.PassResult(model, True)
+
+    def ensures(self, model: ir.Model) -> None:
+        """Check the postcondition."""
+        if any(is_quantizer(node) or is_weight(node) for node in model.graph):
+            raise ir.passes.PostconditionError("a neutral operator is left")
+
+
+def float_twin(model: QuantizedModel) -> onnx.ModelProto:
+    """ONNX graph ``input`` -> ``logits`` in float32 with the operators of the student.
+
+    Raises:
+        ExportError: an operator has no ONNX form.
+    """
+    graph = neutral_graph(model)
+    WithoutQuantizersPass()(graph)
+    return finish(graph, {"lrq_schema_version": str(ONNX_SCHEMA), "lrq_target": "float"})
+
+
+def _replace_quantizer(graph: ir.Graph, node: ir.Node) -> None:
+    x, output = node.inputs[0], node.outputs[0]
+    if x is None:
+        raise ExportError("a quantizer must have an input", str(node.name), "report the network")
+    producer = x.producer()
+    rectifies = int_attribute(node, "qmin") >= int_attribute(node, "zero_point")
+    if rectifies and producer is not None and producer.op_type in _SIGNED:
+        relu = ir.node("Relu", [x])
+        real = relu.outputs[0]
+        real.name, real.shape, real.type = f"{output.name}.relu", output.shape, output.type
+        graph.insert_before(node, relu)
+        x = real
+    output.replace_all_uses_with(x, replace_graph_outputs=True)
+    graph.remove(node, safe=True)
+
+
+def _replace_weight(graph: ir.Graph, node: ir.Node) -> None:
+    integers, scale = constant(node.inputs[0]), constant(node.inputs[1])
+    name, axis = string_attribute(node, "name"), int_attribute(node, "axis")
+    if integers is None or scale is None:
+        raise ExportError("weights must be constants", name, "report the network's name")
+    shape = [-1 if d == axis else 1 for d in range(integers.ndim)]
+    weight = integers.astype(np.float32) * scale.reshape(shape)
+    real = add_initializer(graph, f"{name}.weight", weight.astype(np.float32))
+    node.outputs[0].replace_all_uses_with(real)
+    graph.remove(node, safe=True)

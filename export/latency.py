@@ -1,0 +1,243 @@
+"""How fast a quantized graph is against its float one, in ONNX Runtime, on this machine, now.
+
+Runs alternate A B A B, so that both graphs meet the same clock frequency and the same
+neighbours; what counts is the ratio.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lrq_deploy.errors import ExportError, OptionError
+from lrq_deploy.export.peak_memory import peak_memory_bytes
+from lrq_deploy.export.session import Session, open_session
+from lrq_deploy.progress import ProgressCallback, StageProgress, silent
+
+__all__ = ["BatchLatency", "Benchmark", "BenchmarkOptions", "Distribution", "measure_latency"]
+
+
+@dataclass(frozen=True)
+class BenchmarkOptions:
+    """How to measure.
+
+    Attributes:
+        threads: of one run, 1 or more.
+        batch_sizes: images per run, each 1 or more.
+        runs: timed runs of each graph and batch size, 10 or more.
+        warmup: runs before them that are not timed, 1 or more.
+    """
+
+    threads: int = 1
+    batch_sizes: tuple[int, ...] = (1, 8)
+    runs: int = 50
+    warmup: int = 5
+
+    def __post_init__(self) -> None:
+        if self.threads < 1:
+            raise OptionError("--threads must be 1 or more", str(self.threads), "pass --threads 1")
+        if not self.batch_sizes or min(self.batch_sizes) < 1:
+            received = ",".join(map(str, self.batch_sizes)) or "none"
+            raise OptionError("--batch must hold sizes of 1 or more", received, "pass --batch 1,8")
+        if self.runs < 10:
+            raise OptionError("--runs must be 10 or more", str(self.runs), "pass --runs 50")
+        if self.warmup < 1:
+            raise OptionError("warm-up runs must be 1 or more", str(self.warmup), "use 5")
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """Latency of one graph at one batch size, in milliseconds per run."""
+
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+
+    @staticmethod
+    def of(seconds: Sequence[float]) -> "Distribution":
+        """Percentiles of measured seconds, with linear interpolation."""
+        p50, p90, p99 = (1000 * float(q) for q in np.percentile(seconds, (50, 90, 99)))
+        return Distribution(p50, p90, p99)
+
+
+@dataclass(frozen=True)
+class BatchLatency:
+    """Both graphs at one batch size.
+
+    Attributes:
+        batch_size: images per run.
+        float_graph: of the float graph.
+        quantized: of the quantized graph.
+    """
+
+    batch_size: int
+    float_graph: Distribution
+    quantized: Distribution
+
+    @property
+    def ratio(self) -> float:
+        """Median of the quantized graph over that of the float one; below 1 is faster."""
+        return self.quantized.p50_ms / self.float_graph.p50_ms
+
+    @property
+    def images_per_second(self) -> float:
+        """Throughput of the quantized graph at its median."""
+        return 1000 * self.batch_size / self.quantized.p50_ms
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Everything measured.
+
+    Attributes:
+        options: how.
+        cpu: type of the processor.
+        runtime: name and version.
+        batches: one entry per batch size.
+        float_bytes, quantized_bytes: sizes of the files.
+        float_memory_bytes, quantized_memory_bytes: growth of a fresh process that loads and
+            runs the graph at the largest batch size; None where the system does not tell.
+    """
+
+    options: BenchmarkOptions
+    cpu: str
+    runtime: str
+    batches: tuple[BatchLatency, ...]
+    float_bytes: int
+    quantized_bytes: int
+    float_memory_bytes: int | None
+    quantized_memory_bytes: int | None
+
+    @property
+    def worst_ratio(self) -> float:
+        """Largest ratio of all batch sizes."""
+        return max(batch.ratio for batch in self.batches)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values with the ratios."""
+        document = asdict(self)
+        for entry, batch in zip(document["batches"], self.batches, strict=True):
+            entry["ratio"] = batch.ratio
+            entry["images_per_second"] = batch.images_per_second
+        return {**document, "worst_ratio": self.worst_ratio}
+
+    def require(self, max_ratio: float) -> None:
+        """Check the ratio of every batch size.
+
+        Raises:
+            ExportError: one is larger than ``max_ratio``.
+        """
+        slow = [batch for batch in self.batches if batch.ratio > max_ratio]
+        if slow:
+            raise ExportError(
+                f"the quantized graph must take at most {max_ratio:g} of the float graph's time",
+                ", ".join(f"{b.ratio:.3f} at batch {b.batch_size}" for b in slow)
+                + f" on {self.cpu}, --threads {self.options.threads}",
+                "see lrq-deploy validate for layers that run in float; measure on a quiet machine "
+                "and with more --runs",
+            )
+
+
+def measure_latency(
+    float_model: Path,
+    quantized_model: Path,
+    options: BenchmarkOptions,
+    progress: ProgressCallback = silent,
+) -> Benchmark:
+    """Measure two graphs against each other.
+
+    Args:
+        float_model: file of the float graph, one input float32 ``[batch, C, H, W]``.
+        quantized_model: file of the quantized graph.
+        options: threads, batch sizes, runs.
+        progress: receives one event per batch size and one per memory measurement.
+
+    Raises:
+        ExportError: ONNX Runtime does not accept a graph, their inputs differ, or one does not
+            run at a batch size.
+    """
+    import onnxruntime
+
+    graphs = [open_session(path, options.threads) for path in (float_model, quantized_model)]
+    _check_inputs(graphs)
+    report = StageProgress(progress, "bench", len(options.batch_sizes) + 2)
+    batches = []
+    for size in options.batch_sizes:
+        batches.append(_interleaved(graphs, size, options))
+        report.advance(message=f"batch {size}: ratio {batches[-1].ratio:.3f}")
+    del graphs
+    memory = []
+    for path in (float_model, quantized_model):
+        memory.append(peak_memory_bytes(path, max(options.batch_sizes), options.threads))
+        report.advance()
+    return Benchmark(
+        options=options,
+        cpu=cpu_name(),
+        runtime=f"onnxruntime {onnxruntime.__version__}",
+        batches=tuple(batches),
+        float_bytes=float_model.stat().st_size,
+        quantized_bytes=quantized_model.stat().st_size,
+        float_memory_bytes=memory[0],
+        quantized_memory_bytes=memory[1],
+    )
+
+
+def cpu_name(source: Path = Path("/proc/cpuinfo")) -> str:
+    """Model name of the processor, or the machine type where the system does not tell."""
+    import platform
+
+    try:
+        lines = source.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _check_inputs(graphs: Sequence[Session]) -> None:
+    found = [[(x.name, x.type, x.shape[1:]) for x in g.runtime.get_inputs()] for g in graphs]
+    outputs = [[x.name for x in g.runtime.get_outputs()] for g in graphs]
+    names_ok = all([x[0] for x in inputs] == ["input"] for inputs in found)
+    if not names_ok or found[0] != found[1] or any("logits" not in names for names in outputs):
+        raise ExportError(
+            "both graphs must take the same 'input' [batch, C, H, W] and give 'logits'",
+            f"{found[0]} -> {outputs[0]} and {found[1]} -> {outputs[1]}",
+            "pass the float graph of the same network, or leave --float out",
+        )
+
+
+def _interleaved(graphs: Sequence[Session], size: int, options: BenchmarkOptions) -> BatchLatency:
+    shape = graphs[0].runtime.get_inputs()[0].shape[1:]
+    images = torch.randn(size, *shape, generator=torch.Generator().manual_seed(0)).numpy()
+    for graph in graphs:
+        for _ in range(options.warmup):
+            _run(graph, images)
+    taken: list[list[float]] = [[], []]
+    for _ in range(options.runs):
+        for graph, seconds in zip(graphs, taken, strict=True):
+            start = time.perf_counter()
+            _run(graph, images)
+            seconds.append(time.perf_counter() - start)
+    return BatchLatency(size, Distribution.of(taken[0]), Distribution.of(taken[1]))
+
+
+def _run(graph: Session, images: "np.ndarray[Any, np.dtype[np.float32]]") -> None:
+    """One run without any conversion.
+
+    Raises:
+        ExportError: the graph does not take a batch of this size.
+    """
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    try:
+        graph.runtime.run(["logits"], {"input": images})
+    except (state.InvalidArgument, state.RuntimeException, state.Fail) as error:
+        raise ExportError(
+            f"the graph must run at batch size {len(images)}",
+            str(error).strip().splitlines()[0],
+            "pass a float graph with a dynamic batch, or another --batch",
+        ) from error
