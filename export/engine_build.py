@@ -196,6 +196,8 @@ def _failed_build(errors: list[str], options: EngineOptions) -> ExportError:
     remedy = "build for other compute capabilities with --sm, or report it with the network's name"
     if options.kind == "tensorrt":
         remedy = "report it with the network's name and the GPU"
+    if options.workspace_mib is not None and "workspace limit" in text:
+        remedy = f"pass a larger --workspace than {options.workspace_mib}, or none"
     received = _shortened(text, 600) or "a failure without a reason"
     return ExportError("TensorRT must build the engine", received, remedy)
 

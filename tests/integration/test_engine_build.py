@@ -1,0 +1,118 @@
+"""Real builds with TensorRT for RTX, which needs no GPU to compile."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from support.frozen_graphs import mobile_student, residual_student
+from typer.testing import CliRunner
+
+from lrq_deploy.cli.main import app
+from lrq_deploy.errors import BundleError, ExportError, LrqError, OptionError, OutputError
+from lrq_deploy.export.bundle import Bundle, write_bundle
+from lrq_deploy.export.engine import build_from_bundle, default_engine_path
+from lrq_deploy.export.engine_build import build_engine
+from lrq_deploy.export.engine_file import read_engine
+from lrq_deploy.export.engine_options import BatchProfile, EngineOptions
+from lrq_deploy.export.onnx_graph import to_onnx
+from lrq_deploy.export.targets import targets
+from lrq_deploy.scheme import Scheme
+from lrq_deploy.student.frozen import QuantizedModel
+
+trt = pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
+pytestmark = pytest.mark.integration
+
+AMPERE = EngineOptions("tensorrt-rtx", sms=(86,))
+
+
+def bundle_of(model: QuantizedModel, path: Path) -> Bundle:
+    graphs = {
+        target.file_name: to_onnx(model, target).SerializeToString(deterministic=True)
+        for target in targets().accepting(model.scheme)
+    }
+    return write_bundle(path, model, graphs, torch.zeros(1, *model.input_shape), 0, {}, {})
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return bundle_of(residual_student(4, 4), tmp_path_factory.mktemp("bundle") / "net")
+
+
+def test_every_layer_of_a_residual_network_runs_in_int8(bundle: Bundle, tmp_path: Path) -> None:
+    options = EngineOptions("tensorrt-rtx", (86, 120), BatchProfile(1, 4, 16), workspace_mib=256)
+    result = build_from_bundle(bundle, options, tmp_path / "net.engine")
+    assert result.coverage is not None
+    assert result.coverage.fallbacks == ()
+    assert len(result.coverage.layers) == 8
+    version = trt.__version__
+    data, record = read_engine(
+        result.path,
+        kind="tensorrt-rtx",
+        version=version,
+        compute_capability=120,
+        graph_sha256=bundle.manifest.files["model.tensorrt.onnx"].sha256,
+    )
+    assert record == result.record
+    assert (record.batch, record.workspace_mib) == ((1, 4, 16), 256)
+    assert len(data) == record.engine.size_bytes > 0
+    with pytest.raises(BundleError, match="the GPU"):
+        read_engine(result.path, compute_capability=89)
+
+
+@pytest.mark.parametrize("bits", [8, 2])
+def test_depthwise_gates_and_pooling_compile(bits: int, tmp_path: Path) -> None:
+    model = mobile_student(bits, bits, asymmetric=False)
+    bundle = bundle_of(model, tmp_path / "net")
+    coverage = build_from_bundle(bundle, AMPERE, tmp_path / "net.engine").coverage
+    assert coverage is not None
+    assert coverage.fallbacks == ()
+
+
+def test_uint8_read_as_int8_is_an_error(bundle: Bundle) -> None:
+    graph = bundle.file("model.onnx").read_bytes()
+    with pytest.raises(ExportError, match=r"parser's warning: .*UINT8"):
+        build_engine(trt, graph, bundle.manifest.input_shape, AMPERE)
+
+
+def test_a_damaged_graph_is_refused(bundle: Bundle) -> None:
+    graph = bundle.file("model.tensorrt.onnx").read_bytes()[:-100]
+    with pytest.raises(ExportError, match="must accept the graph"):
+        build_engine(trt, graph, bundle.manifest.input_shape, AMPERE)
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "text"),
+    [
+        (EngineOptions("tensorrt-rtx", sms=(90,)), OptionError, "choose from .*86"),
+        (EngineOptions("tensorrt-rtx", (86,), workspace_mib=1), ExportError, "larger --workspace"),
+    ],
+)
+def test_a_refused_build_writes_nothing(
+    bundle: Bundle, tmp_path: Path, options: EngineOptions, kind: type[LrqError], text: str
+) -> None:
+    with pytest.raises(kind, match=text):
+        build_from_bundle(bundle, options, tmp_path / "net.engine")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_asymmetric_bundles_have_no_graph_for_it(tmp_path: Path) -> None:
+    model = replace(mobile_student(8, 8), scheme=Scheme(act_symmetry="asymmetric"))
+    asymmetric = bundle_of(model, tmp_path / "net")
+    assert "model.tensorrt.onnx" not in asymmetric.manifest.files
+    with pytest.raises(BundleError, match=r"zero points of 0.*--act-symmetry symmetric"):
+        build_from_bundle(asymmetric, AMPERE, tmp_path / "net.engine")
+
+
+def test_the_command_builds_beside_the_bundle(bundle: Bundle) -> None:
+    arguments = ["build", str(bundle.path), "--engine", "tensorrt-rtx", "--sm", "89", "--json"]
+    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert done.exit_code == 0
+    document = json.loads(done.output)
+    engine = default_engine_path(bundle, AMPERE)
+    assert document["path"] == str(engine)
+    assert document["compute_capabilities"] == [89]
+    assert document["audit"]["integer_layer_share"] == 1.0
+    with pytest.raises(OutputError, match="must not exist"):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)

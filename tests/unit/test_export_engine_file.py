@@ -1,0 +1,103 @@
+"""Engine files: whole, recorded, and refused where they do not belong."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lrq_deploy.errors import BundleError, OutputError
+from lrq_deploy.export.engine_file import (
+    EngineRecord,
+    check_engine_output,
+    read_engine,
+    sidecar_of,
+    write_engine,
+)
+from lrq_deploy.export.manifest import FileRecord
+
+pytestmark = pytest.mark.unit
+
+DATA = b"not a real engine, but its bytes are hashed like one"
+RECORD = EngineRecord(
+    engine=FileRecord.of(DATA),
+    graph_sha256="ab" * 32,
+    network="net",
+    scheme="W4A4, edge 8",
+    kind="tensorrt-rtx",
+    versions={"lrq-deploy": "0.1.0", "tensorrt-rtx": "1.7.1"},
+    compute_capabilities=(86, 89),
+    batch=(1, 1, 8),
+    input_shape=(3, 32, 32),
+    workspace_mib=None,
+    audit={"integer_share": 1.0},
+)
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Path:
+    path = tmp_path / "net.engine"
+    write_engine(path, DATA, RECORD)
+    return path
+
+
+def test_what_is_written_is_read(engine: Path) -> None:
+    assert {path.name for path in engine.parent.iterdir()} == {"net.engine", "net.engine.json"}
+    assert read_engine(engine) == (DATA, RECORD)
+    same = {"version": "1.7.1", "compute_capability": 89, "graph_sha256": "ab" * 32}
+    assert read_engine(engine, kind="tensorrt-rtx", **same)[1] == RECORD  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("expected", "what"),
+    [
+        ({"kind": "tensorrt"}, "the runtime"),
+        ({"version": "1.8.0"}, "version of tensorrt-rtx"),
+        ({"compute_capability": 120}, "the GPU; got an engine for 86,89, but 120 here"),
+        ({"graph_sha256": "cd" * 32}, "the bundle's model.tensorrt.onnx"),
+    ],
+)
+def test_a_mismatch_is_refused(engine: Path, expected: dict[str, Any], what: str) -> None:
+    with pytest.raises(BundleError, match=what):
+        read_engine(engine, **expected)
+
+
+def test_a_changed_engine_is_refused(engine: Path) -> None:
+    engine.write_bytes(DATA[:-1])
+    with pytest.raises(BundleError, match="its record's hash"):
+        read_engine(engine)
+
+
+def test_a_missing_file_is_refused(engine: Path) -> None:
+    with pytest.raises(BundleError, match="readable"):
+        read_engine(engine.with_name("other.engine"))
+    sidecar_of(engine).unlink()
+    with pytest.raises(BundleError, match="record beside it"):
+        read_engine(engine)
+
+
+@pytest.mark.parametrize(
+    "change", [{"schema_version": 99}, {"producer": "else"}, {"batch": None}, {"surprise": 1}]
+)
+def test_another_record_is_refused(engine: Path, change: dict[str, Any]) -> None:
+    document = json.loads(sidecar_of(engine).read_bytes())
+    sidecar_of(engine).write_text(json.dumps(document | change), encoding="utf-8")
+    with pytest.raises(BundleError, match="record"):
+        read_engine(engine)
+
+
+def test_nothing_is_overwritten_without_force(engine: Path) -> None:
+    with pytest.raises(OutputError, match="must not exist"):
+        write_engine(engine, b"other", RECORD)
+    assert engine.read_bytes() == DATA
+    write_engine(engine, b"other", RECORD, force=True)
+    assert engine.read_bytes() == b"other"
+
+
+def test_the_place_is_checked_before_anything_is_built(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="can be written"):
+        check_engine_output(tmp_path / "missing" / "x.engine", force=False)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OutputError, match="must be a file"):
+        check_engine_output(tmp_path / "folder", force=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
