@@ -50,9 +50,10 @@ def _check(name: str, size: int) -> None:
     assert row.float_error < 1e-3
     assert row.layers > 10
     assert row.share > 0.99
-    # Single ties fall differently, and random networks enlarge them.
+    assert row.frozen_equal
+    # More pixels mean more rounding ties, and random networks enlarge each: see docs/zoo.md.
     assert row.difference < 0.5
-    assert row.same_top1 >= 0.5
+    assert row.same_rows >= 0.75 or size > 32
 
 
 @pytest.mark.integration

@@ -123,3 +123,18 @@ def test_the_operators_are_known_to_the_tracer() -> None:
     q = torch.arange(-4, 4, dtype=torch.int8).reshape(2, 4)
     torch.library.opcheck(dequantize_weight, (q, torch.tensor([0.5, 2.0]), 0))
     assert dequantize_weight(q, torch.tensor([0.5, 2.0]), 0)[1, 3] == 6.0
+
+
+@settings(deadline=None)
+@given(numbers=values, scale=scales, bounds=ranges)
+def test_without_gradients_the_bits_are_those_of_the_shipped_operator(
+    numbers: list[float], scale: float, bounds: tuple[int, int, int]
+) -> None:
+    qmin, qmax, zero_point = bounds
+    # Ties included: multiples of half a step.
+    x = torch.cat([torch.tensor(numbers), torch.arange(-40, 40) * (scale / 2)])
+    with torch.no_grad():
+        evaluated = fake_quantize_per_tensor(x, torch.tensor(scale), zero_point, qmin, qmax)
+        weights = fake_quantize_per_channel(x[:, None], torch.tensor([scale]), 1, qmin, qmax)
+    assert torch.equal(evaluated, quantize_dequantize(x, scale, zero_point, qmin, qmax))
+    assert torch.equal(weights[:, 0], quantize_dequantize(x, scale, 0, qmin, qmax))
