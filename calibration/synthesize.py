@@ -7,6 +7,7 @@ from lrq_deploy.graph.statistics import TappedTeacher, tap_batch_norms
 from lrq_deploy.method.generator import LATENT_SIZE, LongRangeGenerator
 from lrq_deploy.method.generator_training import train_generator
 from lrq_deploy.method.recipe import RecipeSettings
+from lrq_deploy.method.refinement import refine
 from lrq_deploy.options import MethodSwitches
 from lrq_deploy.progress import ProgressCallback, StageProgress
 from lrq_deploy.synthetic import SyntheticSet
@@ -38,8 +39,7 @@ def synthesize(
     generator.to(device).to(memory_format=torch.channels_last)
     margin = "off" if switches.margin == "b" else switches.margin
     metrics = train_generator(generator, tapped, settings, margin, seed, device, progress)
-    count = settings.pool_images + settings.held_out_images
-    images, labels = _draw(generator, count, settings.batch_size, seed + 1, device, progress)
+    images, labels = _draw(generator, tapped, settings, seed + 1, device, progress)
     fit, held_out = images.split([settings.pool_images, settings.held_out_images])
     return SyntheticSet(fit, labels[: settings.pool_images], held_out, metrics)
 
@@ -61,13 +61,13 @@ def _on_device(tapped: TappedTeacher, device: torch.device) -> TappedTeacher:
 
 def _draw(
     generator: LongRangeGenerator,
-    count: int,
-    batch_size: int,
+    teacher: TappedTeacher,
+    settings: RecipeSettings,
     seed: int,
     device: torch.device,
     progress: ProgressCallback,
 ) -> tuple[Tensor, Tensor]:
-    """``count`` images ``[N, C, H, W]`` on the CPU and their labels.
+    """Refined images ``[N, C, H, W]`` on the CPU and their labels, pool and held-out.
 
     The generator stays in training mode: its BatchNorms then use the statistics of the batch,
     as while it was trained.
@@ -75,13 +75,17 @@ def _draw(
     random = torch.Generator().manual_seed(seed)
     images: list[Tensor] = []
     labels: list[Tensor] = []
-    batches = -(-count // batch_size)
-    report = StageProgress(progress, "images", batches, batch_size)
-    with torch.no_grad():
-        for _ in range(batches):
-            wanted = torch.randint(generator.num_classes, (batch_size,), generator=random)
-            latent = torch.randn(batch_size, LATENT_SIZE, generator=random).to(device)
-            images.append(generator(latent, generator.embed(wanted.to(device))).cpu())
-            labels.append(wanted)
-            report.advance()
+    count = settings.pool_images + settings.held_out_images
+    size = settings.batch_size
+    batches = -(-count // size)
+    report = StageProgress(progress, "images", batches, size)
+    for _ in range(batches):
+        wanted = torch.randint(generator.num_classes, (size,), generator=random)
+        latent = torch.randn(size, LATENT_SIZE, generator=random).to(device)
+        target = wanted.to(device)
+        with torch.no_grad():
+            drawn = generator(latent, generator.embed(target))
+        images.append(refine(drawn, target, teacher, settings, generator.bounds()).cpu())
+        labels.append(wanted)
+        report.advance()
     return torch.cat(images)[:count].contiguous(), torch.cat(labels)[:count]

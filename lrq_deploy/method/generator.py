@@ -68,6 +68,11 @@ class LongRangeGenerator(nn.Module):
         result: Tensor = self.embedding(labels)
         return result
 
+    def bounds(self) -> tuple[Tensor, Tensor]:
+        """Lowest and highest input per channel, each ``[C, 1, 1]``, known or learned."""
+        reach = self.reach.detach().abs()
+        return self.centre.detach() - reach, self.centre.detach() + reach
+
     def forward(self, latent: Tensor, class_vector: Tensor) -> Tensor:
         """Images ``[N, C, H, W]`` from latents and class vectors, both ``[N, LATENT_SIZE]``."""
         code = torch.cat([latent, F.normalize(class_vector) * math.sqrt(LATENT_SIZE)], 1)

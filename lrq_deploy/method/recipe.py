@@ -23,6 +23,8 @@ class RecipeSettings:
         diversity_weight: weight of the diversity loss.
         margin: AMA margin in radians.
         generator_rate: Adam learning rate of the generator.
+        refinement_steps: optimiser steps on the pixels of every drawn image.
+        refinement_rate: Adam learning rate of these, in normalised pixels.
         weight_rate: Adam learning rate of a layer's weights, relative to their RMS.
         scale_rate: Adam learning rate of the logarithms of all scales.
         feature_weight: weight of the feature loss beside distillation.
@@ -31,17 +33,19 @@ class RecipeSettings:
     """
 
     generator_steps: int = 300
-    pool_images: int = 5120
+    pool_images: int = 2560
     held_out_images: int = 1024
-    student_steps: int = 500
+    student_steps: int = 800
     batch_size: int = 128
     calibration_images: int = 256
     statistics_weight: float = 1.0
-    class_weight: float = 0.2
-    diversity_weight: float = 0.3
+    class_weight: float = 0.05
+    diversity_weight: float = 0.05
     margin: float = 0.6
     generator_rate: float = 1e-3
-    weight_rate: float = 3e-3
+    refinement_steps: int = 25
+    refinement_rate: float = 0.02
+    weight_rate: float = 1e-3
     scale_rate: float = 3e-3
     feature_weight: float = 1.0
     temperature: float = 4.0
@@ -49,9 +53,11 @@ class RecipeSettings:
 
 
 _RECIPES: dict[Recipe, RecipeSettings] = {
-    "fast": RecipeSettings(generator_steps=150, pool_images=2560, student_steps=200),
+    "fast": RecipeSettings(
+        generator_steps=150, pool_images=1280, refinement_steps=15, student_steps=250
+    ),
     "balanced": RecipeSettings(),
-    "best": RecipeSettings(generator_steps=1000, pool_images=20_480, student_steps=4000),
+    "best": RecipeSettings(generator_steps=1000, pool_images=10_240, student_steps=4000),
 }
 
 LARGE_IMAGE_PIXELS = 96 * 96

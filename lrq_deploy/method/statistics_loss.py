@@ -33,6 +33,8 @@ def statistics_loss(taps: list[Tensor], stored: tuple[NormStatistics, ...]) -> T
 
 
 def _distance(tap: Tensor, norm: NormStatistics) -> Tensor:
+    mean: Tensor
+    var: Tensor
     mean, var = _ChannelMoments.apply(tap)
     deviation = (norm.var + EPSILON).sqrt()
     mean_error = (mean - norm.mean) / deviation
