@@ -1,11 +1,11 @@
-"""Watch the loss terms of a stage; stop at the first that is not finite."""
+"""Watch the loss terms and weights of a stage; stop at the first that are not finite."""
 
 import copy
 import math
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from lrq_deploy.errors import DivergenceError
 
@@ -28,21 +28,30 @@ class DivergenceGuard:
     def check(self, step: int, terms: Mapping[str, float]) -> None:
         """Keep the state, or restore the last good one and stop.
 
+        The state is looked at too: a quantizer clips an infinite weight, and the loss stays
+        finite.
+
         Raises:
-            DivergenceError: a term is NaN or infinite; the module holds the last good state, and the
-                error carries it.
+            DivergenceError: a term or a tensor holds NaN or infinity; the module holds the last
+                good state, and the error carries it.
         """
-        if all(math.isfinite(value) for value in terms.values()):
+        bad = [name for name, value in self._module.state_dict().items() if not _finite(value)]
+        if not bad and all(math.isfinite(value) for value in terms.values()):
             self._good = self._snapshot()
             return
         self._module.load_state_dict(self._good)
         listed = ", ".join(f"{name} {value:g}" for name, value in terms.items())
+        spread = f", with NaN or Inf in {len(bad)} tensors such as {bad[0]}" if bad else ""
         raise DivergenceError(
-            f"all loss terms of the {self._stage} stage must be finite",
-            f"{listed} at step {step}",
+            f"all loss terms and weights of the {self._stage} stage must be finite",
+            f"{listed} at step {step}{spread}",
             "the last good state was kept; try --recipe fast, another --seed, or more bits",
             self._good,
         )
 
     def _snapshot(self) -> dict[str, Any]:
         return copy.deepcopy(self._module.state_dict())
+
+
+def _finite(value: Tensor) -> bool:
+    return not value.is_floating_point() or bool(value.isfinite().all())

@@ -81,11 +81,11 @@ def train_generator(
         )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        optimizer.step()
+        schedule.step()
         if (step + 1) % CHECK_EVERY == 0 or step + 1 == steps:
             terms = losses.terms()
             guard.check(step + 1, terms)
-        optimizer.step()
-        schedule.step()
         report.advance(terms)
     return terms
 

@@ -81,10 +81,10 @@ def train_student(
         losses = _losses(twins, batch, settings, switches)
         optimizer.zero_grad(set_to_none=True)
         (losses.distillation + settings.feature_weight * losses.features + losses.margin).backward()
+        optimizer.step()
         if (step + 1) % CHECK_EVERY == 0 or step + 1 == settings.student_steps:
             terms = {name: float(value.detach()) for name, value in vars(losses).items()}
             guard.check(step + 1, terms)
-        optimizer.step()
         report.advance(terms)
     return terms
 

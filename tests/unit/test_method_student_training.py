@@ -1,0 +1,154 @@
+"""Training of the student: it comes closer to its float twin, repeatably, by every switch."""
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from support.small_networks import SHAPE, Residual, calibrated, conv_bn, images
+from torch import Tensor, fx, nn
+
+from lrq_deploy.errors import DivergenceError
+from lrq_deploy.method.recipe import RecipeSettings
+from lrq_deploy.method.student_training import train_student
+from lrq_deploy.options import MethodSwitches
+from lrq_deploy.progress import ProgressEvent, silent
+from lrq_deploy.scheme import Scheme
+from lrq_deploy.student.layers import ActQuantizer, QuantizedLayer
+
+pytestmark = pytest.mark.unit
+
+CPU = torch.device("cpu")
+SETTINGS = RecipeSettings(student_steps=2, batch_size=16)
+SWITCHES = MethodSwitches(margin="off")
+POOL = images(64)
+
+
+class ConvolutionHead(nn.Module):
+    """The logits come from a convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = conv_bn(3, 8)
+        self.head = nn.Conv2d(8, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.stem(x)).mean((2, 3), keepdim=True)
+        return self.head(x).flatten(1)
+
+
+@pytest.fixture(scope="module")
+def start() -> fx.GraphModule:
+    return calibrated(Residual(), Scheme(3, 3, 8), count=16)
+
+
+def trained(
+    start: fx.GraphModule,
+    settings: RecipeSettings = SETTINGS,
+    switches: MethodSwitches = SWITCHES,
+    seed: int = 0,
+    progress: Any = silent,
+) -> tuple[fx.GraphModule, dict[str, float]]:
+    student = copy.deepcopy(start)
+    return student, train_student(student, POOL, settings, switches, seed, CPU, progress)
+
+
+def state(student: fx.GraphModule) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in student.parameters()])
+
+
+def test_the_student_comes_closer_to_its_float_twin(start: fx.GraphModule) -> None:
+    _, first = trained(start, replace(SETTINGS, student_steps=1))
+    _, last = trained(start, replace(SETTINGS, student_steps=60))
+    assert last["features"] < 0.9 * first["features"]
+    # Logits of random weights hardly depend on the image, so that little is left to distil.
+    assert last["distillation"] < 0.95 * first["distillation"]
+
+
+def test_a_seed_decides_everything(start: fx.GraphModule) -> None:
+    first, _ = trained(start)
+    torch.rand(3)
+    again, _ = trained(start)
+    other, _ = trained(start, seed=1)
+    assert torch.equal(state(first), state(again))
+    assert not torch.equal(state(first), state(other))
+
+
+def test_weights_biases_and_scales_all_learn(start: fx.GraphModule) -> None:
+    student, _ = trained(start)
+    before = dict(start.named_modules())
+    for name, module in student.named_modules():
+        if isinstance(module, QuantizedLayer):
+            old = before[name]
+            assert isinstance(old, QuantizedLayer)
+            assert not torch.equal(module.weight, old.weight), name
+            assert not torch.equal(module.log_scale, old.log_scale), name
+            assert module.bias is not None
+            assert old.bias is not None
+            assert not torch.equal(module.bias, old.bias), name
+
+
+def test_the_known_range_of_the_image_stays(start: fx.GraphModule) -> None:
+    student, _ = trained(start, replace(SETTINGS, scale_rate=0.1))
+    moved = {}
+    for name, module in student.named_modules():
+        if isinstance(module, ActQuantizer):
+            old = start.get_submodule(name)
+            assert isinstance(old, ActQuantizer)
+            moved[name] = (not torch.equal(module.log_scale, old.log_scale), module.known_range)
+    fixed = [name for name, (_, known) in moved.items() if known is not None]
+    assert len(fixed) == 1
+    assert [name for name in fixed if moved[name][0]] == []
+    assert sum(has_moved for has_moved, _ in moved.values()) >= len(moved) - 2
+
+
+@pytest.mark.parametrize(
+    ("switches", "settings"),
+    [
+        (MethodSwitches(decoupled=False, margin="off"), SETTINGS),
+        (MethodSwitches(margin="b"), SETTINGS),
+        (SWITCHES, replace(SETTINGS, feature_weight=0.0)),
+        (SWITCHES, replace(SETTINGS, temperature=1.0)),
+        (SWITCHES, replace(SETTINGS, other_weight=8.0)),
+    ],
+    ids=["plain", "margin-b", "no-features", "cold", "other-classes"],
+)
+def test_every_switch_acts(
+    start: fx.GraphModule, switches: MethodSwitches, settings: RecipeSettings
+) -> None:
+    reference, _ = trained(start)
+    changed, _ = trained(start, settings, switches)
+    assert not torch.equal(state(reference), state(changed))
+
+
+def test_margin_b_has_a_term_of_its_own(start: fx.GraphModule) -> None:
+    _, terms = trained(start, switches=MethodSwitches(margin="b"))
+    assert terms["margin"] > 0
+    _, without = trained(start)
+    assert without["margin"] == 0
+    assert terms.keys() == without.keys() == {"distillation", "features", "margin"}
+
+
+def test_a_convolution_head_has_no_margin() -> None:
+    start = calibrated(ConvolutionHead(), shape=SHAPE)
+    _, terms = trained(start, switches=MethodSwitches(margin="b"))
+    assert terms["margin"] == 0
+    assert terms["distillation"] > 0
+
+
+def test_every_step_is_reported(start: fx.GraphModule) -> None:
+    events: list[ProgressEvent] = []
+    _, terms = trained(start, progress=events.append)
+    assert [event.step for event in events] == [0, 1, 2]
+    assert {event.stage for event in events} == {"student"}
+    assert dict(events[-1].metrics) == terms
+
+
+def test_an_infinite_rate_is_divergence_and_the_state_comes_back(start: fx.GraphModule) -> None:
+    student = copy.deepcopy(start)
+    settings = replace(SETTINGS, weight_rate=float("inf"))
+    with pytest.raises(DivergenceError, match=r"student stage.*distillation"):
+        train_student(student, POOL, settings, SWITCHES, 0, CPU, silent)
+    assert bool(state(student).isfinite().all())
+    assert torch.equal(state(student), state(start))
