@@ -1,0 +1,34 @@
+"""The whole job on a CUDA device."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine"),
+]
+
+
+def test_digits_quantize_on_cuda_as_well_as_on_the_cpu(digits_teacher: Any, tmp_path: Path) -> None:
+    from lrq_deploy.cli.pipeline import quantize
+    from lrq_deploy.options import QuantizeOptions
+
+    results = {
+        device: quantize(
+            QuantizeOptions(
+                model=digits_teacher.model_file,
+                images=digits_teacher.image_folder,
+                out=tmp_path / device,
+                recipe="fast",
+                device=device,  # type: ignore[arg-type]
+            )
+        )
+        for device in ("cpu", "cuda")
+    }
+    accuracies = [result.student_accuracy for result in results.values()]
+    assert all(accuracy is not None for accuracy in accuracies)
+    assert abs(accuracies[0] - accuracies[1]) <= 2.0
+    assert results["cuda"].parity_top1 >= 99.9
