@@ -27,7 +27,7 @@ class Int8WeightsPass(ir.passes.InPlacePass):
     * TensorRT's parser refuses int32 biases behind DequantizeLinear, so a bias stays float; it
       is checked to be a multiple of ``scale_x * scale_w``, which makes it the same number.
     * Where data was moved since it was quantized (flattened, pooled by maximum), it is stored
-      again in front of the layer. That is exact, because the values lie on the grid already.
+      again, for all its readers. That is exact, because the values lie on the grid already.
 
     Requires: activation quantizers are lowered.
     Ensures: no neutral weight is left; the data input of each weighted layer is dequantized.
@@ -96,7 +96,7 @@ def _check_bias(weight: ir.Node, consumer: ir.Node, name: str) -> None:
 def _restore_input(graph: ir.Graph, weight: ir.Node, consumer: ir.Node, name: str) -> None:
     x = consumer.inputs[0]
     producer = None if x is None else x.producer()
-    if x is None or (producer is not None and producer.op_type == "DequantizeLinear"):
+    if x is None or producer is None or producer.op_type == "DequantizeLinear":
         return
     scale = np.asarray(float_attribute(weight, "input_scale"), np.float32)
     parameters = [
@@ -110,5 +110,8 @@ def _restore_input(graph: ir.Graph, weight: ir.Node, consumer: ir.Node, name: st
     dequantize = ir.node("DequantizeLinear", [stored, *parameters], name=f"{name}.input.DQ")
     real = dequantize.outputs[0]
     real.name, real.shape, real.type = f"{name}.input", x.shape, ir.TensorType(ir.DataType.FLOAT)
-    graph.insert_before(consumer, [quantize, dequantize])
-    consumer.replace_input_with(0, real)
+    # All readers take the stored values; otherwise the engine pools twice, in INT8 and in FP32.
+    for reader, index in list(x.uses()):
+        if reader is not quantize:
+            reader.replace_input_with(index, real)
+    graph.insert_after(producer, [quantize, dequantize])
