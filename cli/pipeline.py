@@ -4,7 +4,7 @@ import resource
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,12 @@ from torch.export import ExportedProgram
 from lrq_deploy.calibration.observe import calibrate
 from lrq_deploy.calibration.synthesize import synthesize
 from lrq_deploy.checkpoint.fingerprint import fingerprint
+from lrq_deploy.cli.checking import Checked, check
 from lrq_deploy.cli.result import QuantizeResult
 from lrq_deploy.cli.verdict import judge, next_commands
 from lrq_deploy.errors import DivergenceError, OptionError
-from lrq_deploy.export.accuracy import Fidelity, measure
 from lrq_deploy.export.bundle import check_output, write_bundle
-from lrq_deploy.export.coverage import Coverage, audit
 from lrq_deploy.export.onnx_graph import to_onnx
-from lrq_deploy.export.parity import Parity, student_parity
-from lrq_deploy.export.session import open_session
 from lrq_deploy.export.targets import targets
 from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
 from lrq_deploy.graph.placement import place_quantizers
@@ -45,18 +42,6 @@ from lrq_deploy.teacher import Teacher
 __all__ = ["quantize"]
 
 TARGET = "onnxruntime"
-PARITY_IMAGES = 1000
-BATCH = 64
-
-
-@dataclass(frozen=True)
-class _Checked:
-    """What the finished graph was measured to be."""
-
-    fidelity: Fidelity
-    parity: Parity
-    coverage: Coverage
-    source: str
 
 
 def quantize(
@@ -93,11 +78,11 @@ def quantize(
         with clock.stage("fit"):
             model, fit_metrics = _fit(teacher, synthetic, options, settings, device, progress)
     with clock.stage("export"):
-        graphs = _graphs(model)
+        graphs = _graphs(model, progress)
         file_name = targets().get(TARGET).file_name
         graph = graphs[file_name]
     with clock.stage("check"):
-        checked = _check(teacher, model, graph, synthetic, images, progress)
+        checked = check(teacher, model, graph, synthetic, images, progress)
     metrics = {
         "generator": synthetic.metrics,
         "student": fit_metrics,
@@ -117,7 +102,7 @@ def quantize(
         metrics,
         options.force,
     )
-    return _result(options, teacher, checked, clock, len(graph), options.out / file_name)
+    return _result(options, model, checked, clock, len(graph), options.out / file_name)
 
 
 class _Clock:
@@ -184,7 +169,9 @@ def _fit(
     student = place_quantizers(folded, options.scheme, PORTABLE, teacher.preprocessing)
     calibration = synthetic.images[: settings.calibration_images]
     symmetric = options.scheme.act_symmetry == "symmetric"
+    report = StageProgress(progress, "ranges", 1)
     calibrate(student, calibration, symmetric, options.seed)
+    report.advance()
     metrics = train_student(
         student, synthetic.images, settings, options.method, options.seed, device, progress
     )
@@ -215,48 +202,15 @@ def _last_good_kept(out: Path) -> Iterator[None]:
         raise DivergenceError(error.rule, error.received, remedy, error.state) from error
 
 
-def _graphs(model: QuantizedModel) -> dict[str, bytes]:
+def _graphs(model: QuantizedModel, progress: ProgressCallback) -> dict[str, bytes]:
     """The student by file name, in the dialect of every target that can run its scheme."""
-    return {
-        target.file_name: to_onnx(model, target).SerializeToString(deterministic=True)
-        for target in targets().accepting(model.scheme)
-    }
-
-
-def _check(
-    teacher: Teacher,
-    model: QuantizedModel,
-    graph: bytes,
-    synthetic: SyntheticSet,
-    images: ImageSet | None,
-    progress: ProgressCallback,
-) -> _Checked:
-    session = open_session(graph)
-    report = StageProgress(progress, "check", 3)
-    made = synthetic.held_out
-    if images is None:
-        fidelity = measure(teacher, session, ((part, None) for part in made.split(BATCH)))
-    else:
-        fidelity = measure(teacher, session, images.labelled_batches(BATCH))
-    report.advance(message="accuracy")
-    parity = student_parity(model, session, _parity_images(images, synthetic))
-    report.advance(message="parity")
-    coverage = audit(model, graph)
-    report.advance(message="integer coverage")
-    return _Checked(fidelity, parity, coverage, "synthetic" if images is None else "folder")
-
-
-def _parity_images(images: ImageSet | None, synthetic: SyntheticSet) -> Iterator[Tensor]:
-    """The user's images, filled up with synthetic ones to at least ``PARITY_IMAGES``."""
-    given = 0
-    if images is not None:
-        for batch in images.batches(BATCH):
-            given += len(batch)
-            yield batch
-    missing = max(PARITY_IMAGES - given, 0)
-    if missing:
-        pool = torch.cat([synthetic.held_out, synthetic.images[: max(missing, 0)]])
-        yield from pool[:missing].split(BATCH)
+    accepting = targets().accepting(model.scheme)
+    report = StageProgress(progress, "export", len(accepting))
+    graphs: dict[str, bytes] = {}
+    for target in accepting:
+        graphs[target.file_name] = to_onnx(model, target).SerializeToString(deterministic=True)
+        report.advance(message=target.file_name)
+    return graphs
 
 
 def _plain_options(options: QuantizeOptions) -> dict[str, Any]:
@@ -268,18 +222,19 @@ def _plain_options(options: QuantizeOptions) -> dict[str, Any]:
 
 def _result(
     options: QuantizeOptions,
-    teacher: Teacher,
-    checked: _Checked,
+    model: QuantizedModel,
+    checked: Checked,
     clock: _Clock,
     student_bytes: int,
     model_file: Path,
 ) -> QuantizeResult:
     fidelity, parity = checked.fidelity, checked.parity
     ship, verdict = judge(fidelity, parity, checked.coverage, checked.source)
-    parameters = sum(p.numel() for p in fold_batch_norm(teacher.graph).buffers())
+    stored = [t for layer in model.layers().values() for t in (layer.weight_q, layer.bias)]
+    parameters = sum(tensor.numel() for tensor in stored if tensor is not None)
     return QuantizeResult(
         bundle_path=options.out,
-        name=teacher.name,
+        name=model.name,
         scheme=options.scheme.describe(),
         seconds=clock.total(),
         stage_seconds=clock.seconds,

@@ -60,14 +60,14 @@ _RECIPES: dict[Recipe, RecipeSettings] = {
     "best": RecipeSettings(generator_steps=1000, pool_images=10_240, student_steps=4000),
 }
 
-LARGE_IMAGE_PIXELS = 96 * 96
+LARGE_IMAGE_PIXELS = 64 * 64
 POOL_BYTES = 512 * 2**20
 
 
 def recipe_settings(recipe: Recipe, input_shape: tuple[int, int, int]) -> RecipeSettings:
     """Settings of a recipe for images of a size.
 
-    Above 96 x 96 pixels a step takes a quarter of the images, and the pool is bounded to
+    Above 64 x 64 pixels a step takes a quarter of the images, and the pool is bounded to
     512 MiB, so that memory stays in bounds.
     """
     settings = _RECIPES[recipe]
