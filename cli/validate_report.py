@@ -88,7 +88,7 @@ def _print_audit(console: Console, coverage: Coverage, *, full: bool) -> None:
     table.add_column("layer")
     table.add_column("multiply-adds", justify="right")
     table.add_column("kernel", no_wrap=True)
-    table.add_column("reason of a fallback, and the remedy")
+    table.add_column("fallback and remedy")
     for layer in layers:
         table.add_row(layer.name, f"{layer.multiply_adds:,}", layer.kernel or "-", layer.reason)
     console.print(table)

@@ -76,7 +76,9 @@ class Rung:
         parity: against the exact student; None where the rung could not be run.
         skipped: why it could not be run, or empty.
         divergence: first differing tensor on up to ``TRACED_IMAGES`` differing images; None
-            where no row differs, or where only the logits do.
+            where no row differs, or no tensor but the logits does.
+        repeats: whether those images differ again when they run alone; float32 sums may
+            depend on the batch.
     """
 
     name: str
@@ -85,6 +87,7 @@ class Rung:
     parity: Parity | None = None
     skipped: str = ""
     divergence: Divergence | None = None
+    repeats: bool = False
 
     @property
     def passes(self) -> bool:
@@ -97,7 +100,9 @@ class Rung:
         if self.divergence is not None:
             return self.divergence.describe()
         differs = self.parity is not None and self.parity.same_rows < 1
-        return "logits only" if differs else ""
+        if not differs:
+            return ""
+        return "the logits" if self.repeats else "no tensor when the images run alone"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -108,6 +113,7 @@ class Rung:
             "parity": None if self.parity is None else self.parity.to_json(),
             "skipped": self.skipped,
             "divergence": None if self.divergence is None else asdict(self.divergence),
+            "repeats": self.repeats,
             "passes": self.passes,
         }
 
@@ -184,11 +190,14 @@ class _Climb:
         if self.skipped or not self.pairs:
             return Rung(self.name, self.title, self.bound, skipped=self.skipped or "no images")
         exact, ours = (torch.cat(side) for side in zip(*self.pairs, strict=True))
-        divergence = None
+        divergence, repeats = None, False
         if self.differing:
             images = torch.cat(self.differing)
             divergence = first_divergence(model, exact_trace(model, images), self.trace(images))
-        return Rung(self.name, self.title, self.bound, compare(exact, ours), divergence=divergence)
+            again = compare(exact_logits(model, images), self.logits(images))
+            repeats = again.same_rows < 1
+        parity = compare(exact, ours)
+        return Rung(self.name, self.title, self.bound, parity, "", divergence, repeats)
 
 
 def climb(

@@ -99,16 +99,16 @@ def _average_pool(
         ]
         values = np.pad(values, [*[(0, 0)] * (x.ndim - 2), *extra])
         counted = np.pad(counted, extra)
-    windows = _windows(values, size, step)
-    total = windows.sum((-2, -1))
-    share = _windows(counted, size, step).sum((-2, -1)) if divisor is None else divisor
-    averages: Array = total / share
-    if not ceil_mode:
-        return averages
+    # A window of nothing but padding counts no position; there is none without ceil_mode.
     keep = [
-        _ceil_count(n, k, s, p) for n, k, s, p in zip(x.shape[-2:], size, step, pad, strict=True)
+        _ceil_count(n, k, s, p) if ceil_mode else n
+        for n, k, s, p in zip(x.shape[-2:], size, step, pad, strict=True)
     ]
-    return averages[..., : keep[0], : keep[1]]
+    total, share = (
+        _windows(part, size, step).sum((-2, -1))[..., : keep[0], : keep[1]]
+        for part in (values, counted)
+    )
+    return np.asarray(total / (share if divisor is None else divisor))
 
 
 def _overhang(length: int, kernel: int, stride: int) -> int:
