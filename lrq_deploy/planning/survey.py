@@ -15,8 +15,8 @@ from lrq_deploy.student.layers import ActQuantizer, QuantizedLayer, set_enabled
 __all__ = ["estimate_sizes", "survey_layers", "survey_quantizers"]
 
 # Measured on exported graphs: names, attributes and shapes around one weight or one quantizer.
-LAYER_BYTES = 1000
-QUANTIZER_BYTES = 450
+LAYER_BYTES = 1600
+QUANTIZER_BYTES = 1000
 # Per output channel: the scale of the weights and the bias.
 CHANNEL_BYTES = 8
 
