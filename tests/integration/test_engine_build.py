@@ -9,17 +9,25 @@ import torch
 from support.frozen_graphs import mobile_student, residual_student
 from typer.testing import CliRunner
 
+from lrq_deploy.calibration.observe import calibrate
 from lrq_deploy.cli.main import app
 from lrq_deploy.errors import BundleError, ExportError, LrqError, OptionError, OutputError
 from lrq_deploy.export.bundle import Bundle, write_bundle
 from lrq_deploy.export.engine import build_from_bundle, default_engine_path
 from lrq_deploy.export.engine_build import build_engine
 from lrq_deploy.export.engine_file import read_engine
+from lrq_deploy.export.engine_log import audit_engine
 from lrq_deploy.export.engine_options import BatchProfile, EngineOptions
 from lrq_deploy.export.onnx_graph import to_onnx
 from lrq_deploy.export.targets import targets
+from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
+from lrq_deploy.graph.placement import place_quantizers
+from lrq_deploy.graph.teach import make_teacher
 from lrq_deploy.scheme import Scheme
+from lrq_deploy.student.freeze import freeze
 from lrq_deploy.student.frozen import QuantizedModel
+from lrq_deploy.target import PORTABLE
+from lrq_deploy.teacher import Preprocessing
 
 trt = pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
 pytestmark = pytest.mark.integration
@@ -116,3 +124,32 @@ def test_the_command_builds_beside_the_bundle(bundle: Bundle) -> None:
     assert document["audit"]["integer_layer_share"] == 1.0
     with pytest.raises(OutputError, match="must not exist"):
         CliRunner().invoke(app, arguments, catch_exceptions=False)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_every_convolution_of_resnet18_runs_in_int8(bits: int) -> None:
+    model = untrained_resnet18(Scheme(bits, bits))
+    graph = to_onnx(model, "tensorrt").SerializeToString()
+    built = build_engine(trt, graph, model.input_shape, EngineOptions("tensorrt-rtx"))
+    coverage = audit_engine(model, built.log)
+    assert coverage is not None
+    assert len(coverage.layers) == 21
+    assert coverage.fallbacks == ()
+    # Max-pooling too: it is read by a convolution and by an addition, and computed once.
+    assert set(coverage.float_operators) <= {"kgen"}
+
+
+def untrained_resnet18(scheme: Scheme) -> QuantizedModel:
+    """The types of an engine depend on the graph, not on the values of its weights."""
+    from torchvision.models import resnet18
+
+    torch.manual_seed(0)
+    shape = (3, 64, 64)
+    preprocessing = Preprocessing((0.5,) * 3, (0.25,) * 3)
+    teacher = make_teacher(resnet18(weights=None).eval(), shape, preprocessing, "r", "0" * 64)
+    student = place_quantizers(fold_batch_norm(teacher.graph), scheme, PORTABLE, preprocessing)
+    calibrate(student, torch.rand(4, *shape) * 4 - 2, True, 0)
+    graph, table = freeze(student)
+    return QuantizedModel(
+        graph, table, scheme, shape, teacher.num_classes, preprocessing, "r", "0" * 64
+    )
