@@ -68,7 +68,7 @@ def stage_seconds(
     checked = PARITY_IMAGES + settings.held_out_images
     return {
         "generator": trained * TRAINING_FACTOR * (teacher + generator),
-        "images": made * generator,
+        "images": made * (generator + settings.refinement_steps * TRAINING_FACTOR * teacher),
         "calibration": settings.calibration_images * CALIBRATION_FACTOR * teacher,
         "student": settings.student_steps * settings.batch_size * STUDENT_FACTOR * teacher,
         "export": EXPORT_SECONDS + EXPORT_SECONDS_PER_LAYER * layers,

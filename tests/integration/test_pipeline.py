@@ -30,6 +30,7 @@ MIN_SAME_TOP1 = 0.999
 # Enough to run every line of every stage. No angle exceeds this margin, so mode a2 always acts.
 TINY = RecipeSettings(
     generator_steps=3,
+    refinement_steps=2,
     pool_images=48,
     held_out_images=16,
     student_steps=3,

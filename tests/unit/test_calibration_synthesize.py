@@ -20,7 +20,12 @@ pytestmark = pytest.mark.unit
 
 CPU = torch.device("cpu")
 SETTINGS = RecipeSettings(
-    generator_steps=2, batch_size=8, pool_images=19, held_out_images=6, margin=3.0
+    generator_steps=2,
+    refinement_steps=2,
+    batch_size=8,
+    pool_images=19,
+    held_out_images=6,
+    margin=3.0,
 )
 
 

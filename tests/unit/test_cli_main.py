@@ -29,7 +29,7 @@ def run_program(*arguments: str, **variables: str) -> subprocess.CompletedProces
     )
 
 
-@pytest.mark.parametrize("command", ["", "quantize", "demo", "inspect"])
+@pytest.mark.parametrize("command", ["", "quantize", "demo", "inspect", "plan"])
 def test_help_loads_nothing_heavy(command: str) -> None:
     code = (
         "import sys\n"

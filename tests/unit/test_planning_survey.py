@@ -1,0 +1,66 @@
+"""Facts of a placed student: counts by hand, widths, groups, sizes."""
+
+import pytest
+from support.small_networks import SHAPE, Mobile, Residual, Shuffle, placed
+
+from lrq_deploy.planning.plan import LayerFacts
+from lrq_deploy.planning.survey import estimate_sizes, survey_layers, survey_quantizers
+from lrq_deploy.scheme import Scheme
+
+pytestmark = pytest.mark.unit
+
+
+def facts(network: type, scheme: Scheme | None = None) -> dict[str, LayerFacts]:
+    return {x.name: x for x in survey_layers(placed(network(), scheme), SHAPE)}
+
+
+def test_multiply_adds_by_hand() -> None:
+    layers = facts(Residual)
+    counts = {name: layer.multiply_adds for name, layer in layers.items()}
+    assert counts == {
+        "stem_0": 144 * 4 * 3 * 9,
+        "first_0": 144 * 4 * 4 * 9,
+        "second_0": 144 * 4 * 4 * 9,
+        "down_0": 36 * 8 * 4 * 9,
+        "last_0": 36 * 8 * 8 * 9,
+        "head": 8 * 5,
+    }
+    assert layers["stem_0"].activations == 144 * (3 + 4)
+    assert [name for name, layer in layers.items() if layer.gives_logits] == ["head"]
+
+
+def test_widths_follow_the_scheme() -> None:
+    layers = facts(Residual, Scheme(3, 5, 7))
+    assert (layers["stem_0"].weight_bits, layers["stem_0"].input_bits) == (7, 8)
+    assert (layers["first_0"].weight_bits, layers["first_0"].input_bits) == (3, 5)
+    assert (layers["head"].weight_bits, layers["head"].input_bits) == (7, 7)
+
+
+def test_groups_are_told_apart() -> None:
+    assert facts(Mobile)["depthwise_0"].grouping == "depthwise"
+    assert facts(Shuffle)["branch_0"].grouping == "grouped"
+    assert {x.grouping for x in facts(Residual).values()} == {"dense"}
+
+
+def test_every_quantizer_is_listed_once() -> None:
+    student = placed(Residual())
+    found = survey_quantizers(student)
+    assert len({q.name for q in found}) == len(found)
+    assert found[0].name.startswith("input")
+    assert (found[0].bits, found[0].signed) == (8, True)
+    assert {q.bits for q in found} == {4, 8}
+
+
+def test_packed_weights_take_half_a_byte() -> None:
+    layers = survey_layers(placed(Residual(), Scheme(4, 4, None)), SHAPE)
+    sizes = estimate_sizes(layers, 9)
+    weights = 4 * 3 * 9 + 2 * 4 * 4 * 9 + 8 * 4 * 9 + 8 * 8 * 9 + 5 * 8
+    assert sizes.int8_bytes - sizes.packed_bytes == weights // 2
+    assert sizes.float_bytes == 4 * (weights + 4 + 4 + 4 + 8 + 8 + 5)
+    assert sizes.memory_bytes > weights
+
+
+def test_eight_bits_are_not_packed() -> None:
+    layers = survey_layers(placed(Residual(), Scheme(5, 5, 8)), SHAPE)
+    sizes = estimate_sizes(layers, 9)
+    assert sizes.packed_bytes == sizes.int8_bytes
