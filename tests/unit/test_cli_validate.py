@@ -1,0 +1,202 @@
+"""``validate`` and ``bench`` on a bundle: reports, gates, bad input."""
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from PIL import Image
+from rich.console import Console
+from support.frozen_graphs import residual_student
+
+from lrq_deploy.cli.bench import bench, bench_bundle
+from lrq_deploy.cli.bench_report import print_benchmark
+from lrq_deploy.cli.validate import VALIDATION_SCHEMA, ValidateOptions, validate, validate_bundle
+from lrq_deploy.cli.validate_report import print_validation
+from lrq_deploy.errors import BundleError, ExportError, ImageError, OptionError, ParityError
+from lrq_deploy.export.bundle import load_bundle, write_bundle
+from lrq_deploy.export.latency import BenchmarkOptions
+from lrq_deploy.export.onnx_graph import to_onnx
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    model = residual_student(4, 4, blocks=(1, 1))
+    graphs = {
+        f"model{infix}.onnx": to_onnx(model, target).SerializeToString(deterministic=True)
+        for infix, target in (("", "onnxruntime"), (".tensorrt", "tensorrt"))
+    }
+    images = torch.rand(9, *model.input_shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    out = tmp_path_factory.mktemp("bundles") / "out"
+    write_bundle(out, model, graphs, images, 0, {}, {})
+    return out
+
+
+def rewritten(bundle: Path, out: Path, **graphs: bytes) -> Path:
+    """The same bundle with other graphs and right hashes."""
+    opened = load_bundle(bundle)
+    kept = {f"{name}.onnx": data for name, data in graphs.items()}
+    write_bundle(out, opened.model(), kept, torch.zeros(1, *opened.manifest.input_shape), 0, {}, {})
+    return out
+
+
+def test_a_good_bundle(bundle: Path) -> None:
+    found = validate_bundle(
+        ValidateOptions(bundle, count=40, reference_count=3, min_integer_coverage=0.95)
+    )
+    found.require()
+    assert (found.images, found.images_source) == (40, "synthetic")
+    assert len(found.ladder.rungs) == 5
+    document = json.loads(json.dumps(found.to_json()))
+    assert document["schema_version"] == VALIDATION_SCHEMA
+    assert document["passes"] is True
+    assert document["rungs"][1]["parity"]["same_rows"] == 1
+    written = io.StringIO()
+    print_validation(Console(file=written, width=80), found)
+    text = written.getvalue()
+    for part in ("numpy integers", "TensorRT dialect", "QLinearConv", "VALID: every form"):
+        assert part in text
+    assert max(len(line) for line in text.splitlines()) <= 80
+
+
+def test_coverage_below_the_gate(bundle: Path) -> None:
+    found = validate_bundle(ValidateOptions(bundle, count=4, reference_count=1))
+    first = found.coverage.layers[0]
+    floating = replace(first, integer=False, kernel="Conv", reason="its input is a float tensor")
+    coverage = replace(found.coverage, layers=(floating, *found.coverage.layers[1:]))
+    failing = replace(found, coverage=coverage, min_integer_coverage=0.99)
+    with pytest.raises(ExportError, match="its input is a float tensor"):
+        failing.require()
+    assert failing.to_json()["passes"] is False
+    replace(failing, min_integer_coverage=None).require()
+    written = io.StringIO()
+    print_validation(Console(file=written, width=80), failing)
+    assert "NOT VALID: too little" in written.getvalue()
+
+
+def test_images_of_a_folder(bundle: Path, tmp_path: Path) -> None:
+    for index in range(5):
+        Image.new("RGB", (30, 20), (index * 40, 90, 10)).save(tmp_path / f"{index}.png")
+    options = ValidateOptions(bundle, tmp_path, count=3, reference_count=1)
+    found = validate_bundle(options)
+    assert (found.images, found.images_source) == (3, "folder")
+    with pytest.raises(ImageError):
+        validate_bundle(ValidateOptions(bundle, tmp_path / "missing"))
+
+
+def test_a_wrong_graph_fails_behind_its_report(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    proto = onnx.load(bundle / "model.onnx")
+    layer = list(load_bundle(bundle).model().layers())[2]
+    weights = [x for x in proto.graph.initializer if x.name.startswith(f"{layer}.weight")]
+    weight = max(weights, key=lambda x: len(x.dims))
+    turned = np.ascontiguousarray(numpy_helper.to_array(weight)[::-1])
+    weight.CopyFrom(numpy_helper.from_array(turned, weight.name))
+    broken = rewritten(bundle, tmp_path / "broken", model=proto.SerializeToString())
+    with pytest.raises(ParityError, match=layer):
+        validate(broken, count=40, reference_count=1, json=True, quiet=True)
+    document = json.loads(capsys.readouterr().out)
+    assert document["passes"] is False
+    assert document["rungs"][3]["divergence"]["layers"] == [layer]
+
+
+def test_bundles_that_are_refused(bundle: Path, tmp_path: Path) -> None:
+    good = (bundle / "model.onnx").read_bytes()
+    foreign = onnx.load(bundle / "model.onnx")
+    foreign.producer_name = "pytorch"
+    newer = onnx.load(bundle / "model.onnx")
+    other = onnx.load(bundle / "model.onnx")
+    for entry in newer.metadata_props:
+        entry.value = "99" if entry.key == "lrq_schema_version" else entry.value
+    for entry in other.metadata_props:
+        entry.value = "f" * 64 if entry.key == "lrq_teacher_fingerprint" else entry.value
+    cases = {
+        "one of pytorch": foreign.SerializeToString(),
+        "lrq_schema_version of a graph": newer.SerializeToString(),
+        "one of another network": other.SerializeToString(),
+        "no ONNX file": b"\xff" * 40,
+        "one for the target 'tensorrt'": (bundle / "model.tensorrt.onnx").read_bytes(),
+    }
+    for index, (message, data) in enumerate(cases.items()):
+        path = rewritten(bundle, tmp_path / str(index), model=data)
+        with pytest.raises(BundleError, match=message):
+            validate_bundle(ValidateOptions(path))
+        with pytest.raises(BundleError, match=message):
+            bench_bundle(path, BenchmarkOptions())
+    changed = shutil.copytree(bundle, tmp_path / "changed")
+    (changed / "model.onnx").write_bytes(good + b"\0")
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    later = shutil.copytree(bundle, tmp_path / "later")
+    (later / "manifest.json").write_text(json.dumps({**manifest, "schema_version": 2}))
+    for path, message in (
+        (changed, "SHA-256"),
+        (later, "manifest schema_version must be 1"),
+        (bundle / "model.onnx", "pass the directory"),
+        (tmp_path / "missing", "pass the directory"),
+    ):
+        with pytest.raises(BundleError, match=message):
+            validate_bundle(ValidateOptions(path))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"count": 0}, {"reference_count": 0}, {"threads": 0}, {"min_integer_coverage": 1.5}],
+)
+def test_options_out_of_range(wrong: dict[str, float]) -> None:
+    with pytest.raises(OptionError, match="--"):
+        ValidateOptions(Path("x"), **wrong)  # type: ignore[arg-type]
+
+
+def test_bench_prints_and_gates(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bench(bundle, batch="2", runs=10, max_latency_ratio=1000, json=True, quiet=True)
+    document = json.loads(capsys.readouterr().out)
+    assert document["schema_version"] == 1
+    assert document["batches"][0]["batch_size"] == 2
+    assert document["quantized_bytes"] == (bundle / "model.onnx").stat().st_size
+    with pytest.raises(ExportError, match=r"at most 0\.0001"):
+        bench(bundle, batch="1", runs=10, max_latency_ratio=0.0001, quiet=True)
+    assert "images/s" in capsys.readouterr().out
+
+
+def test_bench_against_a_given_float_graph(bundle: Path, tmp_path: Path) -> None:
+    options = BenchmarkOptions(batch_sizes=(1,), runs=10)
+    found = bench_bundle(bundle, options, bundle / "model.onnx")
+    assert found.float_bytes == found.quantized_bytes
+    written = io.StringIO()
+    print_benchmark(Console(file=written, width=80), found)
+    assert "1 thread, " in written.getvalue()
+    assert "peak memory: float" in written.getvalue()
+    with pytest.raises(BundleError, match="--float"):
+        bench_bundle(bundle, options, tmp_path / "missing.onnx")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"batch": "x"}, {"batch": "0"}, {"runs": 1}, {"max_latency_ratio": 0.0}]
+)
+def test_bench_options_out_of_range(wrong: dict[str, Any]) -> None:
+    with pytest.raises(OptionError):
+        bench(Path("missing"), **wrong)
+
+
+@pytest.mark.parametrize("command", ["validate", "bench"])
+def test_a_command_on_no_bundle_is_bad_input(command: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "lrq_deploy", command, "missing"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "received: missing/manifest.json" in done.stderr
