@@ -1,0 +1,130 @@
+"""``lrq-deploy plan``: what it prints, in words and as JSON, and that it writes nothing."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from support.small_networks import with_statistics
+from torch import nn
+
+from lrq_deploy.cli import main
+
+pytestmark = pytest.mark.unit
+
+ARCH_FILE = """
+from torch import nn
+
+def build():
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.Conv2d(8, 8, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5),
+    )
+
+def plain():
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(800, 5))
+"""
+
+
+class Program:
+    """The command on a network in a folder of its own."""
+
+    def __init__(
+        self,
+        folder: Path,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        self._folder, self._capsys, self._monkeypatch = folder, capsys, monkeypatch
+        (folder / "net.py").write_text(ARCH_FILE, encoding="utf-8")
+
+    def run(self, *flags: str, factory: str = "build") -> tuple[object, str]:
+        """Exit code and standard output; the folder must stay as it was."""
+        names: dict[str, nn.Module] = {}
+        exec(ARCH_FILE, names)
+        torch.save(with_statistics(names[factory]()).state_dict(), self._folder / "model.pt")
+        before = sorted(self._folder.rglob("*"))
+        words = ["lrq-deploy", "plan", str(self._folder / "model.pt"), "--input-shape", "3,12,12"]
+        arch = f"{self._folder / 'net.py'}:{factory}"
+        self._monkeypatch.setattr(sys, "argv", [*words, "--arch", arch, "--quiet", *flags])
+        self._monkeypatch.setenv("COLUMNS", "200")
+        self._monkeypatch.chdir(self._folder)
+        with pytest.raises(SystemExit) as caught:
+            main.run()
+        assert sorted(self._folder.rglob("*")) == before
+        written = self._capsys.readouterr()
+        return caught.value.code, written.out + written.err
+
+
+@pytest.fixture
+def program(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Program:
+    return Program(tmp_path, capsys, monkeypatch)
+
+
+def test_json_holds_the_whole_plan(program: Program) -> None:
+    code, text = program.run("--json")
+    found = json.loads(text)
+    assert code == 0
+    assert found["schema_version"] == 1
+    assert found["scheme"]["weight_bits"] == found["scheme"]["act_bits"] == 4
+    assert [layer["facts"]["grouping"] for layer in found["layers"]] == [
+        "dense",
+        "depthwise",
+        "dense",
+        "dense",
+    ]
+    assert found["multiply_adds"] == 144 * 8 * (27 + 9 + 8) + 40
+    assert found["integer_share"] == {"onnxruntime": 1.0, "tensorrt": 1.0}
+    assert "slower than FP16" in found["layers"][1]["executions"]["tensorrt"]["note"]
+    assert found["sizes"]["packed_bytes"] < found["sizes"]["int8_bytes"]
+    assert found["batch_norm"]["possible"]
+    assert found["total_seconds"] == pytest.approx(sum(found["duration"]["seconds"].values()))
+
+
+def test_words_say_what_four_bits_buy_and_what_eight_would(program: Program) -> None:
+    code, text = program.run()
+    words = " ".join(text.split())
+    assert code == 0
+    for part in (
+        "depthwise conv2d",
+        "convolutions are not faster",
+        "same engine size and same speed as 8 bits",
+        "--weight-bits 4 --act-bits 8 keeps the download",
+        "Yes: 3 BatchNorms for 4 layers.",
+        "tensorrt, INT8 convolution, 1 layer: often slower than FP16",
+        "lrq-deploy quantize",
+    ):
+        assert part in words
+
+
+def test_other_widths_are_planned(program: Program) -> None:
+    _, text = program.run("--bits", "8", "--json")
+    found = json.loads(text)
+    assert found["alternative"] == ""
+    assert found["sizes"]["packed_bytes"] == found["sizes"]["int8_bytes"]
+
+
+def test_a_longer_recipe_takes_longer(program: Program) -> None:
+    seconds = [
+        json.loads(program.run("--json", "--recipe", recipe)[1])["duration"]["seconds"]["student"]
+        for recipe in ("fast", "best")
+    ]
+    assert seconds[1] > 3 * seconds[0]
+
+
+def test_a_network_without_batch_norm_is_told_to_be_refused(program: Program) -> None:
+    code, text = program.run(factory="plain")
+    assert code == 0
+    assert "No: without BatchNorm" in text
+    assert "Next:" not in text
+
+
+def test_bad_input_is_exit_code_2(program: Program) -> None:
+    code, text = program.run("--bits", "1")
+    assert code == main.EXIT_INPUT
+    assert "2..8" in text
