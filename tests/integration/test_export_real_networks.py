@@ -1,9 +1,11 @@
 """Real trained networks through capture, placement, calibration, freezing and export."""
 
 import importlib.util
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 import torch
 from torch import Tensor
@@ -11,6 +13,7 @@ from torch import Tensor
 from lrq_deploy.calibration.observe import calibrate
 from lrq_deploy.export.bundle import load_bundle, write_bundle
 from lrq_deploy.export.coverage import audit
+from lrq_deploy.export.float_twin import float_twin
 from lrq_deploy.export.onnx_graph import float_onnx, to_onnx
 from lrq_deploy.export.parity import compare, student_parity
 from lrq_deploy.export.session import open_session
@@ -111,3 +114,17 @@ def test_float_graph_is_the_teacher_and_packed_weights_are_small() -> None:
     assert compare(expected, found).max_diff < 1e-3
     packed = to_onnx(student_of(teacher, SCHEMES["w4a4"])).SerializeToString()
     assert len(data) / len(packed) > 5
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_the_float_twin_runs_the_operators_of_the_teacher(network: str, tmp_path: Path) -> None:
+    teacher = teacher_of(network)
+    operators = []
+    for proto in (
+        float_onnx(teacher.graph, teacher.input_shape),
+        float_twin(student_of(teacher, SCHEMES["w8a8"])),
+    ):
+        open_session(proto.SerializeToString(), optimized=tmp_path / "fused.onnx")
+        nodes = onnx.load(tmp_path / "fused.onnx").graph.node
+        operators.append(Counter(node.op_type for node in nodes))
+    assert operators[0] == operators[1]

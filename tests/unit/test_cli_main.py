@@ -29,7 +29,9 @@ def run_program(*arguments: str, **variables: str) -> subprocess.CompletedProces
     )
 
 
-@pytest.mark.parametrize("command", ["", "quantize", "demo", "inspect", "plan"])
+@pytest.mark.parametrize(
+    "command", ["", "quantize", "demo", "inspect", "plan", "validate", "bench"]
+)
 def test_help_loads_nothing_heavy(command: str) -> None:
     code = (
         "import sys\n"
