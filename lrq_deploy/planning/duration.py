@@ -21,6 +21,8 @@ PIXELS_PER_BATCH = 64 * 1024
 TRAINING_FACTOR = 3.0
 # Fake quantization of weights, biases and activations, in forward passes of the float network.
 STUDENT_FACTOR = 5.0
+# Dispatch, optimiser and scales of one layer in one step, which small networks feel.
+STUDENT_STEP_SECONDS_PER_LAYER = 0.003
 CALIBRATION_FACTOR = 6.0
 CHECK_FACTOR = 6.0
 PARITY_IMAGES = 1000
@@ -41,13 +43,15 @@ def estimate_duration(
     """
     pixels = teacher.input_shape[1] * teacher.input_shape[2]
     batch = min(max(PIXELS_PER_BATCH // pixels, 2), settings.batch_size)
-    images = example_input(teacher.input_shape, batch)
+    # The layout of the training stages.
+    images = example_input(teacher.input_shape, batch).to(memory_format=torch.channels_last)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         generator = LongRangeGenerator(
             teacher.input_shape, teacher.num_classes, teacher.preprocessing, long_range
         )
         latent = torch.randn(batch, LATENT_SIZE)
+    generator.to(memory_format=torch.channels_last)
     labels = torch.arange(batch) % teacher.num_classes
     teacher_seconds = _per_image(lambda: teacher.graph(images), batch)
     generator_seconds = _per_image(lambda: generator(latent, generator.embed(labels)), batch)
@@ -70,7 +74,10 @@ def stage_seconds(
         "generator": trained * TRAINING_FACTOR * (teacher + generator),
         "images": made * (generator + settings.refinement_steps * TRAINING_FACTOR * teacher),
         "calibration": settings.calibration_images * CALIBRATION_FACTOR * teacher,
-        "student": settings.student_steps * settings.batch_size * STUDENT_FACTOR * teacher,
+        "student": settings.student_steps
+        * (
+            settings.batch_size * STUDENT_FACTOR * teacher + STUDENT_STEP_SECONDS_PER_LAYER * layers
+        ),
         "export": EXPORT_SECONDS + EXPORT_SECONDS_PER_LAYER * layers,
         "check": checked * CHECK_FACTOR * teacher,
     }
