@@ -1,0 +1,56 @@
+"""Refinement: closer to the stored statistics, inside the bounds, the same every time."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from support.small_networks import SHAPE, Residual, graph_of
+from torch import Tensor
+
+from lrq_deploy.graph.statistics import TappedTeacher, tap_batch_norms
+from lrq_deploy.method.recipe import RecipeSettings
+from lrq_deploy.method.refinement import refine
+from lrq_deploy.method.statistics_loss import statistics_loss
+
+pytestmark = pytest.mark.unit
+
+SETTINGS = RecipeSettings(refinement_steps=20, refinement_rate=0.1)
+BOUNDS = (torch.full((3, 1, 1), -1.5), torch.full((3, 1, 1), 1.0))
+
+
+@pytest.fixture(scope="module")
+def teacher() -> TappedTeacher:
+    return tap_batch_norms(graph_of(Residual()))
+
+
+def batch() -> tuple[Tensor, Tensor]:
+    random = torch.Generator().manual_seed(3)
+    images = torch.randn(16, *SHAPE, generator=random).clamp(-1.5, 1.0)
+    return images, torch.arange(16) % 2
+
+
+def distance(teacher: TappedTeacher, images: Tensor) -> float:
+    with torch.no_grad():
+        return float(statistics_loss(teacher.graph(images)[2], teacher.statistics))
+
+
+def test_statistics_come_closer_and_pixels_stay_inside(teacher: TappedTeacher) -> None:
+    images, labels = batch()
+    refined = refine(images, labels, teacher, SETTINGS, BOUNDS)
+    assert distance(teacher, refined) < 0.8 * distance(teacher, images)
+    assert refined.min() >= -1.5
+    assert refined.max() <= 1.0
+
+
+def test_no_steps_change_nothing(teacher: TappedTeacher) -> None:
+    images, labels = batch()
+    refined = refine(images, labels, teacher, replace(SETTINGS, refinement_steps=0), BOUNDS)
+    assert torch.equal(refined, images)
+
+
+def test_the_argument_is_kept_and_the_result_repeats(teacher: TappedTeacher) -> None:
+    images, labels = batch()
+    before = images.clone()
+    first = refine(images, labels, teacher, SETTINGS, BOUNDS)
+    assert torch.equal(images, before)
+    assert torch.equal(first, refine(images, labels, teacher, SETTINGS, BOUNDS))
