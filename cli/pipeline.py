@@ -254,7 +254,7 @@ def _result(
         model_file=model_file,
         ship=ship,
         verdict=verdict,
-        next_commands=next_commands(options, ship, model_file),
+        next_commands=next_commands(options, ship),
     )
 
 

@@ -1,13 +1,12 @@
 """Whether to ship: stated limits, one sentence, and what to run next."""
 
 import shlex
-from dataclasses import replace
-from pathlib import Path
 
 from lrq_deploy.export.accuracy import Fidelity
 from lrq_deploy.export.coverage import Coverage
 from lrq_deploy.export.parity import Parity
 from lrq_deploy.options import QuantizeOptions
+from lrq_deploy.scheme import Scheme
 
 __all__ = ["MAX_DROP_POINTS", "MIN_AGREEMENT", "MIN_INTEGER_SHARE", "judge", "next_commands"]
 
@@ -34,7 +33,8 @@ def judge(fidelity: Fidelity, parity: Parity, coverage: Coverage, source: str) -
     if drop is not None:
         kept = drop <= MAX_DROP_POINTS
         accuracy = (
-            f"it loses {drop:.2f} points on {fidelity.labelled:,} labelled images "
+            f"it {'loses' if drop >= 0 else 'gains'} {abs(drop):.2f} points "
+            f"on {fidelity.labelled:,} labelled images "
             f"(limit {MAX_DROP_POINTS:g})"
         )
     else:
@@ -52,30 +52,30 @@ def judge(fidelity: Fidelity, parity: Parity, coverage: Coverage, source: str) -
     return kept and integer, sentence
 
 
-def next_commands(options: QuantizeOptions, ship: bool, model_file: Path) -> tuple[str, ...]:
-    """Command lines to run next: use the graph, or the cheapest way to a better one."""
-    load = f"import onnxruntime as rt; print(rt.InferenceSession({str(model_file)!r}).get_inputs())"
-    run = shlex.join(["python", "-c", load])
+def next_commands(options: QuantizeOptions, ship: bool) -> tuple[str, ...]:
+    """Command lines to run next: check the bundle closer, or the cheapest ways to a better one."""
+    bundle, scheme = str(options.out), options.scheme
+    images = [] if options.images is None else ["--images", str(options.images)]
     again = [
-        "lrq-deploy",
-        "quantize",
-        str(options.model),
+        *("lrq-deploy", "quantize", str(options.model)),
         *(["--arch", options.arch] if options.arch else []),
         *_shape_flags(options),
+        *_width_flags(scheme),
     ]
-    scheme = options.scheme
-    wider = replace(scheme, act_bits=8) if scheme.act_bits < 8 else scheme
-    widths = ["--weight-bits", str(wider.weight_bits), "--act-bits", str(wider.act_bits)]
-    same = ["--weight-bits", str(scheme.weight_bits), "--act-bits", str(scheme.act_bits)]
-    better: list[str] = []
-    if not ship and wider != scheme:
-        better.append(shlex.join([*again, *widths]))
+    commands = [["lrq-deploy", "validate", bundle, *images]]
+    if ship:
+        commands.append(["lrq-deploy", "bench", bundle])
+    elif scheme.act_bits < 8:
+        commands.append([*again, "--act-bits", "8", "--out", f"{bundle}-a8"])
     if not ship and options.recipe != "best":
-        better.append(shlex.join([*again, *same, "--recipe", "best"]))
-    measure = []
-    if options.images is None:
-        measure = [shlex.join([*again, *same, "--images", "FOLDER_OF_REAL_IMAGES"])]
-    return (run, *better, *measure)
+        same = ["--act-bits", str(scheme.act_bits)]
+        commands.append([*again, *same, "--recipe", "best", "--out", f"{bundle}-best"])
+    return tuple(shlex.join(command) for command in commands)
+
+
+def _width_flags(scheme: Scheme) -> list[str]:
+    edge = "same" if scheme.edge_bits is None else str(scheme.edge_bits)
+    return ["--weight-bits", str(scheme.weight_bits), "--edge-bits", edge]
 
 
 def _shape_flags(options: QuantizeOptions) -> list[str]:

@@ -85,12 +85,11 @@ def options(**changes: Any) -> QuantizeOptions:
     return QuantizeOptions(**{"model": Path("a b.pt"), "out": Path("out"), **changes})
 
 
-def test_a_good_student_is_used_and_measured() -> None:
-    use, measure = next_commands(options(), True, Path("out/model.onnx"))
-    assert shlex.split(use)[:2] == ["python", "-c"]
-    compile(shlex.split(use)[2], "command", "exec")
-    assert shlex.split(measure)[:3] == ["lrq-deploy", "quantize", "a b.pt"]
-    assert "--images" in measure
+def test_a_good_student_is_validated_and_timed() -> None:
+    validate, bench = next_commands(options(images=Path("my photos")), True)
+    assert shlex.split(validate) == ["lrq-deploy", "validate", "out", "--images", "my photos"]
+    assert shlex.split(bench) == ["lrq-deploy", "bench", "out"]
+    assert next_commands(options(), True)[0] == "lrq-deploy validate out"
 
 
 def test_a_bad_student_is_made_wider_or_trained_longer() -> None:
@@ -103,19 +102,24 @@ def test_a_bad_student_is_made_wider_or_trained_longer() -> None:
             images=Path("x"),
         ),
         False,
-        Path("m.onnx"),
     )
     _, wider, longer = (shlex.split(command) for command in commands)
-    assert wider[-4:] == ["--weight-bits", "4", "--act-bits", "8"]
-    assert longer[-2:] == ["--recipe", "best"]
+    assert wider[-4:] == ["--act-bits", "8", "--out", "out-a8"]
+    assert longer[-6:] == ["--act-bits", "4", "--recipe", "best", "--out", "out-best"]
     for words in (wider, longer):
         assert words[words.index("--arch") + 1] == "net.py:build"
         assert words[words.index("--input-shape") + 1] == "3,8,8"
+        assert words[words.index("--edge-bits") + 1] == "8"
         assert "--mean=-0.5,-0.5,-0.5" in words
 
 
 def test_nothing_is_left_to_try_at_8_bits_and_the_best_recipe() -> None:
     commands = next_commands(
-        options(scheme=Scheme(8, 8, 8), recipe="best", images=Path("x")), False, Path("m.onnx")
+        options(scheme=Scheme(8, 8, 8), recipe="best", images=Path("x")), False
     )
     assert len(commands) == 1
+
+
+def test_a_gain_is_called_a_gain() -> None:
+    assert "it gains 1.00 points" in judge(fidelity(1.0, 0.9, 0.91), PARITY, coverage(), "x")[1]
+    assert "it loses 1.00 points" in judge(fidelity(1.0, 0.9, 0.89), PARITY, coverage(), "x")[1]
