@@ -136,19 +136,30 @@ def _optimizer(student: nn.Module, settings: RecipeSettings) -> torch.optim.Adam
     """
     groups: list[dict[str, object]] = []
     scales: list[nn.Parameter] = []
+    rate = settings.weight_rate * _fineness(student)
     for module in student.modules():
         if isinstance(module, QuantizedLayer):
             scales.append(module.log_scale)
             for tensor in (module.weight, module.bias):
                 if tensor is not None:
                     size = float(tensor.detach().square().mean().sqrt().clamp_min(1e-3))
-                    groups.append({"params": [tensor], "lr": settings.weight_rate * size})
+                    groups.append({"params": [tensor], "lr": rate * size})
         elif isinstance(module, ActQuantizer):
             module.log_scale.requires_grad_(module.known_range is None)
             if module.known_range is None:
                 scales.append(module.log_scale)
     groups.append({"params": scales, "lr": settings.scale_rate})
     return torch.optim.Adam(groups)
+
+
+def _fineness(student: nn.Module) -> float:
+    """Integer step of the coarsest layer relative to 4 bits, at most 1.
+
+    Weights need to move by about one step to round otherwise; at 8 bits a rate that suits 4
+    crosses many and only adds noise. Finer layers beside coarse ones make up for their errors.
+    """
+    bits = [m.bits for m in student.modules() if isinstance(m, QuantizedLayer)]
+    return float(min(1.0, 2.0 ** (4 - min(bits, default=4))))
 
 
 def _schedule(step: int, steps: int) -> float:
