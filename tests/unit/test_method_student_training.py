@@ -153,3 +153,23 @@ def test_an_infinite_rate_is_divergence_and_the_state_comes_back(start: fx.Graph
         train_student(student, POOL, settings, SWITCHES, 0, CPU, silent)
     assert bool(state(student).isfinite().all())
     assert torch.equal(state(student), state(start))
+
+
+def test_weights_of_8_bits_move_a_sixteenth_of_those_of_4() -> None:
+    """Adam's first step is the learning rate itself, whatever the gradient."""
+    one_step = replace(SETTINGS, student_steps=1)
+    moved: dict[int, float] = {}
+    for bits in (2, 4, 8):
+        start = calibrated(Residual(), Scheme(bits, 8, None), count=16)
+        student, _ = trained(start, one_step)
+        steps = [
+            (after.weight - before.weight).detach().abs().max().item()
+            for after, before in zip(layers(student), layers(start), strict=True)
+        ]
+        moved[bits] = max(steps)
+    assert moved[8] == pytest.approx(moved[4] / 16, rel=0.02)
+    assert moved[2] == pytest.approx(moved[4], rel=0.02)
+
+
+def layers(student: fx.GraphModule) -> list[QuantizedLayer]:
+    return [module for module in student.modules() if isinstance(module, QuantizedLayer)]
