@@ -86,6 +86,13 @@ def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(value.shape) for name, value in module.state_dict().items()}
 
 
+_BUILD_FAULTS = (
+    *(RuntimeError, TypeError, ValueError, AttributeError, LookupError),
+    *(AssertionError, ArithmeticError, ImportError),
+)
+"""What a library's constructor raises for want of real values or of an optional package."""
+
+
 def build_entries(library: str, names: Iterable[str]) -> Iterator[tuple[Entry, frozenset[str]]]:
     """Signature and name templates of each network; one that cannot be built is left out."""
     with _building():
@@ -93,8 +100,7 @@ def build_entries(library: str, names: Iterable[str]) -> Iterator[tuple[Entry, f
             for settings in _variants(library, name):
                 try:
                     module = LIBRARIES[library](name, **settings)
-                # A constructor of a library may fail in any way, here for want of real values.
-                except Exception:  # noqa: BLE001
+                except _BUILD_FAULTS:
                     continue
                 shapes = _shapes(module)
                 entry = entry_of(name, shapes, _classes(module), _classifier(module))
