@@ -27,9 +27,11 @@ def quantize(
     edge_bits: int | Literal["same"] = 8,
     residual_bits: int | Literal["same"] = "same",
     act_symmetry: ActSymmetry = "symmetric",
+    target: str = "auto",
     arch: str | None = None,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
+    output: str | int | None = None,
     images: str | Path | None = None,
     recipe: Recipe = "balanced",
     device: Device = "auto",
@@ -55,8 +57,11 @@ def quantize(
         edge_bits: 2..8 or ``same``, of the first and the last layer.
         residual_bits: 2..8 or ``same``, of tensors that no layer multiplies.
         act_symmetry: zero points of activations all 0, or free.
+        target: ``onnxruntime``, ``tensorrt``, ``all``, or ``auto`` for all that can run the
+            zero points.
         arch: ``torchvision:NAME``, ``timm:NAME`` or ``FILE.py:FACTORY`` of a checkpoint file.
         mean, std: per channel, in units of the 0..1 pixel range; both or neither.
+        output: key, path or number of the logits where the network returns several tensors.
         images: folder of images, only to measure.
         recipe: how much time to spend.
         device: where to train.
@@ -88,6 +93,7 @@ def quantize(
         input_shape=input_shape,
         mean=mean,
         std=std,
+        output=None if output is None else str(output),
         images=None if images is None else Path(images),
         recipe=recipe,
         device=device,
@@ -98,6 +104,7 @@ def quantize(
         long_range=long_range,
         margin=margin,
         decoupled=decoupled,
+        target=target,
     )
     path = Path(model) if isinstance(model, str | Path) else Path(name or type(model).__name__)
     options = options_from(path, flags)

@@ -22,7 +22,7 @@ from lrq_deploy.cli.verdict import judge, next_commands
 from lrq_deploy.errors import DivergenceError, OptionError
 from lrq_deploy.export.bundle import check_output, write_bundle
 from lrq_deploy.export.onnx_graph import to_onnx
-from lrq_deploy.export.targets import targets
+from lrq_deploy.export.targets import REFERENCE, TargetChoice, targets
 from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
 from lrq_deploy.graph.placement import place_quantizers
 from lrq_deploy.graph.statistics import tap_batch_norms
@@ -40,8 +40,6 @@ from lrq_deploy.target import PORTABLE
 from lrq_deploy.teacher import Teacher
 
 __all__ = ["quantize"]
-
-TARGET = "onnxruntime"
 
 
 def quantize(
@@ -64,7 +62,7 @@ def quantize(
     """
     clock = _Clock()
     check_output(options.out, options.force)
-    targets().get(TARGET).check(options.scheme)
+    choice = _targets(options, progress)
     device = _device(options.device)
     with clock.stage("load"):
         teacher = _load(options, network)
@@ -78,8 +76,8 @@ def quantize(
         with clock.stage("fit"):
             model, fit_metrics = _fit(teacher, synthetic, options, settings, device, progress)
     with clock.stage("export"):
-        graphs = _graphs(model, progress)
-        file_name = targets().get(TARGET).file_name
+        graphs = _graphs(model, choice, progress)
+        file_name = targets().get(REFERENCE).file_name
         graph = graphs[file_name]
     with clock.stage("check"):
         checked = check(teacher, model, graph, synthetic, images, progress)
@@ -90,6 +88,10 @@ def quantize(
         "parity": checked.parity.to_json(),
         "coverage": checked.coverage.to_json(),
         "images_source": checked.source,
+        "targets": {
+            "written": [target.name for target in choice.targets],
+            "refused": dict(choice.refused),
+        },
         "seconds": clock.seconds,
     }
     write_bundle(
@@ -102,7 +104,7 @@ def quantize(
         metrics,
         options.force,
     )
-    return _result(options, model, checked, clock, len(graph), options.out / file_name)
+    return _result(options, model, checked, choice, clock, options.out / file_name)
 
 
 class _Clock:
@@ -141,6 +143,7 @@ def _load(options: QuantizeOptions, network: nn.Module | None) -> Teacher:
         loaded.preprocessing,
         loaded.name,
         fingerprint(_state(loaded.program)),
+        options.output,
     )
     tap_batch_norms(teacher.graph)
     return teacher
@@ -202,12 +205,22 @@ def _last_good_kept(out: Path) -> Iterator[None]:
         raise DivergenceError(error.rule, error.received, remedy, error.state) from error
 
 
-def _graphs(model: QuantizedModel, progress: ProgressCallback) -> dict[str, bytes]:
-    """The student by file name, in the dialect of every target that can run its scheme."""
-    accepting = targets().accepting(model.scheme)
-    report = StageProgress(progress, "export", len(accepting))
+def _targets(options: QuantizeOptions, progress: ProgressCallback) -> TargetChoice:
+    """Choose the runtimes, and say at once which one is left out."""
+    choice = targets().choose(options.target, options.scheme)
+    sentences = choice.describe_refused()
+    if sentences:
+        StageProgress(progress, "targets", 1).advance(message="; ".join(sentences))
+    return choice
+
+
+def _graphs(
+    model: QuantizedModel, choice: TargetChoice, progress: ProgressCallback
+) -> dict[str, bytes]:
+    """The student by file name, in the dialect of every chosen target."""
+    report = StageProgress(progress, "export", len(choice.targets))
     graphs: dict[str, bytes] = {}
-    for target in accepting:
+    for target in choice.targets:
         graphs[target.file_name] = to_onnx(model, target).SerializeToString(deterministic=True)
         report.advance(message=target.file_name)
     return graphs
@@ -224,12 +237,14 @@ def _result(
     options: QuantizeOptions,
     model: QuantizedModel,
     checked: Checked,
+    choice: TargetChoice,
     clock: _Clock,
-    student_bytes: int,
     model_file: Path,
 ) -> QuantizeResult:
     fidelity, parity = checked.fidelity, checked.parity
-    ship, verdict = judge(fidelity, parity, checked.coverage, checked.source)
+    ship, verdict = judge(
+        fidelity, parity, checked.coverage, checked.source, choice.describe_refused()
+    )
     stored = [t for layer in model.layers().values() for t in (layer.weight_q, layer.bias)]
     parameters = sum(tensor.numel() for tensor in stored if tensor is not None)
     return QuantizeResult(
@@ -250,8 +265,9 @@ def _result(
         parity_mean_diff=parity.mean_diff,
         integer_share=100 * checked.coverage.share,
         float_bytes=4 * parameters,
-        student_bytes=student_bytes,
+        student_bytes=model_file.stat().st_size,
         model_file=model_file,
+        refused_targets=dict(choice.refused),
         ship=ship,
         verdict=verdict,
         next_commands=next_commands(options, ship),

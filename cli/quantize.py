@@ -28,10 +28,12 @@ def quantize(
     edge_bits: parameter.EdgeBits = None,
     residual_bits: parameter.ResidualBits = None,
     act_symmetry: parameter.ActSymmetry = None,
+    target: parameter.Target = None,
     arch: parameter.Arch = None,
     input_shape: parameter.InputShape = None,
     mean: parameter.Mean = None,
     std: parameter.Std = None,
+    output: parameter.Output = None,
     images: parameter.Images = None,
     trust_pickle: parameter.TrustPickle = None,
     long_range: parameter.LongRange = None,
@@ -58,6 +60,7 @@ def quantize(
         input_shape=parse_integers("input-shape", input_shape),
         mean=parse_floats("mean", mean),
         std=parse_floats("std", std),
+        output=output,
         images=images,
         recipe=recipe,
         device=device,
@@ -68,6 +71,7 @@ def quantize(
         long_range=long_range,
         margin=margin,
         decoupled=decoupled,
+        target=target,
     )
     if config is not None:
         from lrq_deploy.cli.config_file import read_config

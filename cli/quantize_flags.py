@@ -41,6 +41,7 @@ class QuantizeFlags:
     input_shape: tuple[int, ...] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    output: str | None = None
     images: Path | None = None
     recipe: str | None = None
     device: str | None = None
@@ -51,6 +52,7 @@ class QuantizeFlags:
     long_range: bool | None = None
     margin: str | None = None
     decoupled: bool | None = None
+    target: str | None = None
 
     def given(self) -> dict[str, Any]:
         """The fields that were given, by name."""
@@ -151,6 +153,7 @@ def options_from(model: Path, flags: QuantizeFlags) -> QuantizeOptions:
         input_shape=cast(tuple[int, int, int] | None, flags.input_shape),
         mean=flags.mean,
         std=flags.std,
+        output=flags.output,
         images=flags.images,
         recipe=cast(Recipe, flags.recipe or "balanced"),
         device=cast(Device, flags.device or "auto"),
@@ -158,6 +161,7 @@ def options_from(model: Path, flags: QuantizeFlags) -> QuantizeOptions:
         trust_pickle=bool(flags.trust_pickle),
         force=bool(flags.force),
         method=method,
+        target=flags.target or "auto",
     )
 
 

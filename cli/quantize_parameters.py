@@ -26,11 +26,13 @@ __all__ = [
     "Mean",
     "Model",
     "Out",
+    "Output",
     "Quiet",
     "Recipe",
     "ResidualBits",
     "Seed",
     "Std",
+    "Target",
     "TrustPickle",
     "WeightBits",
 ]
@@ -99,6 +101,14 @@ ActSymmetry = Annotated[
         help="Zero points of activations: all 0, or free. Default: symmetric.",
     ),
 ]
+Target = Annotated[
+    str | None,
+    typer.Option(
+        "--target",
+        metavar="auto|onnxruntime|tensorrt|all",
+        help="Runtimes to write graphs for. Default: all that can run the zero points.",
+    ),
+]
 
 Arch = Annotated[
     str | None,
@@ -130,6 +140,15 @@ Std = Annotated[
         "--std",
         metavar="S,...",
         help="Standard deviation per channel, likewise.",
+    ),
+]
+Output = Annotated[
+    str | None,
+    typer.Option(
+        "--output",
+        metavar="KEY|INDEX",
+        help="Which of several results holds the logits. Default: the only [N, classes], "
+        "or the one named logits.",
     ),
 ]
 Images = Annotated[

@@ -33,6 +33,7 @@ class QuantizeResult:
         float_bytes: size of the teacher's weights as float32.
         student_bytes: size of ``model_file``.
         model_file: the exported graph.
+        refused_targets: why a runtime has no graph in the bundle, by its name.
         ship: whether the figures say that the student may be shipped.
         verdict: one sentence with the reason.
         next_commands: command lines to run next.
@@ -57,6 +58,7 @@ class QuantizeResult:
     float_bytes: int
     student_bytes: int
     model_file: Path
+    refused_targets: dict[str, str]
     ship: bool
     verdict: str
     next_commands: tuple[str, ...]

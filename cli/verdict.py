@@ -20,7 +20,13 @@ MIN_INTEGER_SHARE = 0.95
 """Share of the multiply-adds that must run in integers."""
 
 
-def judge(fidelity: Fidelity, parity: Parity, coverage: Coverage, source: str) -> tuple[bool, str]:
+def judge(
+    fidelity: Fidelity,
+    parity: Parity,
+    coverage: Coverage,
+    source: str,
+    refused: tuple[str, ...] = (),
+) -> tuple[bool, str]:
     """Whether to ship, and the sentence that says why.
 
     Args:
@@ -28,6 +34,7 @@ def judge(fidelity: Fidelity, parity: Parity, coverage: Coverage, source: str) -
         parity: exported graph against the torch student.
         coverage: what runs in integers.
         source: ``folder`` for the user's images, ``synthetic`` for made ones.
+        refused: a sentence per runtime that cannot run the student.
     """
     drop = fidelity.drop_points
     if drop is not None:
@@ -49,7 +56,7 @@ def judge(fidelity: Fidelity, parity: Parity, coverage: Coverage, source: str) -
         f"{accuracy}, runs {100 * coverage.share:.1f} % in integers "
         f"and ONNX Runtime repeats {100 * parity.same_top1:.2f} % of its answers."
     )
-    return kept and integer, sentence
+    return kept and integer, " ".join([sentence, *(f"{s[0].upper()}{s[1:]}." for s in refused)])
 
 
 def next_commands(options: QuantizeOptions, ship: bool) -> tuple[str, ...]:
@@ -60,7 +67,9 @@ def next_commands(options: QuantizeOptions, ship: bool) -> tuple[str, ...]:
         *("lrq-deploy", "quantize", str(options.model)),
         *(["--arch", options.arch] if options.arch else []),
         *_shape_flags(options),
+        *(["--output", options.output] if options.output else []),
         *_width_flags(scheme),
+        *([] if options.target == "auto" else ["--target", options.target]),
     ]
     commands = [["lrq-deploy", "validate", bundle, *images]]
     if ship:
@@ -75,7 +84,12 @@ def next_commands(options: QuantizeOptions, ship: bool) -> tuple[str, ...]:
 
 def _width_flags(scheme: Scheme) -> list[str]:
     edge = "same" if scheme.edge_bits is None else str(scheme.edge_bits)
-    return ["--weight-bits", str(scheme.weight_bits), "--edge-bits", edge]
+    flags = ["--weight-bits", str(scheme.weight_bits), "--edge-bits", edge]
+    if scheme.residual_bits is not None:
+        flags += ["--residual-bits", str(scheme.residual_bits)]
+    if scheme.act_symmetry != "symmetric":
+        flags += ["--act-symmetry", scheme.act_symmetry]
+    return flags
 
 
 def _shape_flags(options: QuantizeOptions) -> list[str]:

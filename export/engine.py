@@ -87,5 +87,5 @@ def _graph_of(bundle: Bundle) -> Path:
     raise BundleError(
         f"an engine is built from the bundle's {name}",
         f"{bundle.path} with {', '.join(sorted(bundle.manifest.files))}",
-        "quantize again with this version of lrq-deploy",
+        "quantize again with --target tensorrt",
     )

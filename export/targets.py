@@ -1,6 +1,7 @@
 """Runtimes that a student can be written for: one description each, in one registry."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 import onnx_ir as ir
@@ -8,7 +9,10 @@ import onnx_ir as ir
 from lrq_deploy.errors import OptionError
 from lrq_deploy.scheme import Scheme
 
-__all__ = ["Target", "TargetRegistry", "targets"]
+__all__ = ["REFERENCE", "Target", "TargetChoice", "TargetRegistry", "targets"]
+
+REFERENCE = "onnxruntime"
+"""In every bundle: the one runtime that runs on any machine, so all checks are made with it."""
 
 
 class Target(Protocol):
@@ -35,6 +39,23 @@ class Target(Protocol):
         Raises:
             ExportError: the network has a form that the dialect cannot state.
         """
+
+
+@dataclass(frozen=True)
+class TargetChoice:
+    """What a run writes.
+
+    Attributes:
+        targets: sorted by name.
+        refused: why each other runtime that was in question cannot run the scheme, by name.
+    """
+
+    targets: tuple[Target, ...]
+    refused: Mapping[str, str]
+
+    def describe_refused(self) -> tuple[str, ...]:
+        """One sentence per refused target."""
+        return tuple(f"no graph for {name}: {reason}" for name, reason in self.refused.items())
 
 
 class TargetRegistry:
@@ -65,7 +86,7 @@ class TargetRegistry:
         """
         if name not in self._entries:
             raise OptionError(
-                "target must be a known runtime",
+                "--target must be a known runtime, all, or auto",
                 repr(name),
                 f"Available names are: {', '.join(self.names())}",
             )
@@ -75,19 +96,31 @@ class TargetRegistry:
         """All names, sorted."""
         return sorted(self._entries)
 
-    def accepting(self, scheme: Scheme) -> list[Target]:
-        """The targets that can run a scheme, sorted by name."""
-        return [
-            self._entries[name] for name in self.names() if _accepts(self._entries[name], scheme)
-        ]
+    def choose(self, request: str, scheme: Scheme) -> TargetChoice:
+        """The targets of a run; ``REFERENCE`` is always among them.
 
+        Args:
+            request: a name, ``all``, or ``auto`` for all that can run the scheme.
+            scheme: bit widths and zero points.
 
-def _accepts(target: Target, scheme: Scheme) -> bool:
-    try:
-        target.check(scheme)
-    except OptionError:
-        return False
-    return True
+        Raises:
+            OptionError: no target has the name, or one that was asked for cannot run the scheme.
+        """
+        if request not in ("all", "auto"):
+            self.get(request)
+        wanted = self.names() if request in ("all", "auto") else sorted({REFERENCE, request})
+        chosen: list[Target] = []
+        refused: dict[str, str] = {}
+        for name in wanted:
+            try:
+                self._entries[name].check(scheme)
+            except OptionError as error:
+                if request != "auto":
+                    raise
+                refused[name] = f"{error.rule}; {error.remedy}"
+            else:
+                chosen.append(self._entries[name])
+        return TargetChoice(tuple(chosen), refused)
 
 
 def targets() -> TargetRegistry:

@@ -14,6 +14,7 @@ __all__ = [
     "OptionError",
     "OutputError",
     "ParityError",
+    "StateFileError",
     "UnsupportedNetworkError",
 ]
 
@@ -79,6 +80,10 @@ class ExportError(LrqError):
 
 class ParityError(LrqError):
     """Two forms of the same network differ by more than the stated bound."""
+
+
+class StateFileError(LrqError):
+    """The kept state of a run is damaged or belongs to another run."""
 
 
 class BundleError(LrqError):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
-from torch.export.graph_signature import InputKind, OutputKind
+from torch.export.graph_signature import InputKind
 
 from lrq_deploy.architecture import Architecture, build_architecture
 from lrq_deploy.checkpoint.export_archive import read_export_archive
@@ -33,8 +33,6 @@ class LoadedModel:
         preprocessing: normalisation of the input.
         name: for reports.
         origin: where the weights came from, for reports.
-        num_classes: length of a row of logits as an archive states it; ``None`` for a module,
-            which tells it when it is captured.
     """
 
     program: nn.Module | ExportedProgram
@@ -42,7 +40,6 @@ class LoadedModel:
     preprocessing: Preprocessing
     name: str
     origin: str
-    num_classes: int | None = None
 
 
 def load_model(options: QuantizeOptions) -> LoadedModel:
@@ -182,7 +179,6 @@ def _load_archive(options: QuantizeOptions, file: CheckpointFile) -> LoadedModel
         preprocessing=_preprocessing(options, input_shape, None),
         name=options.model.stem,
         origin=f"torch.export archive {options.model.name}",
-        num_classes=_archive_classes(program),
     )
 
 
@@ -223,16 +219,3 @@ def _agreed_shape(stated: tuple[int | torch.SymInt, ...], options: QuantizeOptio
             "leave out --input-shape",
         )
     return given
-
-
-def _archive_classes(program: ExportedProgram) -> int | None:
-    outputs = [
-        getattr(spec.arg, "name", "")
-        for spec in program.graph_signature.output_specs
-        if spec.kind == OutputKind.USER_OUTPUT
-    ]
-    values = [node.meta.get("val") for node in program.graph.nodes if node.name in outputs]
-    if len(outputs) == 1 and values and isinstance(values[0], Tensor) and values[0].dim() == 2:
-        classes = values[0].shape[1]
-        return classes if isinstance(classes, int) else None
-    return None

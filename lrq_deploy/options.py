@@ -44,6 +44,9 @@ class QuantizeOptions:
             ``torch.export`` archive.
         input_shape: ``(C, H, W)``; ``None`` where the archive or the name tells it.
         mean, std: per channel, in units of the 0..1 pixel range; both or neither.
+        output: which tensor holds the logits where the network returns several: its key, its
+            path such as ``heads.0``, or its number; ``None`` follows the rule of
+            ``lrq_deploy.graph.outputs``.
         images: ImageFolder used only to measure.
         recipe: how much time to spend.
         device: where to train.
@@ -51,6 +54,8 @@ class QuantizeOptions:
         trust_pickle: allow a pickled module to run its code.
         force: replace an existing bundle.
         method: ablation switches.
+        target: name of the runtime that must be able to run the result, ``all``, or ``auto``
+            for all that can run the scheme.
     """
 
     model: Path
@@ -60,6 +65,7 @@ class QuantizeOptions:
     input_shape: tuple[int, int, int] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    output: str | None = None
     images: Path | None = None
     recipe: Recipe = "balanced"
     device: Device = "auto"
@@ -67,6 +73,7 @@ class QuantizeOptions:
     trust_pickle: bool = False
     force: bool = False
     method: MethodSwitches = field(default_factory=MethodSwitches)
+    target: str = "auto"
 
     def __post_init__(self) -> None:
         _check_choice("recipe", self.recipe, get_args(Recipe))

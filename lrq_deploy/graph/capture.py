@@ -1,6 +1,7 @@
 """Capture a network once, as a functional ATen graph in evaluation mode."""
 
 import copy
+import inspect
 import traceback
 import warnings
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch.export import ExportedProgram
 
 from lrq_deploy.errors import CaptureError, UnsupportedNetworkError
 from lrq_deploy.graph.normalize import normalize
+from lrq_deploy.graph.outputs import pick_output
 
 __all__ = ["capture", "example_input"]
 
@@ -39,9 +41,16 @@ def example_input(input_shape: tuple[int, int, int], batch: int = 2) -> Tensor:
 
 
 def capture(
-    program: nn.Module | ExportedProgram, input_shape: tuple[int, int, int]
+    program: nn.Module | ExportedProgram,
+    input_shape: tuple[int, int, int],
+    output: str | None = None,
 ) -> fx.GraphModule:
     """Trace ``program`` with a dynamic batch into a normalised functional graph.
+
+    Args:
+        program: the network.
+        input_shape: ``(C, H, W)``.
+        output: which tensor of its result holds the logits, see ``pick_output``.
 
     Returns:
         A graph with one placeholder ``input`` ``[N, C, H, W]`` and one output
@@ -50,6 +59,7 @@ def capture(
     Raises:
         CaptureError: tracing fails, or the program cannot run at ``input_shape``.
         UnsupportedNetworkError: the network has several inputs or no ``[N, classes]`` output.
+        OptionError: it returns nothing called ``output``.
     """
     exported = program if isinstance(program, ExportedProgram) else _export(program, input_shape)
     with warnings.catch_warnings():
@@ -57,7 +67,13 @@ def capture(
         graph = exported.run_decompositions({}).module(check_guards=False)
     graph_module = fx.GraphModule(graph, copy.deepcopy(graph.graph))
     graph_module.requires_grad_(False)
-    _check_signature(graph_module)
+    _take_input(graph_module)
+    result = graph_module.graph.output_node()
+    result.args = (pick_output(result, exported.call_spec.out_spec, output),)
+    graph_module.graph._codegen = fx.graph.CodeGen()
+    _make_batch_symbolic(graph_module)
+    graph_module.graph.eliminate_dead_code()
+    graph_module.recompile()
     normalize(graph_module)
     _check_output(graph_module, input_shape)
     return graph_module
@@ -65,6 +81,7 @@ def capture(
 
 def _export(module: nn.Module, input_shape: tuple[int, int, int]) -> ExportedProgram:
     module = module.eval()
+    _check_parameters(module)
     batch = torch.export.Dim("batch", min=1)
     try:
         with torch.no_grad(), warnings.catch_warnings():
@@ -79,6 +96,15 @@ def _export(module: nn.Module, input_shape: tuple[int, int, int]) -> ExportedPro
             _first_line(error) + _place(error),
             "edit the named construct, or pass a torch.export archive made in your own code",
         ) from error
+
+
+def _check_parameters(module: nn.Module) -> None:
+    """One image must be enough to call the network."""
+    parameters = inspect.signature(module.forward).parameters.values()
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    required = [p for p in parameters if p.default is p.empty and p.kind in positional]
+    if len(required) > 1:
+        raise _not_one_input([p.name for p in required])
 
 
 def _check_runs(module: nn.Module, input_shape: tuple[int, int, int]) -> None:
@@ -112,37 +138,20 @@ def _place(error: Exception) -> str:
     return f" at {outside[-1].filename}:{outside[-1].lineno}" if outside else ""
 
 
-def _check_signature(graph_module: fx.GraphModule) -> None:
+def _take_input(graph_module: fx.GraphModule) -> None:
     inputs = [n for n in graph_module.graph.nodes if n.op == "placeholder"]
     if len(inputs) != 1:
-        names = ", ".join(n.name for n in inputs)
-        raise UnsupportedNetworkError(
-            "the network must have exactly one input, an image",
-            f"{len(inputs)} inputs ({names})",
-            "wrap it in a module that fixes the other inputs",
-        )
+        raise _not_one_input([n.name for n in inputs])
     inputs[0].name = "input"
     inputs[0].target = "input"
-    outputs = _flatten(graph_module.graph.output_node().args[0])
-    if len(outputs) != 1:
-        raise UnsupportedNetworkError(
-            "the network must return one tensor of logits",
-            f"{len(outputs)} outputs",
-            "wrap it in a module that returns only the logits",
-        )
-    graph_module.graph.output_node().args = (outputs[0],)
-    graph_module.graph._codegen = fx.graph.CodeGen()
-    _make_batch_symbolic(graph_module)
-    graph_module.graph.eliminate_dead_code()
-    graph_module.recompile()
 
 
-def _flatten(value: Any) -> list[Any]:
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, list | tuple):
-        return [leaf for item in value for leaf in _flatten(item)]
-    return [value]
+def _not_one_input(names: list[str]) -> UnsupportedNetworkError:
+    return UnsupportedNetworkError(
+        "the network must have exactly one input, an image",
+        f"{len(names)} inputs ({', '.join(names)})",
+        "wrap it in a module that fixes the other inputs",
+    )
 
 
 def _make_batch_symbolic(graph_module: fx.GraphModule) -> None:

@@ -15,8 +15,9 @@ def make_teacher(
     preprocessing: Preprocessing,
     name: str,
     fingerprint: str,
+    output: str | None = None,
 ) -> Teacher:
-    """Capture a network and describe it; see ``capture`` for the errors."""
-    graph = capture(program, input_shape)
+    """Capture a network and describe it; see ``capture`` for ``output`` and the errors."""
+    graph = capture(program, input_shape, output)
     logits = graph(example_input(input_shape))
     return Teacher(graph, input_shape, int(logits.shape[1]), preprocessing, name, fingerprint)

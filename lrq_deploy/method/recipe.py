@@ -4,7 +4,20 @@ from dataclasses import dataclass, replace
 
 from lrq_deploy.options import Recipe
 
-__all__ = ["RecipeSettings", "recipe_settings"]
+__all__ = ["STUDENT_SETTINGS", "RecipeSettings", "recipe_settings"]
+
+STUDENT_SETTINGS = frozenset(
+    {
+        "calibration_images",
+        "feature_weight",
+        "other_weight",
+        "scale_rate",
+        "student_steps",
+        "temperature",
+        "weight_rate",
+    }
+)
+"""Settings that the synthetic images do not depend on: kept images outlive their change."""
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,12 @@ def make_plan(
     loaded = load_model(options)
     report.advance(message="loaded")
     teacher = make_teacher(
-        loaded.program, loaded.input_shape, loaded.preprocessing, loaded.name, fingerprint=""
+        loaded.program,
+        loaded.input_shape,
+        loaded.preprocessing,
+        loaded.name,
+        fingerprint="",
+        output=options.output,
     )
     report.advance(message="captured")
     student = place_quantizers(

@@ -173,6 +173,19 @@ def test_bits_out_of_range(case: Case, flag: str, bits: str) -> None:
     assert refusal.received == bits
 
 
+def test_tensorrt_with_free_zero_points(case: Case) -> None:
+    flags = ("--act-symmetry", "asymmetric", "--target", "tensorrt")
+    refusal = case.refused(case.weights(), *flags)
+    assert "zero points of 0" in refusal.rule
+    assert "asymmetric" in refusal.received
+
+
+def test_a_target_that_nobody_knows(case: Case) -> None:
+    refusal = case.refused(case.weights(), "--target", "openvino")
+    assert "openvino" in refusal.received
+    assert "onnxruntime, tensorrt" in refusal.remedy
+
+
 @pytest.mark.parametrize("shape", ["1,12,12", "3,4,4", "3,12", "12,12,3", "3,1000,1000"])
 def test_wrong_input_shape(case: Case, shape: str) -> None:
     refusal = case.refused(case.weights(), "--input-shape", shape)

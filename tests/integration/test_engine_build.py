@@ -38,7 +38,7 @@ AMPERE = EngineOptions("tensorrt-rtx", sms=(86,))
 def bundle_of(model: QuantizedModel, path: Path) -> Bundle:
     graphs = {
         target.file_name: to_onnx(model, target).SerializeToString(deterministic=True)
-        for target in targets().accepting(model.scheme)
+        for target in targets().choose("auto", model.scheme).targets
     }
     return write_bundle(path, model, graphs, torch.zeros(1, *model.input_shape), 0, {}, {})
 

@@ -21,6 +21,7 @@ from lrq_deploy.errors import DivergenceError, OptionError
 from lrq_deploy.export.bundle import Bundle, load_bundle
 from lrq_deploy.method.recipe import RecipeSettings
 from lrq_deploy.options import MethodSwitches, QuantizeOptions
+from lrq_deploy.progress import ProgressCallback, ProgressEvent, silent
 from lrq_deploy.scheme import Scheme
 
 pytestmark = pytest.mark.integration
@@ -47,11 +48,17 @@ class Run:
     bundle: Bundle
 
 
-def tiny(teacher: TrainedDigits, out: Path, settings: RecipeSettings = TINY, **changes: Any) -> Run:
+def tiny(
+    teacher: TrainedDigits,
+    out: Path,
+    settings: RecipeSettings = TINY,
+    progress: ProgressCallback = silent,
+    **changes: Any,
+) -> Run:
     options = QuantizeOptions(
         **{"model": teacher.model_file, "out": out, "device": "cpu", "method": SWITCHES, **changes}
     )
-    result = quantize(options, settings=settings)
+    result = quantize(options, progress, settings=settings)
     return Run(result, load_bundle(out))
 
 
@@ -185,9 +192,16 @@ def test_zero_points_are_free_when_asymmetric(
         return {int(q.qparams.zero_point) for q in run.bundle.model().quantizers().values()}
 
     scheme = Scheme(4, 4, 8, act_symmetry="asymmetric")
-    run = tiny(digits_teacher, tmp_path / "bundle", scheme=scheme)
+    events: list[ProgressEvent] = []
+    run = tiny(digits_teacher, tmp_path / "bundle", progress=events.append, scheme=scheme)
+    assert events[1].message.startswith("no graph for tensorrt: TensorRT takes only zero points")
     assert zero_points(reference) == {0}
     assert zero_points(run) - {0}
+    assert not (run.bundle.path / "model.tensorrt.onnx").exists()
+    recorded = run.bundle.manifest.metrics["targets"]
+    assert recorded["written"] == ["onnxruntime"]
+    assert "zero points of 0" in recorded["refused"]["tensorrt"]
+    assert "No graph for tensorrt: " in run.result.verdict
     assert run.result.parity_top1 >= 100 * MIN_SAME_TOP1
 
 

@@ -39,6 +39,7 @@ RESULT = QuantizeResult(
     float_bytes=4,
     student_bytes=1,
     model_file=Path("runs/net-w4a4/model.onnx"),
+    refused_targets={},
     ship=True,
     verdict="equal.",
     next_commands=(),

@@ -68,7 +68,7 @@ def test_every_flag_reaches_the_options(recorder: Recorder) -> None:
         f"{MODEL} --bits 4 --weight-bits 3 --act-bits 5 --edge-bits same --residual-bits 8 "
         "--act-symmetry asymmetric --arch timm:x --input-shape 1,9,12 --mean=-0.5 --std 0.25 "
         "--images shots --recipe best --device cpu --seed 7 --out here --force --trust-pickle "
-        "--no-long-range --margin b --no-decoupled --json --quiet"
+        "--no-long-range --margin b --no-decoupled --target onnxruntime --json --quiet"
     )
     assert parse(recorder, line.split()) == QuantizeOptions(
         model=MODEL,
@@ -85,6 +85,7 @@ def test_every_flag_reaches_the_options(recorder: Recorder) -> None:
         trust_pickle=True,
         force=True,
         method=MethodSwitches(long_range=False, margin="b", decoupled=False),
+        target="onnxruntime",
     )
     assert recorder.json
     assert recorder.quiet

@@ -33,6 +33,7 @@ RESULT = QuantizeResult(
     float_bytes=1_100_000,
     student_bytes=200_000,
     model_file=Path("runs/resnet20-w4a4/model.onnx"),
+    refused_targets={},
     ship=True,
     verdict="the student loses 1.23 points.",
     next_commands=("lrq-deploy quantize " + "x" * 90,),

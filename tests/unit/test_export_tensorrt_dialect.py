@@ -23,6 +23,8 @@ from lrq_deploy.student.frozen import LayerSpec, QuantizedModel
 
 pytestmark = pytest.mark.unit
 
+ASYMMETRIC = Scheme(act_symmetry="asymmetric")
+
 STUDENTS: dict[str, Callable[[], QuantizedModel]] = {
     "w4a4": lambda: residual_student(4, 4),
     "w8a8": lambda: residual_student(8, 8),
@@ -137,10 +139,31 @@ def test_relu6_becomes_a_relu_where_its_bound_is_beyond_the_range() -> None:
         assert [op for op in found if op in ("Relu", "Clip")] == [expected]
 
 
-def test_asymmetric_activations_are_refused_before_training() -> None:
+@pytest.mark.parametrize("request_", ["tensorrt", "all"])
+def test_asymmetric_activations_are_refused_where_it_was_asked_for(request_: str) -> None:
     with pytest.raises(OptionError, match=r"zero points of 0.*asymmetric.*--act-symmetry"):
-        targets().get("tensorrt").check(Scheme(act_symmetry="asymmetric"))
-    targets().get("tensorrt").check(Scheme())
+        targets().choose(request_, ASYMMETRIC)
+
+
+def test_asymmetric_activations_leave_it_out_with_the_reason() -> None:
+    choice = targets().choose("auto", ASYMMETRIC)
+    assert [target.name for target in choice.targets] == ["onnxruntime"]
+    assert list(choice.refused) == ["tensorrt"]
+    (sentence,) = choice.describe_refused()
+    assert "no graph for tensorrt: TensorRT takes only zero points of 0" in sentence
+
+
+def test_the_graph_that_checks_run_on_is_always_written() -> None:
+    for request_, names in {
+        "onnxruntime": ["onnxruntime"],
+        "tensorrt": ["onnxruntime", "tensorrt"],
+        "all": ["onnxruntime", "tensorrt"],
+    }.items():
+        choice = targets().choose(request_, Scheme())
+        assert [target.name for target in choice.targets] == names
+        assert not choice.refused
+    with pytest.raises(OptionError, match=r"openvino.*onnxruntime, tensorrt"):
+        targets().choose("openvino", Scheme())
 
 
 def test_a_zero_point_in_the_table_is_refused() -> None:

@@ -50,11 +50,6 @@ def test_a_single_packed_output_is_unpacked(pack: object) -> None:
     assert logits.shape == (3, 5)
 
 
-def test_two_outputs_are_refused() -> None:
-    with pytest.raises(UnsupportedNetworkError, match=r"one tensor of logits.*2 outputs"):
-        graph_of(Wrapped(lambda y: {"a": y, "b": y + 1}))
-
-
 def test_two_inputs_are_refused() -> None:
     class TwoInputs(nn.Module):
         def forward(self, x: Tensor, y: Tensor) -> Tensor:
