@@ -1,0 +1,116 @@
+"""The logits among what a network returns: the rule, the choice, the refusals."""
+
+from collections import namedtuple
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from support.small_networks import SHAPE, conv_bn, images, with_statistics
+from torch import Tensor, nn
+
+from lrq_deploy.errors import OptionError, UnsupportedNetworkError
+from lrq_deploy.graph.capture import capture
+
+pytestmark = pytest.mark.unit
+
+Pair = namedtuple("Pair", ["logits", "aux"])
+
+
+class Packed(nn.Module):
+    """Logits of 5 classes, an auxiliary head of 4 and a map, packed by ``pack``."""
+
+    def __init__(self, pack: Callable[[Tensor, Tensor, Tensor], Any]) -> None:
+        super().__init__()
+        self.stem = conv_bn(3, 4)
+        self.auxiliary = nn.Linear(4, 4)
+        self.head = nn.Linear(4, 5)
+        self.pack = pack
+
+    def forward(self, x: Tensor) -> Any:
+        x = torch.relu(self.stem(x))
+        pooled = x.mean((2, 3))
+        return self.pack(self.head(pooled), self.auxiliary(pooled), x)
+
+
+PACKS: dict[str, Callable[[Tensor, Tensor, Tensor], Any]] = {
+    "named": lambda y, a, x: {"aux": a, "logits": y},
+    "namedtuple": lambda y, a, x: Pair(y, a),
+    "with-a-map": lambda y, a, x: (x, y),
+    "with-a-number": lambda y, a, x: {"out": y, "loss": None, "scale": 2},
+    "nested": lambda y, a, x: [{"maps": [x]}, {"deep": y}],
+}
+
+
+def _classes(pack: Callable[..., Any], output: str | None = None) -> int:
+    module = with_statistics(Packed(pack))
+    graph = capture(module, SHAPE, output)
+    x = images(3)
+    classes = int(graph(x).shape[1])
+    expected = module.head if classes == 5 else module.auxiliary
+    pooled = torch.relu(module.stem(x)).mean((2, 3))
+    torch.testing.assert_close(graph(x), expected(pooled))
+    return classes
+
+
+@pytest.mark.parametrize("pack", PACKS.values(), ids=PACKS)
+def test_the_rule_finds_the_main_output(pack: Callable[..., Any]) -> None:
+    assert _classes(pack) == 5
+
+
+@pytest.mark.parametrize(
+    ("pack", "output", "classes"),
+    [
+        (lambda y, a, x: {"main": y, "aux": a}, "main", 5),
+        (lambda y, a, x: {"main": y, "aux": a}, "aux", 4),
+        (lambda y, a, x: {"main": y, "aux": a}, "1", 4),
+        (lambda y, a, x: {1: y, 0: a}, "1", 5),
+        (lambda y, a, x: (a, y), "1", 5),
+        (lambda y, a, x: [a, [x, y]], "1.1", 5),
+        (lambda y, a, x: Pair(y, a), "aux", 4),
+        (lambda y, a, x: y, "0", 5),
+    ],
+)
+def test_output_picks_by_key_path_or_number(
+    pack: Callable[..., Any], output: str, classes: int
+) -> None:
+    assert _classes(pack, output) == classes
+
+
+def test_heads_that_are_not_told_apart_are_listed() -> None:
+    with pytest.raises(UnsupportedNetworkError) as caught:
+        _classes(lambda y, a, x: {"main": y, "aux": a, "maps": x})
+    assert caught.value.received == "3 outputs: main [N, 5], aux [N, 4], maps [N, 4, 12, 12]"
+    assert caught.value.remedy.endswith("--output main")
+
+
+def test_a_name_that_is_not_there_lists_those_that_are() -> None:
+    with pytest.raises(OptionError, match=r"'logit'; there is main \[N, 5\], aux \[N, 4\]"):
+        _classes(lambda y, a, x: {"main": y, "aux": a}, "logit")
+    with pytest.raises(OptionError, match="'2'"):
+        _classes(lambda y, a, x: (y, a), "2")
+
+
+def test_a_segmentation_head_is_refused_with_what_it_returns() -> None:
+    with pytest.raises(UnsupportedNetworkError, match=r"out \[N, 4, 12, 12\].*segmentation"):
+        _classes(lambda y, a, x: {"out": x, "aux": x + 1})
+
+
+def test_only_a_table_can_be_the_logits() -> None:
+    with pytest.raises(UnsupportedNetworkError, match=r"logits \[N, classes\]"):
+        _classes(lambda y, a, x: (y, x), "1")
+
+
+def test_a_result_without_a_tensor_is_refused() -> None:
+    with pytest.raises(UnsupportedNetworkError, match="no tensor"):
+        _classes(lambda y, a, x: {"count": 3, "more": None})
+
+
+class Masked(nn.Module):
+    def forward(self, x: Tensor, mask: Tensor, scale: float = 1.0) -> Tensor:
+        return (x * mask * scale).mean((2, 3))
+
+
+def test_a_module_with_two_inputs_is_refused_by_their_names() -> None:
+    with pytest.raises(UnsupportedNetworkError, match=r"2 inputs \(x, mask\)"):
+        capture(Masked(), SHAPE)
