@@ -67,6 +67,8 @@ def _parsed(key: str, value: object) -> object:
         return parse_integers(key, value)
     if isinstance(value, str) and key in ("mean", "std"):
         return parse_floats(key, value)
+    if isinstance(value, int) and key == "output":
+        return str(value)
     return value
 
 

@@ -24,6 +24,16 @@ def build():
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5),
     )
 
+class Heads(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+        self.main, self.aux = nn.Linear(4, 5), nn.Linear(4, 6)
+
+    def forward(self, x):
+        x = self.body(x).mean((2, 3))
+        return {"main": self.main(x), "aux": self.aux(x)}
+
 def plain():
     return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(800, 5))
 """
@@ -128,3 +138,11 @@ def test_bad_input_is_exit_code_2(program: Program) -> None:
     code, text = program.run("--bits", "1")
     assert code == main.EXIT_INPUT
     assert "2..8" in text
+
+
+def test_output_picks_one_of_several_heads(program: Program) -> None:
+    code, text = program.run(factory="Heads")
+    assert code == main.EXIT_INPUT
+    assert "main [N, 5], aux [N, 6]" in text
+    _, text = program.run("--json", "--output", "aux", factory="Heads")
+    assert json.loads(text)["num_classes"] == 6
