@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from lrq_deploy.cli.quantize_flags import QuantizeFlags, options_from
+from lrq_deploy.cli.quantize_flags import QuantizeFlags, control_from, options_from
 from lrq_deploy.errors import OptionError
 from lrq_deploy.options import Device, MarginMode, Recipe
 from lrq_deploy.progress import ProgressCallback, silent
 from lrq_deploy.scheme import ActSymmetry
+from lrq_deploy.task import Task
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,10 +29,12 @@ def quantize(
     residual_bits: int | Literal["same"] = "same",
     act_symmetry: ActSymmetry = "symmetric",
     target: str = "auto",
+    cache: str | Path | None = None,
     arch: str | None = None,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
     output: str | int | None = None,
+    task: Task = "multiclass",
     images: str | Path | None = None,
     recipe: Recipe = "balanced",
     device: Device = "auto",
@@ -42,6 +45,7 @@ def quantize(
     long_range: bool | None = None,
     margin: MarginMode | None = None,
     decoupled: bool | None = None,
+    bench: bool = True,
     name: str | None = None,
     progress: ProgressCallback = silent,
 ) -> "Bundle":
@@ -62,6 +66,7 @@ def quantize(
         arch: ``torchvision:NAME``, ``timm:NAME`` or ``FILE.py:FACTORY`` of a checkpoint file.
         mean, std: per channel, in units of the 0..1 pixel range; both or neither.
         output: key, path or number of the logits where the network returns several tensors.
+        task: one class per image, or a yes or no per logit (``multilabel``).
         images: folder of images, only to measure.
         recipe: how much time to spend.
         device: where to train.
@@ -70,6 +75,8 @@ def quantize(
         force: replace a bundle at ``out``.
         trust_pickle: run the code of a pickled module in a checkpoint file.
         long_range, margin, decoupled: parts of the method; its defaults, if not given.
+        bench: time the result against the float network.
+        cache: folder where the made images are kept, and reused while they would be the same.
         name: of a network in memory, for reports; its class, if not given.
         progress: receives the events of every stage.
 
@@ -94,6 +101,7 @@ def quantize(
         mean=mean,
         std=std,
         output=None if output is None else str(output),
+        task=task,
         images=None if images is None else Path(images),
         recipe=recipe,
         device=device,
@@ -105,6 +113,8 @@ def quantize(
         margin=margin,
         decoupled=decoupled,
         target=target,
+        bench=bench,
+        cache=None if cache is None else Path(cache),
     )
     path = Path(model) if isinstance(model, str | Path) else Path(name or type(model).__name__)
     options = options_from(path, flags)
@@ -112,7 +122,9 @@ def quantize(
     from lrq_deploy.cli.pipeline import quantize as run_pipeline
     from lrq_deploy.export.bundle import load_bundle
 
-    return load_bundle(run_pipeline(options, progress, network).bundle_path)
+    return load_bundle(
+        run_pipeline(options, progress, network, control=control_from(flags)).bundle_path
+    )
 
 
 def _check_source(in_memory: bool, arch: str | None, name: str | None) -> None:

@@ -8,19 +8,24 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import onnx
+import onnx_ir as ir
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from lrq_deploy.calibration.observe import calibrate
-from lrq_deploy.calibration.synthesize import synthesize
+from lrq_deploy.calibration.synthetic_store import MadeSet, synthesize_once
 from lrq_deploy.checkpoint.fingerprint import fingerprint
 from lrq_deploy.cli.checking import Checked, check
 from lrq_deploy.cli.result import QuantizeResult
+from lrq_deploy.cli.improvement import improvements
 from lrq_deploy.cli.verdict import judge, next_commands
 from lrq_deploy.errors import DivergenceError, OptionError
 from lrq_deploy.export.bundle import check_output, write_bundle
+from lrq_deploy.export.float_twin import float_twin
+from lrq_deploy.export.neutral import neutral_graph
 from lrq_deploy.export.onnx_graph import to_onnx
 from lrq_deploy.export.targets import REFERENCE, TargetChoice, targets
 from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
@@ -33,6 +38,8 @@ from lrq_deploy.method.recipe import RecipeSettings, recipe_settings
 from lrq_deploy.method.student_training import train_student
 from lrq_deploy.options import QuantizeOptions
 from lrq_deploy.progress import ProgressCallback, StageProgress, silent
+from lrq_deploy.resume.control import RunControl
+from lrq_deploy.resume.stage_store import StageStore
 from lrq_deploy.student.freeze import freeze
 from lrq_deploy.student.frozen import QuantizedModel
 from lrq_deploy.synthetic import SyntheticSet
@@ -47,6 +54,7 @@ def quantize(
     progress: ProgressCallback = silent,
     network: nn.Module | None = None,
     settings: RecipeSettings | None = None,
+    control: RunControl | None = None,
 ) -> QuantizeResult:
     """Quantize a network and write its bundle.
 
@@ -55,12 +63,14 @@ def quantize(
         progress: receives the events of every stage.
         network: a trained network in memory; ``options.model`` then only names it.
         settings: work and step sizes; those of ``options.recipe``, if not given.
+        control: what the run keeps and reuses; nothing, if not given.
 
     Raises:
         LrqError: an option, the model, the images or the output cannot be used (nothing is
             written then), the training diverges, or the exported graph misses the parity bound.
     """
     clock = _Clock()
+    control = control or RunControl()
     check_output(options.out, options.force)
     choice = _targets(options, progress)
     device = _device(options.device)
@@ -70,29 +80,35 @@ def quantize(
     settings = settings or recipe_settings(options.recipe, teacher.input_shape)
     with _last_good_kept(options.out):
         with clock.stage("synthesize"):
-            synthetic = synthesize(
-                teacher, settings, options.method, options.seed, device, progress
+            store = None if control.cache is None else StageStore(control.cache)
+            made = synthesize_once(
+                store, teacher, settings, options.method, options.seed, device, progress
             )
+            synthetic = made.synthetic
         with clock.stage("fit"):
             model, fit_metrics = _fit(teacher, synthetic, options, settings, device, progress)
     with clock.stage("export"):
-        graphs = _graphs(model, choice, progress)
+        neutral = neutral_graph(model)
+        graphs = _graphs(model, neutral, choice, progress)
+        twin = _serialised(float_twin(model, neutral)) if options.bench else None
         file_name = targets().get(REFERENCE).file_name
-        graph = graphs[file_name]
     with clock.stage("check"):
-        checked = check(teacher, model, graph, synthetic, images, progress)
+        checked = check(teacher, model, graphs, twin, synthetic, images, progress)
     metrics = {
         "generator": synthetic.metrics,
         "student": fit_metrics,
         "fidelity": checked.fidelity.to_json(),
         "parity": checked.parity.to_json(),
         "coverage": checked.coverage.to_json(),
+        "ladder": [rung.to_json() for rung in checked.ladder.rungs],
+        "bench": None if checked.benchmark is None else checked.benchmark.to_json(),
         "images_source": checked.source,
         "targets": {
             "written": [target.name for target in choice.targets],
             "refused": dict(choice.refused),
         },
         "seconds": clock.seconds,
+        "seconds_saved": _saved(made),
     }
     write_bundle(
         options.out,
@@ -104,7 +120,7 @@ def quantize(
         metrics,
         options.force,
     )
-    return _result(options, model, checked, choice, clock, options.out / file_name)
+    return _result(options, model, checked, choice, clock, made, options.out / file_name)
 
 
 class _Clock:
@@ -144,6 +160,7 @@ def _load(options: QuantizeOptions, network: nn.Module | None) -> Teacher:
         loaded.name,
         fingerprint(_state(loaded.program)),
         options.output,
+        options.task,
     )
     tap_batch_norms(teacher.graph)
     return teacher
@@ -155,9 +172,8 @@ def _state(program: nn.Module | ExportedProgram) -> dict[str, Tensor]:
 
 
 def _read_images(folder: Path, teacher: Teacher) -> ImageSet:
-    return read_image_folder(
-        folder, teacher.input_shape, teacher.preprocessing, teacher.num_classes
-    )
+    classes = teacher.num_classes if teacher.task == "multiclass" else None
+    return read_image_folder(folder, teacher.input_shape, teacher.preprocessing, classes)
 
 
 def _fit(
@@ -215,15 +231,19 @@ def _targets(options: QuantizeOptions, progress: ProgressCallback) -> TargetChoi
 
 
 def _graphs(
-    model: QuantizedModel, choice: TargetChoice, progress: ProgressCallback
+    model: QuantizedModel, neutral: ir.Model, choice: TargetChoice, progress: ProgressCallback
 ) -> dict[str, bytes]:
     """The student by file name, in the dialect of every chosen target."""
     report = StageProgress(progress, "export", len(choice.targets))
     graphs: dict[str, bytes] = {}
     for target in choice.targets:
-        graphs[target.file_name] = to_onnx(model, target).SerializeToString(deterministic=True)
+        graphs[target.file_name] = _serialised(to_onnx(model, target, neutral))
         report.advance(message=target.file_name)
     return graphs
+
+
+def _serialised(proto: onnx.ModelProto) -> bytes:
+    return proto.SerializeToString(deterministic=True)
 
 
 def _plain_options(options: QuantizeOptions) -> dict[str, Any]:
@@ -239,20 +259,22 @@ def _result(
     checked: Checked,
     choice: TargetChoice,
     clock: _Clock,
+    made: MadeSet,
     model_file: Path,
 ) -> QuantizeResult:
     fidelity, parity = checked.fidelity, checked.parity
-    ship, verdict = judge(
-        fidelity, parity, checked.coverage, checked.source, choice.describe_refused()
-    )
     stored = [t for layer in model.layers().values() for t in (layer.weight_q, layer.bias)]
-    parameters = sum(tensor.numel() for tensor in stored if tensor is not None)
+    float_bytes = 4 * sum(tensor.numel() for tensor in stored if tensor is not None)
+    student_bytes = model_file.stat().st_size
+    verdict = judge(checked, float_bytes, student_bytes, choice.describe_refused())
+    times = None if checked.benchmark is None else checked.benchmark.batches[0]
     return QuantizeResult(
         bundle_path=options.out,
         name=model.name,
         scheme=options.scheme.describe(),
         seconds=clock.total(),
         stage_seconds=clock.seconds,
+        seconds_saved=_saved(made),
         peak_memory_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         images_measured=fidelity.count,
         images_source=checked.source,
@@ -264,14 +286,22 @@ def _result(
         parity_max_diff=parity.max_diff,
         parity_mean_diff=parity.mean_diff,
         integer_share=100 * checked.coverage.share,
-        float_bytes=4 * parameters,
-        student_bytes=model_file.stat().st_size,
+        float_bytes=float_bytes,
+        student_bytes=student_bytes,
         model_file=model_file,
+        float_latency_ms=None if times is None else times.float_graph.p50_ms,
+        student_latency_ms=None if times is None else times.quantized.p50_ms,
+        improvements=improvements(options, model, checked, student_bytes),
         refused_targets=dict(choice.refused),
-        ship=ship,
-        verdict=verdict,
-        next_commands=next_commands(options, ship),
+        ship=verdict.ship,
+        verdict=verdict.sentence,
+        next_commands=next_commands(options, verdict.ship),
     )
+
+
+def _saved(made: MadeSet) -> dict[str, float]:
+    """Seconds that the reused stages took when they were made."""
+    return {"synthesize": round(made.seconds, 3)} if made.reused else {}
 
 
 def _percent(share: float | None) -> float | None:

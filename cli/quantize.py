@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 from lrq_deploy.cli import quantize_parameters as parameter
 from lrq_deploy.cli.quantize_flags import (
     QuantizeFlags,
+    control_from,
     options_from,
     parse_floats,
     parse_integers,
     parse_width,
 )
 from lrq_deploy.options import QuantizeOptions
+from lrq_deploy.resume.control import RunControl
 
 if TYPE_CHECKING:
     from lrq_deploy.cli.result import QuantizeResult
@@ -29,11 +31,13 @@ def quantize(
     residual_bits: parameter.ResidualBits = None,
     act_symmetry: parameter.ActSymmetry = None,
     target: parameter.Target = None,
+    bench: parameter.Bench = None,
     arch: parameter.Arch = None,
     input_shape: parameter.InputShape = None,
     mean: parameter.Mean = None,
     std: parameter.Std = None,
     output: parameter.Output = None,
+    task: parameter.Task = None,
     images: parameter.Images = None,
     trust_pickle: parameter.TrustPickle = None,
     long_range: parameter.LongRange = None,
@@ -44,6 +48,7 @@ def quantize(
     seed: parameter.Seed = None,
     out: parameter.Out = None,
     force: parameter.Force = None,
+    cache: parameter.Cache = None,
     config: parameter.Config = None,
     json: parameter.Json = False,
     quiet: parameter.Quiet = False,
@@ -61,6 +66,7 @@ def quantize(
         mean=parse_floats("mean", mean),
         std=parse_floats("std", std),
         output=output,
+        task=task,
         images=images,
         recipe=recipe,
         device=device,
@@ -72,19 +78,24 @@ def quantize(
         margin=margin,
         decoupled=decoupled,
         target=target,
+        bench=bench,
+        cache=cache,
     )
     if config is not None:
         from lrq_deploy.cli.config_file import read_config
 
         flags = flags.over(read_config(config))
-    run_and_report(options_from(model, flags), json=json, quiet=quiet)
+    run_and_report(options_from(model, flags), control_from(flags), json=json, quiet=quiet)
 
 
-def run_and_report(options: QuantizeOptions, *, json: bool, quiet: bool) -> "QuantizeResult":
+def run_and_report(
+    options: QuantizeOptions, control: RunControl, *, json: bool, quiet: bool
+) -> "QuantizeResult":
     """Run the pipeline with progress, then print the result.
 
     Args:
         options: of the run.
+        control: what it keeps and reuses.
         json: print JSON on stdout, and plain progress on stderr.
         quiet: show no progress.
     """
@@ -101,7 +112,7 @@ def run_and_report(options: QuantizeOptions, *, json: bool, quiet: bool) -> "Qua
         if json:
             # Exporters and compilers write to stdout as they like; scripts read it as JSON.
             stack.enter_context(redirect_stdout(sys.stderr))
-        result = run_pipeline(options, view)
+        result = run_pipeline(options, view, control=control)
     if json:
         stdout.print_json(data=result.to_json())
     else:

@@ -8,11 +8,14 @@ from typing import Any, Literal, cast
 
 from lrq_deploy.errors import OptionError
 from lrq_deploy.options import Device, MarginMode, MethodSwitches, QuantizeOptions, Recipe
+from lrq_deploy.resume.control import RunControl
 from lrq_deploy.scheme import ActSymmetry, Scheme, check_bits
+from lrq_deploy.task import Task
 
 __all__ = [
     "QuantizeFlags",
     "command_line",
+    "control_from",
     "flag_name",
     "options_from",
     "parse_floats",
@@ -42,6 +45,7 @@ class QuantizeFlags:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     output: str | None = None
+    task: str | None = None
     images: Path | None = None
     recipe: str | None = None
     device: str | None = None
@@ -53,6 +57,8 @@ class QuantizeFlags:
     margin: str | None = None
     decoupled: bool | None = None
     target: str | None = None
+    bench: bool | None = None
+    cache: Path | None = None
 
     def given(self) -> dict[str, Any]:
         """The fields that were given, by name."""
@@ -137,7 +143,8 @@ def options_from(model: Path, flags: QuantizeFlags) -> QuantizeOptions:
         OptionError: a value is out of range or the bit widths are missing.
     """
     scheme = _scheme_from(flags)
-    defaults = MethodSwitches()
+    one_class = flags.task != "multilabel"
+    defaults = MethodSwitches() if one_class else MethodSwitches(margin="off", decoupled=False)
     method = MethodSwitches(
         long_range=defaults.long_range if flags.long_range is None else flags.long_range,
         margin=cast(MarginMode, flags.margin or defaults.margin),
@@ -154,6 +161,7 @@ def options_from(model: Path, flags: QuantizeFlags) -> QuantizeOptions:
         mean=flags.mean,
         std=flags.std,
         output=flags.output,
+        task=cast(Task, flags.task or "multiclass"),
         images=flags.images,
         recipe=cast(Recipe, flags.recipe or "balanced"),
         device=cast(Device, flags.device or "auto"),
@@ -162,7 +170,13 @@ def options_from(model: Path, flags: QuantizeFlags) -> QuantizeOptions:
         force=bool(flags.force),
         method=method,
         target=flags.target or "auto",
+        bench=flags.bench is not False,
     )
+
+
+def control_from(flags: QuantizeFlags) -> RunControl:
+    """What a run keeps and reuses."""
+    return RunControl(cache=flags.cache)
 
 
 def _scheme_from(flags: QuantizeFlags) -> Scheme:

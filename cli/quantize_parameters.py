@@ -11,7 +11,9 @@ __all__ = [
     "ActBits",
     "ActSymmetry",
     "Arch",
+    "Bench",
     "Bits",
+    "Cache",
     "Config",
     "Decoupled",
     "DemoOut",
@@ -33,6 +35,7 @@ __all__ = [
     "Seed",
     "Std",
     "Target",
+    "Task",
     "TrustPickle",
     "WeightBits",
 ]
@@ -151,6 +154,14 @@ Output = Annotated[
         "or the one named logits.",
     ),
 ]
+Task = Annotated[
+    str | None,
+    typer.Option(
+        "--task",
+        metavar="multiclass|multilabel",
+        help="One class per image, or a yes or no per logit. Default: multiclass.",
+    ),
+]
 Images = Annotated[
     Path | None,
     typer.Option(
@@ -206,6 +217,12 @@ Seed = Annotated[
     int | None,
     typer.Option("--seed", metavar="N", help="Seed of everything random. Default: 0."),
 ]
+Bench = Annotated[
+    bool | None,
+    typer.Option(
+        "--bench/--no-bench", help="Time the result against the float network. Default: on."
+    ),
+]
 Out = Annotated[
     Path | None,
     typer.Option("--out", metavar="DIR", help="Bundle to create. Default: runs/MODEL-w4a4."),
@@ -217,6 +234,14 @@ DemoOut = Annotated[
 Force = Annotated[
     bool | None,
     typer.Option("--force/--no-force", help="Replace what is already in --out."),
+]
+Cache = Annotated[
+    Path | None,
+    typer.Option(
+        "--cache",
+        metavar="DIR",
+        help="Keep the made images there, and reuse them where nothing they depend on changed.",
+    ),
 ]
 Config = Annotated[
     Path | None,

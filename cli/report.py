@@ -25,6 +25,8 @@ def print_report(console: Console, result: QuantizeResult) -> None:
     sentence.stylize("green" if result.ship else "red")
     sentence.append(result.verdict, style="not bold default")
     console.print(sentence)
+    for figure, text in result.improvements.items():
+        console.print(f"  better {figure}: {text}.", markup=False, highlight=False)
     if result.next_commands:
         console.print("\nNext:", highlight=False)
         for command in result.next_commands:
@@ -44,6 +46,10 @@ def _comparison(result: QuantizeResult) -> Table:
         table.add_row("accuracy", f"{teacher:.2f} %", f"{student:.2f} %", points)
     ratio = f"{result.float_bytes / max(result.student_bytes, 1):.1f} x smaller"
     table.add_row("size", _size(result.float_bytes), _size(result.student_bytes), ratio)
+    before, after = result.float_latency_ms, result.student_latency_ms
+    if before is not None and after is not None:
+        change = f"{after / before:.2f} of the time"
+        table.add_row("latency", f"{before:.2f} ms", f"{after:.2f} ms", change)
     return table
 
 
@@ -70,7 +76,8 @@ def _checks(result: QuantizeResult) -> Table:
 def _time(result: QuantizeResult) -> str:
     slowest = sorted(result.stage_seconds.items(), key=lambda item: -item[1])[:3]
     stages = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in slowest)
-    return f"{result.seconds:.1f} s" + (f" ({stages})" if stages else "")
+    saved = [f"; {name} reused, saves {s:.1f} s" for name, s in result.seconds_saved.items()]
+    return f"{result.seconds:.1f} s" + (f" ({stages})" if stages else "") + "".join(saved)
 
 
 def _size(count: int) -> str:

@@ -22,6 +22,7 @@ from lrq_deploy.export.bundle import Bundle, load_bundle
 from lrq_deploy.method.recipe import RecipeSettings
 from lrq_deploy.options import MethodSwitches, QuantizeOptions
 from lrq_deploy.progress import ProgressCallback, ProgressEvent, silent
+from lrq_deploy.resume.control import RunControl
 from lrq_deploy.scheme import Scheme
 
 pytestmark = pytest.mark.integration
@@ -53,12 +54,13 @@ def tiny(
     out: Path,
     settings: RecipeSettings = TINY,
     progress: ProgressCallback = silent,
+    control: RunControl | None = None,
     **changes: Any,
 ) -> Run:
     options = QuantizeOptions(
         **{"model": teacher.model_file, "out": out, "device": "cpu", "method": SWITCHES, **changes}
     )
-    result = quantize(options, progress, settings=settings)
+    result = quantize(options, progress, settings=settings, control=control)
     return Run(result, load_bundle(out))
 
 
@@ -112,7 +114,10 @@ def numbers(value: Any) -> Iterator[float]:
 
 def test_every_metric_is_finite(digits_bundle: Run) -> None:
     metrics = digits_bundle.bundle.manifest.metrics
-    assert metrics.keys() >= {"generator", "student", "fidelity", "parity", "coverage", "seconds"}
+    stages = {"generator", "student", "fidelity", "parity", "coverage", "ladder", "bench"}
+    assert metrics.keys() >= stages | {"seconds"}
+    assert [rung["passes"] for rung in metrics["ladder"]] == [True] * 5
+    assert metrics["bench"]["worst_ratio"] > 0
     found = torch.tensor(list(numbers(metrics)))
     assert len(found) > 30
     assert bool(found.isfinite().all())
@@ -163,6 +168,20 @@ def test_the_same_seed_gives_the_same_bytes(
         assert digest(again, name) == digest(reference, name)
     other = tiny(digits_teacher, tmp_path / "other", seed=1)
     assert digest(other) != digest(reference)
+
+
+def test_a_cache_gives_other_bits_the_same_images(
+    digits_teacher: TrainedDigits, reference: Run, tmp_path: Path
+) -> None:
+    cache = RunControl(cache=tmp_path / "cache")
+    eight = tiny(digits_teacher, tmp_path / "eight", control=cache, scheme=Scheme(8, 8, 8))
+    four = tiny(digits_teacher, tmp_path / "four", control=cache)
+    assert eight.result.seconds_saved == {}
+    assert four.result.seconds_saved["synthesize"] > 0
+    assert four.bundle.manifest.metrics["seconds_saved"] == four.result.seconds_saved
+    for name in ("model.onnx", "student.safetensors", "synthetic.png"):
+        assert digest(four, name) == digest(reference, name)
+    assert digest(eight, "synthetic.png") == digest(four, "synthetic.png")
 
 
 @pytest.mark.parametrize(

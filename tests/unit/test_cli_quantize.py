@@ -15,6 +15,7 @@ from lrq_deploy.cli.quantize_flags import QuantizeFlags, options_from
 from lrq_deploy.cli.result import QuantizeResult
 from lrq_deploy.options import QuantizeOptions
 from lrq_deploy.progress import ProgressCallback, StageProgress
+from lrq_deploy.resume.control import RunControl
 
 pytestmark = pytest.mark.unit
 
@@ -25,6 +26,7 @@ RESULT = QuantizeResult(
     scheme="W4A4, edge 8",
     seconds=1.0,
     stage_seconds={},
+    seconds_saved={},
     peak_memory_mib=1.0,
     images_measured=10,
     images_source="folder",
@@ -39,6 +41,9 @@ RESULT = QuantizeResult(
     float_bytes=4,
     student_bytes=1,
     model_file=Path("runs/net-w4a4/model.onnx"),
+    float_latency_ms=1.5,
+    student_latency_ms=0.75,
+    improvements={"size": "--weight-bits 4 saves 40 % of the file"},
     refused_targets={},
     ship=True,
     verdict="equal.",
@@ -46,7 +51,9 @@ RESULT = QuantizeResult(
 )
 
 
-def chatty_pipeline(options: QuantizeOptions, progress: ProgressCallback) -> QuantizeResult:
+def chatty_pipeline(
+    options: QuantizeOptions, progress: ProgressCallback, control: RunControl
+) -> QuantizeResult:
     """Reports one stage, and writes to stdout as some exporters do."""
     StageProgress(progress, "export", 1).advance()
     sys.stdout.write("[exporter] all is well\n")
@@ -61,7 +68,7 @@ def _pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_json_has_stdout_for_itself(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_and_report(OPTIONS, json=True, quiet=False).name == "net"
+    assert run_and_report(OPTIONS, RunControl(), json=True, quiet=False).name == "net"
     written = capsys.readouterr()
     assert json.loads(written.out)["bundle_path"] == "runs/net-w4a4"
     assert written.err.splitlines() == [
@@ -72,13 +79,13 @@ def test_json_has_stdout_for_itself(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_quiet_json_leaves_stderr_to_others(capsys: pytest.CaptureFixture[str]) -> None:
-    run_and_report(OPTIONS, json=True, quiet=True)
+    run_and_report(OPTIONS, RunControl(), json=True, quiet=True)
     assert capsys.readouterr().err == "[exporter] all is well\n"
 
 
 @pytest.mark.parametrize("quiet", [False, True])
 def test_the_report_follows_the_progress(quiet: bool, capsys: pytest.CaptureFixture[str]) -> None:
-    run_and_report(OPTIONS, json=False, quiet=quiet)
+    run_and_report(OPTIONS, RunControl(), json=False, quiet=quiet)
     written = capsys.readouterr().out
     assert ("export: 1 step" in written) != quiet
     assert written.rstrip().endswith("SHIP IT: equal.")

@@ -22,6 +22,7 @@ from lrq_deploy.cli.quantize_flags import (
 )
 from lrq_deploy.errors import OptionError
 from lrq_deploy.options import MethodSwitches, QuantizeOptions
+from lrq_deploy.resume.control import RunControl
 from lrq_deploy.scheme import Scheme
 
 pytestmark = pytest.mark.unit
@@ -33,11 +34,14 @@ class Recorder:
     """Takes the place of the run, so that parsing is seen alone."""
 
     options: QuantizeOptions | None = None
+    control: RunControl | None = None
     json = False
     quiet = False
 
-    def __call__(self, options: QuantizeOptions, *, json: bool, quiet: bool) -> None:
-        self.options, self.json, self.quiet = options, json, quiet
+    def __call__(
+        self, options: QuantizeOptions, control: RunControl, *, json: bool, quiet: bool
+    ) -> None:
+        self.options, self.control, self.json, self.quiet = options, control, json, quiet
 
 
 @pytest.fixture
@@ -68,7 +72,7 @@ def test_every_flag_reaches_the_options(recorder: Recorder) -> None:
         f"{MODEL} --bits 4 --weight-bits 3 --act-bits 5 --edge-bits same --residual-bits 8 "
         "--act-symmetry asymmetric --arch timm:x --input-shape 1,9,12 --mean=-0.5 --std 0.25 "
         "--images shots --recipe best --device cpu --seed 7 --out here --force --trust-pickle "
-        "--no-long-range --margin b --no-decoupled --target onnxruntime --json --quiet"
+        "--no-long-range --margin b --no-decoupled --target onnxruntime --no-bench --cache kept --json --quiet"
     )
     assert parse(recorder, line.split()) == QuantizeOptions(
         model=MODEL,
@@ -86,7 +90,9 @@ def test_every_flag_reaches_the_options(recorder: Recorder) -> None:
         force=True,
         method=MethodSwitches(long_range=False, margin="b", decoupled=False),
         target="onnxruntime",
+        bench=False,
     )
+    assert recorder.control == RunControl(cache=Path("kept"))
     assert recorder.json
     assert recorder.quiet
 

@@ -1,0 +1,101 @@
+"""Make the synthetic set, or take it from a store where it was made before."""
+
+import time
+from dataclasses import asdict, dataclass
+
+import torch
+
+from lrq_deploy.calibration import synthesize as stage
+from lrq_deploy.checkpoint.fingerprint import fingerprint
+from lrq_deploy.method.recipe import STUDENT_SETTINGS, RecipeSettings
+from lrq_deploy.options import MethodSwitches
+from lrq_deploy.progress import ProgressCallback, ProgressEvent
+from lrq_deploy.resume.stage_key import code_digest, stage_key
+from lrq_deploy.resume.stage_store import StageStore
+from lrq_deploy.synthetic import SyntheticSet
+from lrq_deploy.teacher import Teacher
+
+__all__ = ["MadeSet", "images_key", "synthesize_once"]
+
+STAGE = "images"
+
+
+@dataclass(frozen=True)
+class MadeSet:
+    """A synthetic set and what it cost.
+
+    Attributes:
+        synthetic: the images.
+        seconds: wall time of making them, whenever that was.
+        reused: whether they were taken from a store.
+    """
+
+    synthetic: SyntheticSet
+    seconds: float
+    reused: bool
+
+
+def images_key(
+    teacher: Teacher,
+    settings: RecipeSettings,
+    switches: MethodSwitches,
+    seed: int,
+    device: torch.device,
+) -> str:
+    """Key of the images: the same key, the same images on one machine.
+
+    Nothing of the student's widths, rates or steps is in it. The thread count is not either:
+    it changes last bits, not what the images are.
+    """
+    made_with = asdict(settings)
+    for name in STUDENT_SETTINGS:
+        del made_with[name]
+    return stage_key(
+        {
+            "stage": STAGE,
+            "code": code_digest(stage.__name__),
+            "teacher": fingerprint(teacher.graph.state_dict()),
+            "graph": teacher.graph.code,
+            "input_shape": teacher.input_shape,
+            "preprocessing": asdict(teacher.preprocessing),
+            "settings": made_with,
+            "long_range": switches.long_range,
+            # The student's margin leaves the images as they are without one.
+            "margin": "off" if switches.margin == "b" else switches.margin,
+            "seed": seed,
+            "device": device.type,
+            "torch": torch.__version__,
+        }
+    )
+
+
+def synthesize_once(
+    store: StageStore | None,
+    teacher: Teacher,
+    settings: RecipeSettings,
+    switches: MethodSwitches,
+    seed: int,
+    device: torch.device,
+    progress: ProgressCallback,
+) -> MadeSet:
+    """``synthesize``, unless ``store`` has its product.
+
+    Raises:
+        UnsupportedNetworkError, DivergenceError: see ``synthesize``.
+        OutputError: the store cannot be written.
+    """
+    key = images_key(teacher, settings, switches, seed, device)
+    found = None if store is None else store.find(STAGE, key)
+    if store is not None and found is not None:
+        message = f"reused from {store.folder}, which saves {found['seconds']:.1f} s"
+        progress(ProgressEvent(STAGE, 1, 1, message=message))
+        return MadeSet(SyntheticSet(**found["synthetic"]), found["seconds"], True)
+    start = time.perf_counter()
+    made = stage.synthesize(teacher, settings, switches, seed, device, progress)
+    seconds = time.perf_counter() - start
+    if store is not None:
+        product = {name: getattr(made, name) for name in SyntheticSet.__dataclass_fields__}
+        # A view would be written with all of the storage behind it.
+        product |= {name: product[name].clone() for name in ("images", "labels", "held_out")}
+        store.add(STAGE, key, {"synthetic": product, "seconds": seconds})
+    return MadeSet(made, seconds, False)

@@ -1,0 +1,55 @@
+"""A folder of finished stages, each kept under the key of everything that it depends on."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lrq_deploy.errors import StateFileError
+from lrq_deploy.resume.state_file import SUFFIX, read_state, write_state
+
+__all__ = ["StageStore"]
+
+KEY_DIGITS = 32
+
+
+class StageStore:
+    """Finished stages on the disk; several runs may share the folder.
+
+    Args:
+        folder: created with the first product.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    @property
+    def folder(self) -> Path:
+        """Where the products are."""
+        return self._folder
+
+    def find(self, stage: str, key: str, mapped: bool = False) -> dict[str, Any] | None:
+        """The product of a stage, or None; a damaged one is deleted.
+
+        Args:
+            stage: name of the stage.
+            key: see ``stage_key``.
+            mapped: leave tensors in the file, see ``read_state``.
+        """
+        for path in sorted(self._folder.glob(f"{stage}-{key[:KEY_DIGITS]}-*{SUFFIX}")):
+            try:
+                found = read_state(path, mapped)
+            except StateFileError:
+                path.unlink(missing_ok=True)
+                continue
+            os.utime(path)
+            return found
+        return None
+
+    def add(self, stage: str, key: str, product: Mapping[str, Any]) -> Path:
+        """Keep a product.
+
+        Raises:
+            OutputError: the disk refuses.
+        """
+        return write_state(self._folder, f"{stage}-{key[:KEY_DIGITS]}", product)

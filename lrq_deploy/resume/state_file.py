@@ -1,0 +1,124 @@
+"""State files: written whole or not at all, and named by their content.
+
+A file is ``NAME-DIGEST.pt``, where the digest is the first 16 hex digits of the SHA-256 of its
+bytes, so that a damaged file is known by its name.
+"""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import torch
+
+from lrq_deploy.errors import OutputError, StateFileError
+
+__all__ = ["DIGEST_DIGITS", "SUFFIX", "read_state", "write_state"]
+
+DIGEST_DIGITS = 16
+SUFFIX = ".pt"
+
+
+def write_state(folder: Path, name: str, state: Mapping[str, Any]) -> Path:
+    """Write tensors and plain values; the file appears complete, and stays after a power cut.
+
+    Args:
+        folder: created where it is missing.
+        name: of the file, without digest and ending.
+        state: nested mappings and lists of tensors, numbers, strings and None.
+
+    Raises:
+        OutputError: the disk refuses; nothing of the file is left.
+    """
+    writer: _Digesting | None = None
+    partial: Path | None = None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{name}.", suffix=".partial", dir=folder)
+        partial = Path(temporary)
+        with os.fdopen(descriptor, "wb") as file:
+            writer = _Digesting(file)
+            torch.save(dict(state), cast(BinaryIO, writer))
+            file.flush()
+            os.fsync(file.fileno())
+        path = folder / f"{name}-{writer.digest()}{SUFFIX}"
+        partial.rename(path)
+        _sync_directory(folder)
+    except (OSError, RuntimeError) as error:
+        # torch reports what the disk said as an error of its own.
+        refusal = writer.refusal if writer is not None and writer.refusal else error
+        if not isinstance(refusal, OSError):
+            raise
+        raise OutputError(
+            "the state of the run must be written completely",
+            f"{refusal.strerror or refusal} at {folder}",
+            "free space on that disk and run again; what was written before is still there",
+        ) from error
+    finally:
+        if partial is not None:
+            partial.unlink(missing_ok=True)
+    return path
+
+
+def read_state(path: Path, mapped: bool = False) -> dict[str, Any]:
+    """Read a state file, its tensors on the CPU.
+
+    Args:
+        path: as ``write_state`` gave it.
+        mapped: leave the tensors in the file, and load what is touched.
+
+    Raises:
+        StateFileError: the file is damaged or cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()[:DIGEST_DIGITS]
+    except OSError as error:
+        raise _unusable(path, str(error.strerror)) from error
+    if found != path.stem.rpartition("-")[2]:
+        raise _unusable(path, f"content with the digest {found}")
+    state: dict[str, Any] = torch.load(path, map_location="cpu", mmap=mapped, weights_only=True)
+    return state
+
+
+class _Digesting:
+    """A file to write to that sums up what passes, and remembers what the disk said."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._sum = hashlib.sha256()
+        self.refusal: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        self._sum.update(data)
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.refusal = error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def digest(self) -> str:
+        return self._sum.hexdigest()[:DIGEST_DIGITS]
+
+
+def _sync_directory(path: Path) -> None:
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _unusable(path: Path, received: str) -> StateFileError:
+    return StateFileError(
+        "a state file must have the content that its name states",
+        f"{received} in {path}",
+        "delete the file; the work is then done again",
+    )
