@@ -57,6 +57,7 @@ def images_key(
             "teacher": fingerprint(teacher.graph.state_dict()),
             "graph": teacher.graph.code,
             "input_shape": teacher.input_shape,
+            "task": teacher.task,
             "preprocessing": asdict(teacher.preprocessing),
             "settings": made_with,
             "long_range": switches.long_range,

@@ -238,7 +238,8 @@ def _images(
         return synthetic_batches(bundle, model, options.count, _BATCH), options.count
     from lrq_deploy.images import read_image_folder
 
+    classes = model.num_classes if model.task == "multiclass" else None
     found = read_image_folder(
-        options.images, model.input_shape, model.preprocessing, model.num_classes, options.count
+        options.images, model.input_shape, model.preprocessing, classes, options.count
     )
     return found.batches(_BATCH), len(found)

@@ -1,15 +1,34 @@
 """Teacher against student on images that were never used for fitting."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from lrq_deploy.errors import ImageError
 from lrq_deploy.export.session import Session
+from lrq_deploy.task import answers
 from lrq_deploy.teacher import Teacher
 
-__all__ = ["Fidelity", "measure"]
+__all__ = ["Fidelity", "LabelAgreement", "measure"]
+
+
+@dataclass(frozen=True)
+class LabelAgreement:
+    """Where labels stand on their own; most are "no", so that agreement alone says little.
+
+    Attributes:
+        exact: share of images on which all labels agree, 0..1.
+        f1: of the student's yes answers against the teacher's, all labels together, 0..1; 1
+            where neither says yes.
+        per_label: share of images on which each label agrees, ``[K]``.
+    """
+
+    exact: float
+    f1: float
+    per_label: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -19,11 +38,12 @@ class Fidelity:
     Attributes:
         count: images measured.
         labelled: images with a label.
-        agreement: share of all images with the same top-1, 0..1.
+        agreement: share of the same answers, 0..1: one per image, or one per label.
         teacher_accuracy: top-1 share on the labelled images, None without labels.
         student_accuracy: the same for the student.
         lost: labelled images that only the teacher gets right.
         gained: labelled images that only the student gets right.
+        labels: more on the agreement where an image has several answers.
     """
 
     count: int
@@ -33,6 +53,7 @@ class Fidelity:
     student_accuracy: float | None
     lost: int
     gained: int
+    labels: LabelAgreement | None = None
 
     @property
     def drop_points(self) -> float | None:
@@ -41,9 +62,9 @@ class Fidelity:
             return None
         return 100 * (self.teacher_accuracy - self.student_accuracy)
 
-    def to_json(self) -> dict[str, float | None]:
+    def to_json(self) -> dict[str, Any]:
         """Plain values with the drop."""
-        return {**vars(self), "drop_points": self.drop_points}
+        return {**asdict(self), "drop_points": self.drop_points}
 
 
 def measure(
@@ -54,26 +75,44 @@ def measure(
     Raises:
         ImageError: there are no images.
     """
-    count = labelled = same = teacher_right = student_right = lost = gained = 0
+    seen: list[tuple[Tensor, Tensor]] = []
+    labelled = teacher_right = student_right = lost = gained = 0
     for batch, labels in images:
-        ours, theirs = session.logits(batch).argmax(1), teacher.logits(batch).argmax(1)
-        count += len(batch)
-        same += int((ours == theirs).sum())
+        ours = answers(session.logits(batch), teacher.task)
+        theirs = answers(teacher.logits(batch), teacher.task)
+        seen.append((ours, theirs))
         if labels is not None:
-            hit, teacher_hit = ours == labels, theirs == labels
+            hit, teacher_hit = ours[:, 0] == labels, theirs[:, 0] == labels
             labelled += len(labels)
             student_right += int(hit.sum())
             teacher_right += int(teacher_hit.sum())
             lost += int((teacher_hit & ~hit).sum())
             gained += int((hit & ~teacher_hit).sum())
-    if count == 0:
+    if not seen:
         raise ImageError("measuring needs images", "none", "pass a folder with images")
+    ours, theirs = (torch.cat(side) for side in zip(*seen, strict=True))
     return Fidelity(
-        count=count,
+        count=len(ours),
         labelled=labelled,
-        agreement=same / count,
+        agreement=_share(ours == theirs),
         teacher_accuracy=teacher_right / labelled if labelled else None,
         student_accuracy=student_right / labelled if labelled else None,
         lost=lost,
         gained=gained,
+        labels=_label_agreement(ours, theirs) if teacher.task == "multilabel" else None,
     )
+
+
+def _label_agreement(ours: Tensor, theirs: Tensor) -> LabelAgreement:
+    """Of yes answers, both ``[N, K]`` bool."""
+    same = ours == theirs
+    said = int(ours.sum()) + int(theirs.sum())
+    return LabelAgreement(
+        exact=_share(same.all(1)),
+        f1=2 * int((ours & theirs).sum()) / said if said else 1.0,
+        per_label=tuple(same.double().mean(0).tolist()),
+    )
+
+
+def _share(hits: Tensor) -> float:
+    return float(hits.double().mean())

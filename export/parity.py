@@ -11,6 +11,7 @@ from lrq_deploy.errors import ParityError
 from lrq_deploy.export.session import Session, batches_of, open_session
 from lrq_deploy.export.simulation import exact_logits
 from lrq_deploy.student.frozen import QuantizedModel
+from lrq_deploy.task import Task, answers
 
 __all__ = ["MIN_SAME_TOP1", "ROW_TOLERANCE", "Parity", "compare", "require", "student_parity"]
 
@@ -28,7 +29,7 @@ class Parity:
 
     Attributes:
         count: images compared.
-        same_top1: share of images with the same answer, 0..1.
+        same_top1: share of the same answers, 0..1: one per image, or one per label.
         same_rows: share of images whose logits are the same integers, that is, equal up to
             ``ROW_TOLERANCE``, 0..1.
         identical_rows: share of images whose logits have the same bits, 0..1.
@@ -48,7 +49,7 @@ class Parity:
         return dict(vars(self))
 
 
-def compare(a: Tensor, b: Tensor) -> Parity:
+def compare(a: Tensor, b: Tensor, task: Task = "multiclass") -> Parity:
     """Compare logits ``[N, classes]`` of two forms of one network.
 
     Raises:
@@ -66,7 +67,7 @@ def compare(a: Tensor, b: Tensor) -> Parity:
     limit = ROW_TOLERANCE * max(float(a.abs().max()), float(b.abs().max()))
     return Parity(
         count=a.shape[0],
-        same_top1=_share(a.argmax(1) == b.argmax(1)),
+        same_top1=_share(answers(a, task) == answers(b, task)),
         same_rows=_share((difference <= limit).all(1)),
         identical_rows=_share((a == b).all(1)),
         max_diff=float(difference.max()),
@@ -82,8 +83,8 @@ def require(parity: Parity, what: str, min_same_top1: float = MIN_SAME_TOP1) -> 
     """
     if parity.same_top1 < min_same_top1:
         raise ParityError(
-            f"{what} must give the same top-1 on {100 * min_same_top1:g} % of the images",
-            f"{100 * parity.same_top1:.2f} % of {parity.count}, logits off by up to "
+            f"{what} must give {100 * min_same_top1:g} % of the same answers",
+            f"{100 * parity.same_top1:.2f} % on {parity.count} images, logits off by up to "
             f"{parity.max_diff:.3g}",
             "this is a fault of lrq-deploy or of the runtime; please report it with the CPU type",
         )
@@ -112,7 +113,9 @@ def student_parity(
     if not pairs:
         raise ParityError("parity needs images", "none", "pass at least one image")
     ours, theirs = (torch.cat(side) for side in zip(*pairs, strict=True))
-    return require(compare(ours, theirs), "ONNX Runtime and the torch student", min_same_top1)
+    return require(
+        compare(ours, theirs, model.task), "ONNX Runtime and the torch student", min_same_top1
+    )
 
 
 def _share(hits: Tensor) -> float:

@@ -78,6 +78,7 @@ def _document(model: QuantizedModel) -> dict[str, Any]:
         "preprocessing": asdict(model.preprocessing),
         "name": model.name,
         "teacher_fingerprint": model.teacher_fingerprint,
+        "task": model.task,
         "table": model.table.to_json(),
         "quantizers": list(model.quantizers()),
         "layers": layers,
@@ -116,6 +117,8 @@ def _model(document: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Quanti
         preprocessing=Preprocessing(**preprocessing),
         name=document["name"],
         teacher_fingerprint=document["teacher_fingerprint"],
+        # Bundles of before this was stored hold no other.
+        task=document.get("task", "multiclass"),
     )
 
 

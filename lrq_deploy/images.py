@@ -162,7 +162,7 @@ def read_image_folder(
     folder: Path,
     input_shape: tuple[int, int, int],
     preprocessing: Preprocessing,
-    num_classes: int,
+    num_classes: int | None,
     limit: int | None = None,
 ) -> ImageSet:
     """Read an ImageFolder (one subfolder per class) or a folder of unlabelled images.
@@ -174,7 +174,7 @@ def read_image_folder(
         folder: the directory.
         input_shape: ``(C, H, W)`` of the network.
         preprocessing: resizing and normalisation.
-        num_classes: length of a row of logits.
+        num_classes: length of a row of logits; None where a folder cannot tell the labels.
         limit: read at most this many files, spread evenly over the folder.
 
     Raises:
@@ -226,7 +226,7 @@ def _convert(image: Image.Image, mode: str) -> Image.Image:
     return image.convert(mode)
 
 
-def _list_images(folder: Path, num_classes: int) -> _Listing:
+def _list_images(folder: Path, num_classes: int | None) -> _Listing:
     if not folder.is_dir():
         raise ImageError(
             "--images must name a folder",
@@ -244,6 +244,8 @@ def _list_images(folder: Path, num_classes: int) -> _Listing:
         )
     if len(subfolders) < 2 or not any(by_class):
         return _Listing(loose or by_class[0], None, (), "")
+    if num_classes is None:
+        return _Listing([*loose, *(path for files in by_class for path in files)], None, (), "")
     return _listing_by_class(folder, subfolders, by_class, len(loose), num_classes)
 
 

@@ -6,6 +6,7 @@ from typing import Literal, get_args
 
 from lrq_deploy.errors import OptionError
 from lrq_deploy.scheme import Scheme
+from lrq_deploy.task import Task
 
 __all__ = ["Device", "MarginMode", "MethodSwitches", "QuantizeOptions", "Recipe"]
 
@@ -47,6 +48,8 @@ class QuantizeOptions:
         output: which tensor holds the logits where the network returns several: its key, its
             path such as ``heads.0``, or its number; ``None`` follows the rule of
             ``lrq_deploy.graph.outputs``.
+        task: what the logits mean. Sets of labels need ``method`` without a margin and without
+            decoupled distillation, which are about one class.
         images: ImageFolder used only to measure.
         recipe: how much time to spend.
         device: where to train.
@@ -67,6 +70,7 @@ class QuantizeOptions:
     std: tuple[float, ...] | None = None
     output: str | None = None
     images: Path | None = None
+    task: Task = "multiclass"
     recipe: Recipe = "balanced"
     device: Device = "auto"
     seed: int = 0
@@ -80,6 +84,14 @@ class QuantizeOptions:
         _check_choice("device", self.device, get_args(Device))
         if self.seed < 0:
             raise OptionError("seed must be 0 or more", str(self.seed), "pass --seed 0")
+        _check_choice("task", self.task, get_args(Task))
+        if self.task == "multilabel" and (self.method.decoupled or self.method.margin != "off"):
+            raise OptionError(
+                "margin and decoupled distillation are about one class per image",
+                f"task multilabel with margin {self.method.margin}"
+                + (" and decoupled distillation" if self.method.decoupled else ""),
+                "leave out --margin and --decoupled",
+            )
         if self.input_shape is not None:
             _check_input_shape(self.input_shape)
         _check_preprocessing(self.mean, self.std, self.input_shape)

@@ -13,7 +13,8 @@ class SyntheticSet:
 
     Attributes:
         images: normalised inputs ``[N, C, H, W]`` float32 for fitting the student.
-        labels: class that each image was generated for, ``[N]`` int64.
+        labels: class that each image was generated for, ``[N]`` int64, or its set of labels,
+            ``[N, K]`` float32 of 0 and 1.
         held_out: images ``[M, C, H, W]`` never used for fitting, for label-free decisions.
         metrics: figures of the generator at its end, for instance the share of images that
             the teacher puts into the class they were made for.

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
+from lrq_deploy.task import Task
+
 __all__ = ["Preprocessing", "Teacher"]
 
 
@@ -43,6 +45,7 @@ class Teacher:
         preprocessing: normalisation of the input.
         name: what the user called it, for reports.
         fingerprint: SHA-256 over names, shapes and values of the parameters and buffers.
+        task: what the logits mean.
     """
 
     graph: fx.GraphModule
@@ -51,6 +54,7 @@ class Teacher:
     preprocessing: Preprocessing
     name: str
     fingerprint: str
+    task: Task = "multiclass"
 
     def logits(self, images: torch.Tensor) -> torch.Tensor:
         """Logits ``[N, classes]`` of normalised images ``[N, C, H, W]``, without gradients."""

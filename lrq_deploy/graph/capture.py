@@ -13,7 +13,8 @@ from torch.export import ExportedProgram
 
 from lrq_deploy.errors import CaptureError, UnsupportedNetworkError
 from lrq_deploy.graph.normalize import normalize
-from lrq_deploy.graph.outputs import pick_output
+from lrq_deploy.graph.outputs import pick_output, take_off_probabilities
+from lrq_deploy.task import Task
 
 __all__ = ["capture", "example_input"]
 
@@ -44,6 +45,7 @@ def capture(
     program: nn.Module | ExportedProgram,
     input_shape: tuple[int, int, int],
     output: str | None = None,
+    task: Task = "multiclass",
 ) -> fx.GraphModule:
     """Trace ``program`` with a dynamic batch into a normalised functional graph.
 
@@ -51,6 +53,7 @@ def capture(
         program: the network.
         input_shape: ``(C, H, W)``.
         output: which tensor of its result holds the logits, see ``pick_output``.
+        task: what the logits mean; a softmax or sigmoid that ends the network is taken off.
 
     Returns:
         A graph with one placeholder ``input`` ``[N, C, H, W]`` and one output
@@ -75,7 +78,8 @@ def capture(
     graph_module.graph.eliminate_dead_code()
     graph_module.recompile()
     normalize(graph_module)
-    _check_output(graph_module, input_shape)
+    take_off_probabilities(graph_module, task)
+    _check_output(graph_module, input_shape, 1 if task == "multilabel" else 2)
     return graph_module
 
 
@@ -190,7 +194,9 @@ def _shape_for_any_batch(node: fx.Node, shape: list[Any]) -> list[Any]:
     return [-1, *sizes] if sizes and all(isinstance(n, int) for n in sizes) else shape
 
 
-def _check_output(graph_module: fx.GraphModule, input_shape: tuple[int, int, int]) -> None:
+def _check_output(
+    graph_module: fx.GraphModule, input_shape: tuple[int, int, int], fewest: int
+) -> None:
     for batch in (2, 3):
         try:
             with torch.no_grad():
@@ -205,9 +211,9 @@ def _check_output(graph_module: fx.GraphModule, input_shape: tuple[int, int, int
                 f"{shape} for a batch of {batch}",
                 "detection and segmentation heads are not supported; wrap a classifier",
             )
-        if logits.shape[1] < 2:
+        if logits.shape[1] < fewest:
             raise UnsupportedNetworkError(
                 "the network must have at least 2 classes",
                 f"{logits.shape[1]} logit",
-                "turn a single logit z into the two logits (0, z)",
+                "pass --task multilabel where a single logit says yes or no",
             )

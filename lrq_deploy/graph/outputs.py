@@ -1,14 +1,26 @@
-"""Which tensor of a network's result is the logits."""
+"""Which tensor of a network's result is the logits, before any softmax or sigmoid."""
 
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from lrq_deploy.errors import OptionError, UnsupportedNetworkError
+from lrq_deploy.graph.operators import is_call
+from lrq_deploy.task import Task
 
-__all__ = ["LOGITS", "pick_output"]
+__all__ = ["LOGITS", "pick_output", "take_off_probabilities"]
+
+aten = torch.ops.aten
+
+_SOFTMAX = {
+    aten.softmax.int,
+    aten._softmax.default,
+    aten.log_softmax.int,
+    aten._log_softmax.default,
+}
 
 LOGITS = "logits"
 """Name that decides among several outputs of shape ``[N, classes]``."""
@@ -60,6 +72,31 @@ def pick_output(output: fx.Node, spec: pytree.TreeSpec, wanted: str | None) -> f
         f"{len(found)} outputs: {_listing(found)}",
         f"pass --output with one of them, for instance --output {tables[0].name}",
     )
+
+
+def take_off_probabilities(graph_module: fx.GraphModule, task: Task) -> None:
+    """Make the input of a softmax or sigmoid that ends a normalised graph its result, in place.
+
+    The answers stay the same, and distillation needs the logits.
+
+    Raises:
+        UnsupportedNetworkError: what ends the network contradicts ``task``.
+    """
+    output = graph_module.graph.output_node()
+    last: Any = output.args[0]
+    sigmoid = is_call(last, {aten.sigmoid.default})
+    if not sigmoid and not is_call(last, _SOFTMAX):
+        return
+    if sigmoid != (task == "multilabel"):
+        raise UnsupportedNetworkError(
+            "a network that ends in a sigmoid says yes or no per label, one that ends in a softmax "
+            "names one class",
+            f"{'sigmoid' if sigmoid else 'softmax'} with --task {task}",
+            f"pass --task {'multilabel' if sigmoid else 'multiclass'}",
+        )
+    output.args = (last.args[0],)
+    graph_module.graph.eliminate_dead_code()
+    graph_module.recompile()
 
 
 def _named(found: list[_Output], wanted: str) -> fx.Node:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["decoupled_distillation", "plain_distillation"]
+__all__ = ["decoupled_distillation", "label_distillation", "plain_distillation"]
 
 
 def plain_distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -18,6 +18,17 @@ def plain_distillation(student: Tensor, teacher: Tensor, temperature: float) -> 
         reduction="batchmean",
         log_target=True,
     )
+
+
+def label_distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """``T^2 sum_k KL(Bernoulli(sigmoid(t_k/T)) || Bernoulli(sigmoid(s_k/T)))``, batch mean.
+
+    For labels that stand on their own: the divergence of their joint distribution.
+    """
+    yes = torch.sigmoid(teacher / temperature)
+    cross = F.binary_cross_entropy_with_logits(student / temperature, yes, reduction="none")
+    own = F.binary_cross_entropy_with_logits(teacher / temperature, yes, reduction="none")
+    return temperature**2 * (cross - own).sum(1).mean()
 
 
 def decoupled_distillation(

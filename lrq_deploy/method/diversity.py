@@ -11,16 +11,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lrq_deploy.method.wanted import draw_wanted
+from lrq_deploy.task import Task
+
 __all__ = ["diversity_loss", "paired_labels"]
 
 COARSE_SIDE = 8
 """Distances are taken on maps averaged to at most 8 x 8: texture is not diversity."""
 
 
-def paired_labels(count: int, num_classes: int, generator: torch.Generator) -> Tensor:
-    """Random labels ``[count]``, ``count`` even, whose second half repeats the first."""
-    half = torch.randint(num_classes, (count // 2,), generator=generator)
-    return half.repeat(2)
+def paired_labels(
+    count: int, num_classes: int, generator: torch.Generator, task: Task = "multiclass"
+) -> Tensor:
+    """``count`` of ``draw_wanted``, an even number, the second half a repetition of the first."""
+    half = draw_wanted(count // 2, num_classes, task, generator)
+    return torch.cat([half, half])
 
 
 def diversity_loss(maps: list[Tensor], labels: Tensor) -> Tensor:
@@ -28,13 +33,13 @@ def diversity_loss(maps: list[Tensor], labels: Tensor) -> Tensor:
 
     Args:
         maps: images or feature maps ``[N, C, ...]`` of a batch with ``paired_labels``.
-        labels: ``[N]``; image i and i + N/2 share a class.
+        labels: classes ``[N]`` or sets ``[N, K]``; image i and i + N/2 share theirs.
 
     Returns:
         Scalar; 0 where images of one class differ as much as images of two.
     """
     half = labels.shape[0] // 2
-    other = labels[:half] != labels[:half].roll(1)
+    other = (labels[:half] != labels[:half].roll(1, 0)).reshape(half, -1).any(1)
     if not bool(other.any()):
         return maps[0].new_zeros(())
     return torch.stack([_shortfall(_coarse(x), half, other) for x in maps]).sum()

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lrq_deploy.method.attention import AttentionBlock
+from lrq_deploy.task import Task
 from lrq_deploy.teacher import Preprocessing
 
 __all__ = ["LATENT_SIZE", "LongRangeGenerator"]
@@ -31,9 +32,10 @@ class LongRangeGenerator(nn.Module):
 
     Args:
         input_shape: ``(C, H, W)`` of the images to make.
-        num_classes: 2 or more.
+        num_classes: 2 or more; 1 or more labels.
         preprocessing: bounds of the inputs; where unknown, the bounds are learned.
         long_range: large-kernel attention (off: the ablation without it).
+        task: whether it is asked for classes or for sets of labels.
     """
 
     def __init__(
@@ -42,11 +44,13 @@ class LongRangeGenerator(nn.Module):
         num_classes: int,
         preprocessing: Preprocessing,
         long_range: bool = True,
+        task: Task = "multiclass",
     ) -> None:
         super().__init__()
         channels, height, width = input_shape
         self.sizes = map_sizes(height, width)
         self.num_classes = num_classes
+        self.task: Task = task
         first = self.sizes[0]
         widths = [max(WIDEST >> max(i - 1, 0), NARROWEST) for i in range(len(self.sizes))]
         self.embedding = nn.Embedding(num_classes, LATENT_SIZE)
@@ -64,7 +68,9 @@ class LongRangeGenerator(nn.Module):
         self.reach = nn.Parameter(reach[:, None, None], requires_grad=not preprocessing.known)
 
     def embed(self, labels: Tensor) -> Tensor:
-        """Class vectors ``[N, LATENT_SIZE]`` of labels ``[N]``."""
+        """``[N, LATENT_SIZE]`` of classes ``[N]``, sums of them for sets of labels ``[N, K]``."""
+        if labels.dim() == 2:
+            return labels @ self.embedding.weight
         result: Tensor = self.embedding(labels)
         return result
 

@@ -6,15 +6,18 @@ pixels from noise over hundreds of steps; starting from the generator, 25 steps 
 images keep their structure.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lrq_deploy.graph.statistics import TappedTeacher
 from lrq_deploy.method.recipe import RecipeSettings
 from lrq_deploy.method.statistics_loss import statistics_loss
+from lrq_deploy.method.wanted import wanted_loss
 
-__all__ = ["refine"]
+__all__ = ["Refinement", "refine"]
 
 
 def refine(
@@ -28,23 +31,71 @@ def refine(
 
     Args:
         images: one batch, normalised ``[N, C, H, W]``.
-        labels: their classes ``[N]``.
+        labels: their classes ``[N]`` or sets of labels ``[N, K]``.
         teacher: on the device of ``images``.
         settings: ``refinement_steps`` of Adam at ``refinement_rate``, falling linearly to 0.
         bounds: lowest and highest input per channel, each ``[C, 1, 1]``.
     """
-    pixels = images.detach().clone(memory_format=torch.channels_last).requires_grad_()
-    optimizer = torch.optim.Adam([pixels], settings.refinement_rate)
-    for step in range(settings.refinement_steps):
-        optimizer.param_groups[0]["lr"] = settings.refinement_rate * (
-            1 - step / settings.refinement_steps
+    refinement = Refinement(images, labels, teacher, settings, bounds)
+    for _ in range(settings.refinement_steps):
+        refinement.step()
+    return refinement.pixels.detach()
+
+
+class Refinement:
+    """The refinement of one batch, step by step.
+
+    Attributes:
+        pixels: the images as they are now.
+        steps_done: so far.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        teacher: TappedTeacher,
+        settings: RecipeSettings,
+        bounds: tuple[Tensor, Tensor],
+    ) -> None:
+        self.pixels = images.detach().clone(memory_format=torch.channels_last).requires_grad_()
+        self.steps_done = 0
+        self._labels = labels
+        self._teacher = teacher
+        self._settings = settings
+        self._bounds = bounds
+        self._optimizer = torch.optim.Adam([self.pixels], settings.refinement_rate)
+
+    def step(self) -> Tensor:
+        """Move the pixels once; the loss before, a scalar."""
+        settings, pixels = self._settings, self.pixels
+        self._optimizer.param_groups[0]["lr"] = settings.refinement_rate * (
+            1 - self.steps_done / settings.refinement_steps
         )
-        logits, _, taps = teacher.graph(pixels)
-        loss = settings.statistics_weight * statistics_loss(taps, teacher.statistics)
-        loss = loss + settings.class_weight * F.cross_entropy(logits, labels)
-        optimizer.zero_grad(set_to_none=True)
+        logits, _, taps = self._teacher.graph(pixels)
+        loss = settings.statistics_weight * statistics_loss(taps, self._teacher.statistics)
+        loss = loss + settings.class_weight * wanted_loss(logits, self._labels)
+        self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        optimizer.step()
+        self._optimizer.step()
         with torch.no_grad():
-            pixels.copy_(torch.minimum(torch.maximum(pixels, bounds[0]), bounds[1]))
-    return pixels.detach()
+            pixels.copy_(torch.minimum(torch.maximum(pixels, self._bounds[0]), self._bounds[1]))
+        self.steps_done += 1
+        return loss.detach()
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of the pixels and their optimiser."""
+        return {
+            "steps_done": self.steps_done,
+            "pixels": self.pixels.detach(),
+            "labels": self._labels,
+            "optimizer": self._optimizer.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from ``state_dict``; images and labels are replaced by those of then."""
+        self.steps_done = state["steps_done"]
+        with torch.no_grad():
+            self.pixels.copy_(state["pixels"])
+        self._labels = state["labels"].to(self.pixels.device)
+        self._optimizer.load_state_dict(state["optimizer"])

@@ -57,6 +57,7 @@ def make_plan(
         loaded.name,
         fingerprint="",
         output=options.output,
+        task=options.task,
     )
     report.advance(message="captured")
     student = place_quantizers(

@@ -19,6 +19,7 @@ from torch import Tensor, fx, nn
 from lrq_deploy.qparams import QParams, ScaleTable
 from lrq_deploy.scheme import Scheme
 from lrq_deploy.student.operators import dequantize_weight, quantize_dequantize
+from lrq_deploy.task import Task
 from lrq_deploy.teacher import Preprocessing
 
 __all__ = ["FrozenLayer", "FrozenQuantizer", "LayerKind", "LayerSpec", "QuantizedModel"]
@@ -135,6 +136,7 @@ class QuantizedModel:
         preprocessing: normalisation of the input.
         name: the teacher's name.
         teacher_fingerprint: SHA-256 of the teacher's weights.
+        task: what the logits mean.
     """
 
     graph: fx.GraphModule
@@ -145,6 +147,7 @@ class QuantizedModel:
     preprocessing: Preprocessing
     name: str
     teacher_fingerprint: str
+    task: Task = "multiclass"
 
     def logits(self, images: Tensor) -> Tensor:
         """Logits ``[N, classes]`` of normalised images ``[N, C, H, W]``, without gradients."""

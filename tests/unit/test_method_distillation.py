@@ -1,5 +1,7 @@
 """Distillation: the published identity, two classes, extreme logits."""
 
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,7 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lrq_deploy.method.distillation import decoupled_distillation, plain_distillation
+from lrq_deploy.method.distillation import (
+    decoupled_distillation,
+    label_distillation,
+    plain_distillation,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -70,3 +76,20 @@ def test_the_teacher_itself_has_no_loss() -> None:
     assert float(decoupled_distillation(teacher, teacher, 4.0, 1.0, 8.0)) == pytest.approx(
         0, abs=1e-9
     )
+
+
+def test_label_distillation_is_the_divergence_of_every_joint_outcome() -> None:
+    student, teacher = (
+        torch.tensor([[0.3, -1.0], [2.0, 0.1]]),
+        torch.tensor([[1.0, -0.5], [0.0, 4.0]]),
+    )
+    temperature = 2.0
+    s, t = (student / temperature).sigmoid(), (teacher / temperature).sigmoid()
+    total = torch.zeros(())
+    for outcome in itertools.product((0.0, 1.0), repeat=2):
+        yes = torch.tensor(outcome)
+        p, q = ((yes * x + (1 - yes) * (1 - x)).prod(1) for x in (t, s))
+        total = total + (p * (p / q).log()).sum()
+    found = label_distillation(student, teacher, temperature)
+    torch.testing.assert_close(found, temperature**2 * total / 2)
+    assert label_distillation(teacher, teacher, temperature) == 0.0
