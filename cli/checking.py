@@ -1,15 +1,20 @@
 """Check a finished graph against the teacher and the student."""
 
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from lrq_deploy.export.accuracy import Fidelity, measure
 from lrq_deploy.export.coverage import Coverage, audit
+from lrq_deploy.export.ladder import Ladder, climb
+from lrq_deploy.export.latency import Benchmark, BenchmarkOptions, measure_latency
 from lrq_deploy.export.parity import Parity, student_parity
 from lrq_deploy.export.session import open_session
+from lrq_deploy.export.targets import REFERENCE, targets
 from lrq_deploy.images import ImageSet
 from lrq_deploy.progress import ProgressCallback, StageProgress
 from lrq_deploy.student.frozen import QuantizedModel
@@ -20,32 +25,48 @@ __all__ = ["Checked", "check"]
 
 PARITY_IMAGES = 1000
 BATCH = 64
+BRIEF_PIXELS = 2**16
+"""Of the images that every form of the student runs on: 32 of 32x32, 4 of 224x224."""
+BRIEF_BENCH = BenchmarkOptions(threads=1, batch_sizes=(1,), runs=30, memory=False)
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What the finished graph was measured to be."""
+    """What the finished graphs were measured to be.
+
+    Attributes:
+        fidelity: teacher against student, on ``source``.
+        parity: ``model.onnx`` against the exact student, on many images.
+        coverage: what runs in integers.
+        ladder: every form of the student, on few images.
+        benchmark: latency against the float network; None if it was not to be measured.
+        source: ``folder`` for the user's images, ``synthetic`` for made ones.
+    """
 
     fidelity: Fidelity
     parity: Parity
     coverage: Coverage
+    ladder: Ladder
+    benchmark: Benchmark | None
     source: str
 
 
 def check(
     teacher: Teacher,
     model: QuantizedModel,
-    graph: bytes,
+    graphs: Mapping[str, bytes],
+    twin: bytes | None,
     synthetic: SyntheticSet,
     images: ImageSet | None,
     progress: ProgressCallback,
 ) -> Checked:
-    """Accuracy or agreement, parity and integer coverage of ``graph``.
+    """Accuracy or agreement, parity, integer coverage and latency of what will ship.
 
     Args:
         teacher: the original.
-        model: the student that ``graph`` was written from.
-        graph: serialised, for ONNX Runtime.
+        model: the student that the graphs were written from.
+        graphs: serialised, by file name; the one of ONNX Runtime among them.
+        twin: float network to time it against; None leaves the latency out.
         synthetic: measured where ``images`` is absent.
         images: the user's, never used for fitting.
         progress: receives an event per check.
@@ -53,6 +74,7 @@ def check(
     Raises:
         ParityError: the graph and the student differ by more than the bound.
     """
+    graph = graphs[targets().get(REFERENCE).file_name]
     session = open_session(graph)
     report = StageProgress(progress, "check", 3)
     made = synthetic.held_out
@@ -65,7 +87,40 @@ def check(
     report.advance(message="parity")
     coverage = audit(model, graph)
     report.advance(message="integer coverage")
-    return Checked(fidelity, parity, coverage, "synthetic" if images is None else "folder")
+    with tempfile.TemporaryDirectory() as name:
+        ladder, benchmark = _tried(Path(name), model, graphs, twin, synthetic, progress)
+    source = "synthetic" if images is None else "folder"
+    return Checked(fidelity, parity, coverage, ladder, benchmark, source)
+
+
+def _tried(
+    folder: Path,
+    model: QuantizedModel,
+    graphs: Mapping[str, bytes],
+    twin: bytes | None,
+    synthetic: SyntheticSet,
+    progress: ProgressCallback,
+) -> tuple[Ladder, Benchmark | None]:
+    """``validate`` and ``bench`` in brief, on the files as they will be written."""
+    paths = {name: folder / name for name in graphs}
+    for name, data in graphs.items():
+        paths[name].write_bytes(data)
+    graph = paths[targets().get(REFERENCE).file_name]
+    _, height, width = model.input_shape
+    count = min(max(BRIEF_PIXELS // (height * width), 4), BATCH // 2)
+    ladder = climb(
+        model,
+        graph,
+        [synthetic.held_out[:count]],
+        paths.get(targets().get("tensorrt").file_name),
+        reference_count=1,
+        progress=progress,
+    )
+    if twin is None:
+        return ladder, None
+    float_graph = folder / "float.onnx"
+    float_graph.write_bytes(twin)
+    return ladder, measure_latency(float_graph, graph, BRIEF_BENCH, progress)
 
 
 def _parity_images(images: ImageSet | None, synthetic: SyntheticSet) -> Iterator[Tensor]:

@@ -243,7 +243,8 @@ def _graphs(
 
 
 def _serialised(proto: onnx.ModelProto) -> bytes:
-    return proto.SerializeToString(deterministic=True)
+    data: bytes = proto.SerializeToString(deterministic=True)
+    return data
 
 
 def _plain_options(options: QuantizeOptions) -> dict[str, Any]:

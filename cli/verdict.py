@@ -1,62 +1,110 @@
 """Whether to ship: stated limits, one sentence, and what to run next."""
 
 import shlex
+from dataclasses import dataclass
 
+from lrq_deploy.cli.checking import Checked
 from lrq_deploy.export.accuracy import Fidelity
-from lrq_deploy.export.coverage import Coverage
-from lrq_deploy.export.parity import Parity
+from lrq_deploy.export.latency import Benchmark
 from lrq_deploy.options import QuantizeOptions
 from lrq_deploy.scheme import Scheme
 
-__all__ = ["MAX_DROP_POINTS", "MIN_AGREEMENT", "MIN_INTEGER_SHARE", "judge", "next_commands"]
+__all__ = [
+    "MAX_DROP_POINTS",
+    "MIN_AGREEMENT",
+    "MIN_INTEGER_SHARE",
+    "Verdict",
+    "judge",
+    "next_commands",
+]
 
 MAX_DROP_POINTS = 2.0
 """Accuracy that may be lost on labelled images, in percentage points."""
 
 MIN_AGREEMENT = 0.95
-"""Share of the same answers as the teacher, where there are no labels."""
+"""Share of the same answers as the teacher, where there are no labels; for ``--task multilabel``
+also the F1 of the yes answers, because most labels are a no."""
 
 MIN_INTEGER_SHARE = 0.95
 """Share of the multiply-adds that must run in integers."""
 
+DECIDING_RUNGS = frozenset({"reference", "onnxruntime-all"})
+"""Forms that must be within their bounds: what ships, and what shows that it is right. The
+others are settled by ``validate``, on more images than a run can spare."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether to ship.
+
+    Attributes:
+        ship: whether every limit is kept.
+        sentence: the figures that say so, in one line.
+    """
+
+    ship: bool
+    sentence: str
+
 
 def judge(
-    fidelity: Fidelity,
-    parity: Parity,
-    coverage: Coverage,
-    source: str,
-    refused: tuple[str, ...] = (),
-) -> tuple[bool, str]:
+    checked: Checked, float_bytes: int, student_bytes: int, refused: tuple[str, ...] = ()
+) -> Verdict:
     """Whether to ship, and the sentence that says why.
 
+    Latency is stated and decides nothing: it belongs to this machine and its load.
+
     Args:
-        fidelity: teacher against student on ``source``.
-        parity: exported graph against the torch student.
-        coverage: what runs in integers.
-        source: ``folder`` for the user's images, ``synthetic`` for made ones.
+        checked: what was measured.
+        float_bytes: size of the teacher's weights as float32.
+        student_bytes: size of ``model.onnx``.
         refused: a sentence per runtime that cannot run the student.
     """
+    kept, accuracy = _accuracy(checked.fidelity, checked.source)
+    integer = checked.coverage.share >= MIN_INTEGER_SHARE
+    broken = {rung.name for rung in checked.ladder.failures}
+    parts = [
+        f"{accuracy}, runs {100 * checked.coverage.share:.1f} % in integers",
+        *([] if checked.benchmark is None else [_latency(checked.benchmark)]),
+        f"is {float_bytes / max(student_bytes, 1):.1f} x smaller",
+        _parity(checked),
+    ]
+    sentence = f"{', '.join(parts[:-1])}, and {parts[-1]}."
+    said = " ".join([sentence, *(f"{text[0].upper()}{text[1:]}." for text in refused)])
+    return Verdict(kept and integer and broken.isdisjoint(DECIDING_RUNGS), said)
+
+
+def _accuracy(fidelity: Fidelity, source: str) -> tuple[bool, str]:
     drop = fidelity.drop_points
     if drop is not None:
-        kept = drop <= MAX_DROP_POINTS
-        accuracy = (
+        return drop <= MAX_DROP_POINTS, (
             f"it {'loses' if drop >= 0 else 'gains'} {abs(drop):.2f} points "
-            f"on {fidelity.labelled:,} labelled images "
-            f"(limit {MAX_DROP_POINTS:g})"
+            f"on {fidelity.labelled:,} labelled images (limit {MAX_DROP_POINTS:g})"
         )
-    else:
-        kept = fidelity.agreement >= MIN_AGREEMENT
-        kind = "your images" if source == "folder" else "synthetic images only"
-        accuracy = (
-            f"it answers like the teacher on {100 * fidelity.agreement:.2f} % of "
-            f"{fidelity.count:,} images, {kind} (limit {100 * MIN_AGREEMENT:g} %)"
+    kind = "your images" if source == "folder" else "synthetic images only"
+    if fidelity.labels is not None:
+        return min(fidelity.agreement, fidelity.labels.f1) >= MIN_AGREEMENT, (
+            f"it answers {100 * fidelity.agreement:.2f} % of the labels of {fidelity.count:,} "
+            f"images like the teacher, {kind}, F1 of the yes answers "
+            f"{100 * fidelity.labels.f1:.2f} % (limit of both {100 * MIN_AGREEMENT:g} %)"
         )
-    integer = coverage.share >= MIN_INTEGER_SHARE
-    sentence = (
-        f"{accuracy}, runs {100 * coverage.share:.1f} % in integers "
-        f"and ONNX Runtime repeats {100 * parity.same_top1:.2f} % of its answers."
+    return fidelity.agreement >= MIN_AGREEMENT, (
+        f"it answers like the teacher on {100 * fidelity.agreement:.2f} % of "
+        f"{fidelity.count:,} images, {kind} (limit {100 * MIN_AGREEMENT:g} %)"
     )
-    return kept and integer, " ".join([sentence, *(f"{s[0].upper()}{s[1:]}." for s in refused)])
+
+
+def _latency(benchmark: Benchmark) -> str:
+    ratio = benchmark.worst_ratio
+    here = "here, on one thread"
+    if ratio > 1:
+        return f"but takes {ratio:.2f} x the time of the float network {here}"
+    return f"takes {ratio:.2f} of the time of the float network {here}"
+
+
+def _parity(checked: Checked) -> str:
+    said = f"ONNX Runtime repeats {100 * checked.parity.same_top1:.2f} % of its answers"
+    failures = [rung.title for rung in checked.ladder.failures]
+    return f"{said}, but look at {', '.join(failures)} with validate" if failures else said
 
 
 def next_commands(options: QuantizeOptions, ship: bool) -> tuple[str, ...]:
@@ -68,6 +116,7 @@ def next_commands(options: QuantizeOptions, ship: bool) -> tuple[str, ...]:
         *(["--arch", options.arch] if options.arch else []),
         *_shape_flags(options),
         *(["--output", options.output] if options.output else []),
+        *(["--task", options.task] if options.task != "multiclass" else []),
         *_width_flags(scheme),
         *([] if options.target == "auto" else ["--target", options.target]),
     ]

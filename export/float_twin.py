@@ -51,13 +51,17 @@ class WithoutQuantizersPass(ir.passes.InPlacePass):
             raise ir.passes.PostconditionError("a neutral operator is left")
 
 
-def float_twin(model: QuantizedModel) -> onnx.ModelProto:
+def float_twin(model: QuantizedModel, neutral: ir.Model | None = None) -> onnx.ModelProto:
     """ONNX graph ``input`` -> ``logits`` in float32 with the operators of the student.
+
+    Args:
+        model: the student.
+        neutral: ``neutral_graph(model)``, where it is at hand; stays as it is.
 
     Raises:
         ExportError: an operator has no ONNX form.
     """
-    graph = neutral_graph(model)
+    graph = neutral_graph(model) if neutral is None else neutral.clone()
     WithoutQuantizersPass()(graph)
     return finish(graph, {"lrq_schema_version": str(ONNX_SCHEMA), "lrq_target": "float"})
 

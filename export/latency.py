@@ -30,12 +30,14 @@ class BenchmarkOptions:
         batch_sizes: images per run, each 1 or more.
         runs: timed runs of each graph and batch size, 10 or more.
         warmup: runs before them that are not timed, 1 or more.
+        memory: also measure the memory of each graph, in a process of its own.
     """
 
     threads: int = 1
     batch_sizes: tuple[int, ...] = (1, 8)
     runs: int = 50
     warmup: int = 5
+    memory: bool = True
 
     def __post_init__(self) -> None:
         if self.threads < 1:
@@ -100,7 +102,8 @@ class Benchmark:
         batches: one entry per batch size.
         float_bytes, quantized_bytes: sizes of the files.
         float_memory_bytes, quantized_memory_bytes: growth of a fresh process that loads and
-            runs the graph at the largest batch size; None where the system does not tell.
+            runs the graph at the largest batch size; None where the system does not tell, or
+            it was not asked for.
     """
 
     options: BenchmarkOptions
@@ -164,15 +167,15 @@ def measure_latency(
 
     graphs = [open_session(path, options.threads) for path in (float_model, quantized_model)]
     _check_inputs(graphs)
-    report = StageProgress(progress, "bench", len(options.batch_sizes) + 2)
+    report = StageProgress(progress, "bench", len(options.batch_sizes) + 2 * options.memory)
     batches = []
     for size in options.batch_sizes:
         batches.append(_interleaved(graphs, size, options))
         report.advance(message=f"batch {size}: ratio {batches[-1].ratio:.3f}")
     del graphs
-    memory = []
-    for path in (float_model, quantized_model):
-        memory.append(peak_memory_bytes(path, max(options.batch_sizes), options.threads))
+    memory: list[int | None] = [None, None]
+    for index, path in enumerate((float_model, quantized_model) if options.memory else ()):
+        memory[index] = peak_memory_bytes(path, max(options.batch_sizes), options.threads)
         report.advance()
     return Benchmark(
         options=options,

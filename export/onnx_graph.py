@@ -18,18 +18,25 @@ __all__ = ["ONNX_SCHEMA", "finish", "float_onnx", "save_onnx", "to_onnx"]
 ONNX_SCHEMA = 1
 
 
-def to_onnx(model: QuantizedModel, target: str | Target = "onnxruntime") -> onnx.ModelProto:
+def to_onnx(
+    model: QuantizedModel, target: str | Target = "onnxruntime", neutral: ir.Model | None = None
+) -> onnx.ModelProto:
     """Write the student in the dialect of a target.
 
     Input ``input`` float32 ``[batch, C, H, W]``, already normalised; output ``logits``
     ``[batch, classes]``. The same student gives the same bytes.
+
+    Args:
+        model: the student.
+        target: the dialect, or its name.
+        neutral: ``neutral_graph(model)``, where several graphs are written from it; stays as it is.
 
     Raises:
         OptionError: no such target.
         ExportError: the network cannot be stated in the dialect.
     """
     dialect = targets().get(target) if isinstance(target, str) else target
-    graph = neutral_graph(model)
+    graph = neutral_graph(model) if neutral is None else neutral.clone()
     dialect.lower(graph)
     properties = {
         "lrq_schema_version": str(ONNX_SCHEMA),

@@ -59,6 +59,7 @@ class QuantizeOptions:
         method: ablation switches.
         target: name of the runtime that must be able to run the result, ``all``, or ``auto``
             for all that can run the scheme.
+        bench: time the result against the float network; off where the machine is too noisy.
     """
 
     model: Path
@@ -78,6 +79,7 @@ class QuantizeOptions:
     force: bool = False
     method: MethodSwitches = field(default_factory=MethodSwitches)
     target: str = "auto"
+    bench: bool = True
 
     def __post_init__(self) -> None:
         _check_choice("recipe", self.recipe, get_args(Recipe))

@@ -1,20 +1,27 @@
-"""The verdict: its limits, what its sentence says, and commands that parse."""
+"""The verdict: its limits, what its sentence says, what would improve it, commands that parse."""
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.frozen_graphs import residual_student
 
+from lrq_deploy.cli.checking import Checked
+from lrq_deploy.cli.improvement import improvements
 from lrq_deploy.cli.verdict import (
     MAX_DROP_POINTS,
     MIN_AGREEMENT,
     MIN_INTEGER_SHARE,
+    Verdict,
     judge,
     next_commands,
 )
 from lrq_deploy.export.accuracy import Fidelity
 from lrq_deploy.export.coverage import Coverage, LayerCoverage
+from lrq_deploy.export.ladder import Bound, Ladder, Rung
+from lrq_deploy.export.latency import BatchLatency, Benchmark, BenchmarkOptions, Distribution
 from lrq_deploy.export.parity import Parity
 from lrq_deploy.options import QuantizeOptions
 from lrq_deploy.scheme import Scheme
@@ -50,15 +57,41 @@ PARITY = Parity(
 )
 
 
+def rung(name: str, same_top1: float = 1.0) -> Rung:
+    parity = replace(PARITY, same_top1=same_top1)
+    return Rung(name, name.upper(), Bound(), parity)
+
+
+def latency(ratio: float) -> Benchmark:
+    times = BatchLatency(1, Distribution(10.0, 0, 0), Distribution(10 * ratio, 0, 0))
+    return Benchmark(BenchmarkOptions(), "cpu", "rt", (times,), 1, 1, None, None)
+
+
+def checked(**changes: Any) -> Checked:
+    good: dict[str, Any] = {
+        "fidelity": fidelity(),
+        "parity": PARITY,
+        "coverage": coverage(),
+        "ladder": Ladder((rung("reference"), rung("onnxruntime-all"))),
+        "benchmark": latency(0.5),
+        "source": "folder",
+    }
+    return Checked(**{**good, **changes})
+
+
+def verdict(**changes: Any) -> Verdict:
+    return judge(checked(**changes), 520, 100)
+
+
 @pytest.mark.parametrize(
     ("student", "ship"),
     [(0.95, True), (0.92, True), (0.90 + 1e-9, True), (0.8999, False), (0.1, False)],
 )
 def test_labels_decide_by_the_drop(student: float, ship: bool) -> None:
-    found, sentence = judge(fidelity(0.5, 0.92, student), PARITY, coverage(), "folder")
-    assert found == ship
-    assert f"(limit {MAX_DROP_POINTS:g})" in sentence
-    assert "labelled" in sentence
+    found = verdict(fidelity=fidelity(0.5, 0.92, student))
+    assert found.ship == ship
+    assert f"(limit {MAX_DROP_POINTS:g})" in found.sentence
+    assert "labelled" in found.sentence
 
 
 @pytest.mark.parametrize(("agreement", "ship"), [(1.0, True), (MIN_AGREEMENT, True), (0.94, False)])
@@ -68,17 +101,41 @@ def test_labels_decide_by_the_drop(student: float, ship: bool) -> None:
 def test_without_labels_the_agreement_decides(
     agreement: float, ship: bool, source: str, words: str
 ) -> None:
-    found, sentence = judge(fidelity(agreement), PARITY, coverage(), source)
-    assert found == ship
-    assert words in sentence
-    assert f"{100 * agreement:.2f} %" in sentence
+    found = verdict(fidelity=fidelity(agreement), source=source)
+    assert found.ship == ship
+    assert words in found.sentence
+    assert f"{100 * agreement:.2f} %" in found.sentence
 
 
 @pytest.mark.parametrize(("share", "ship"), [(1.0, True), (MIN_INTEGER_SHARE, True), (0.9, False)])
 def test_the_graph_must_run_in_integers(share: float, ship: bool) -> None:
-    found, sentence = judge(fidelity(), PARITY, coverage(share), "folder")
-    assert found == ship
-    assert f"{100 * share:.1f} % in integers" in sentence
+    found = verdict(coverage=coverage(share))
+    assert found.ship == ship
+    assert f"{100 * share:.1f} % in integers" in found.sentence
+
+
+def test_latency_and_size_are_stated_and_decide_nothing() -> None:
+    assert "takes 0.50 of the time of the float network here, on one thread" in verdict().sentence
+    assert "is 5.2 x smaller" in verdict().sentence
+    slow = verdict(benchmark=latency(1.3))
+    assert "but takes 1.30 x the time of the float network" in slow.sentence
+    assert slow.ship
+    assert "float network" not in verdict(benchmark=None).sentence
+
+
+@pytest.mark.parametrize(
+    ("name", "ship"), [("reference", False), ("onnxruntime-all", False), ("tensorrt-dialect", True)]
+)
+def test_a_form_below_its_bound_is_named(name: str, ship: bool) -> None:
+    found = verdict(ladder=Ladder((rung("simulation"), rung(name, 0.9))))
+    assert found.ship == ship
+    assert f"but look at {name.upper()} with validate" in found.sentence
+    assert "SIMULATION" not in found.sentence
+
+
+def test_a_refused_runtime_is_named() -> None:
+    found = judge(checked(), 1, 1, ("no graph for tensorrt: why; do so",))
+    assert found.sentence.endswith(" No graph for tensorrt: why; do so.")
 
 
 def options(**changes: Any) -> QuantizeOptions:
@@ -121,5 +178,44 @@ def test_nothing_is_left_to_try_at_8_bits_and_the_best_recipe() -> None:
 
 
 def test_a_gain_is_called_a_gain() -> None:
-    assert "it gains 1.00 points" in judge(fidelity(1.0, 0.9, 0.91), PARITY, coverage(), "x")[1]
-    assert "it loses 1.00 points" in judge(fidelity(1.0, 0.9, 0.89), PARITY, coverage(), "x")[1]
+    gained = verdict(fidelity=fidelity(1.0, 0.9, 0.91))
+    lost = verdict(fidelity=fidelity(1.0, 0.9, 0.89))
+    assert "it gains 1.00 points" in gained.sentence
+    assert "it loses 1.00 points" in lost.sentence
+
+
+def test_a_perfect_narrow_student_needs_no_advice() -> None:
+    whole = checked(coverage=Coverage(coverage().layers[:1], {}))
+    assert improvements(options(), residual_student(4, 4, edge_bits=4), whole, 1000) == {}
+
+
+def test_each_figure_has_its_own_advice() -> None:
+    model = residual_student(8, 4)
+    found = improvements(
+        options(scheme=Scheme(8, 4)),
+        model,
+        checked(fidelity=fidelity(1.0, 0.9, 0.89), coverage=coverage(0.5), benchmark=latency(0.9)),
+        sum(layer.weight_q.numel() for layer in model.layers().values()),
+    )
+    assert list(found) == ["accuracy", "integers", "latency", "size"]
+    assert "--act-bits 8" in found["accuracy"]
+    assert "--recipe best" in found["accuracy"]
+    assert "--weight-bits" not in found["accuracy"]
+    assert found["integers"] == "b: why"
+    assert "bench" in found["latency"]
+    assert "--weight-bits 4 saves 4" in found["size"]
+    assert "--edge-bits" not in found["size"]
+
+
+def test_float_operators_are_blamed_for_a_slow_graph() -> None:
+    slow = checked(
+        benchmark=latency(1.1), coverage=Coverage(coverage().layers, {"HardSwish": 3, "Mul": 1})
+    )
+    found = improvements(options(), residual_student(4, 4), slow, 10**6)
+    assert found["latency"].startswith("3 HardSwish, 1 Mul run on floats")
+
+
+def test_no_advice_is_left_at_8_bits_and_the_best_recipe() -> None:
+    worse = checked(fidelity=fidelity(0.9))
+    asked = options(scheme=Scheme(8, 8, 8), recipe="best")
+    assert "accuracy" not in improvements(asked, residual_student(8, 8), worse, 10**9)

@@ -1,0 +1,91 @@
+"""What would improve each figure of a verdict, from what was measured on these runtimes."""
+
+from lrq_deploy.cli.checking import Checked
+from lrq_deploy.export.coverage import Coverage
+from lrq_deploy.export.latency import Benchmark
+from lrq_deploy.options import QuantizeOptions
+from lrq_deploy.scheme import Scheme
+from lrq_deploy.student.frozen import QuantizedModel
+
+__all__ = ["improvements"]
+
+GOOD_RATIO = 0.75
+"""Latency against float that needs no advice; resnet18 takes about half."""
+
+_PACKED_BITS = 4
+_WORTH = 0.05
+"""Share of the file that a narrower layer must save to be named."""
+
+
+def improvements(
+    options: QuantizeOptions, model: QuantizedModel, checked: Checked, student_bytes: int
+) -> dict[str, str]:
+    """Advice by figure: ``accuracy``, ``integers``, ``latency``, ``size``; where there is any.
+
+    Args:
+        options: of the run.
+        model: the student.
+        checked: what was measured.
+        student_bytes: size of ``model.onnx``.
+    """
+    advice = {
+        "accuracy": _accuracy(options, checked),
+        "integers": _integers(checked.coverage),
+        "latency": _latency(checked.benchmark, checked.coverage),
+        "size": _size(model, student_bytes),
+    }
+    return {figure: text for figure, text in advice.items() if text}
+
+
+def _accuracy(options: QuantizeOptions, checked: Checked) -> str:
+    drop = checked.fidelity.drop_points
+    lost = checked.fidelity.agreement < 1 if drop is None else drop > 0
+    if not lost:
+        return ""
+    ways = []
+    if options.scheme.act_bits < 8:
+        ways.append("--act-bits 8 costs neither size nor speed in ONNX Runtime")
+    if options.scheme.weight_bits < 8:
+        ways.append(f"--weight-bits {_wider(options.scheme)} makes the file larger")
+    if options.recipe != "best":
+        ways.append("--recipe best takes longer")
+    return "; ".join(ways)
+
+
+def _wider(scheme: Scheme) -> int:
+    return _PACKED_BITS if scheme.weight_bits < _PACKED_BITS else 8
+
+
+def _integers(coverage: Coverage) -> str:
+    named = [f"{layer.name}: {layer.reason}" for layer in coverage.fallbacks[:2]]
+    rest = len(coverage.fallbacks) - len(named)
+    return "; ".join([*named, *([f"{rest} more, see validate"] if rest else [])])
+
+
+def _latency(benchmark: Benchmark | None, coverage: Coverage) -> str:
+    if benchmark is None or benchmark.worst_ratio <= GOOD_RATIO:
+        return ""
+    if coverage.float_operators:
+        rest = ", ".join(f"{count} {name}" for name, count in coverage.float_operators.items())
+        return f"{rest} run on floats between the layers; ReLU in their place would be fused"
+    return (
+        "every layer runs in integers, so the rest is the cost per operator and the CPU; measure "
+        "on the device with bench, where there are more threads with --threads"
+    )
+
+
+def _size(model: QuantizedModel, student_bytes: int) -> str:
+    """Weights of more than 4 bits take a byte each in ``model.onnx``, others half of one."""
+    wide = {
+        name: layer.weight_q.numel()
+        for name, layer in model.layers().items()
+        if layer.qparams.bits > _PACKED_BITS
+    }
+    names = list(model.layers())
+    edge = sum(count for name, count in wide.items() if name in (names[0], names[-1]))
+    inner = sum(wide.values()) - edge
+    found = []
+    for flag, count in (("--weight-bits 4", inner), ("--edge-bits 4", edge)):
+        if count / 2 > _WORTH * student_bytes:
+            found.append(f"{flag} saves {100 * count / 2 / student_bytes:.0f} % of the file")
+    return "; ".join(found)
