@@ -45,31 +45,42 @@ class StageProgress:
         stage: name of the stage.
         total: number of steps, at least 1.
         images_per_step: images handled by one step, for the throughput.
+        done: steps that were finished before, by a run that this one continues.
     """
 
     def __init__(
-        self, callback: ProgressCallback, stage: str, total: int, images_per_step: int = 0
+        self,
+        callback: ProgressCallback,
+        stage: str,
+        total: int,
+        images_per_step: float = 0,
+        done: int = 0,
     ) -> None:
         self._callback = callback
         self._stage = stage
         self._total = max(total, 1)
         self._images_per_step = images_per_step
-        self._step = 0
+        self._step = self._first = done
         self._start = time.perf_counter()
-        callback(ProgressEvent(stage, 0, self._total))
+        callback(ProgressEvent(stage, done, self._total))
+
+    def say(self, message: str) -> None:
+        """Report a sentence between two steps."""
+        self._callback(ProgressEvent(self._stage, self._step, self._total, message=message))
 
     def advance(self, metrics: Mapping[str, float] | None = None, message: str = "") -> None:
         """Report one finished step with its loss terms."""
         self._step += 1
         elapsed = max(time.perf_counter() - self._start, 1e-9)
+        here = self._step - self._first
         self._callback(
             ProgressEvent(
                 stage=self._stage,
                 step=self._step,
                 total=self._total,
                 metrics=dict(metrics or {}),
-                images_per_second=self._step * self._images_per_step / elapsed,
-                seconds_left=elapsed / self._step * (self._total - self._step),
+                images_per_second=here * self._images_per_step / elapsed,
+                seconds_left=elapsed / here * (self._total - self._step),
                 message=message,
             )
         )

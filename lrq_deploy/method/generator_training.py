@@ -1,27 +1,28 @@
 """Train the generator against the teacher."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lrq_deploy.graph.statistics import TappedTeacher
-from lrq_deploy.method.divergence import DivergenceGuard
 from lrq_deploy.method.diversity import diversity_loss, paired_labels
 from lrq_deploy.method.generator import LATENT_SIZE, LongRangeGenerator
+from lrq_deploy.method.loop import KEEP_NOTHING, StageKeeper, run_stage
 from lrq_deploy.method.margin import add_margin, angle_penalty, class_angles
 from lrq_deploy.method.recipe import RecipeSettings
 from lrq_deploy.method.statistics_loss import statistics_loss
+from lrq_deploy.method.wanted import hit_rate, wanted_loss
 from lrq_deploy.options import MarginMode
-from lrq_deploy.progress import ProgressCallback, StageProgress
+from lrq_deploy.progress import ProgressCallback
 
-__all__ = ["train_generator"]
+__all__ = ["GeneratorTraining", "train_generator"]
 
 BETAS = (0.5, 0.999)
 LAST_RATE = 1e-2
 """Share of the learning rate that is left at the end of the cosine."""
-CHECK_EVERY = 25
 
 
 @dataclass(frozen=True)
@@ -45,49 +46,100 @@ def train_generator(
     seed: int,
     device: torch.device,
     progress: ProgressCallback,
+    keeper: StageKeeper = KEEP_NOTHING,
 ) -> dict[str, float]:
     """Train ``generator`` in place.
 
-    Loss: ``statistics_weight * BNS + class_weight * CE(+AMA) + diversity_weight * diversity``.
+    Loss: ``statistics_weight * BNS + class_weight * CE(+AMA) + diversity_weight * diversity``;
+    for sets of labels binary CE, without AMA, which needs one class.
     Teacher and generator must be on ``device``.
 
     Returns:
         Loss terms of the last step, with ``hit_rate``, the share of images that the teacher
-        puts into the class they were made for, and ``angle``, their mean angle to the class
-        centre in radians (absent without a linear classifier).
+        puts into the class they were made for (or of the labels that it answers as wanted), and
+        ``angle``, their mean angle to the class centre in radians (absent without one class or a
+        linear classifier).
 
     Raises:
         DivergenceError: a loss is not finite; ``generator`` then holds the last good state.
     """
-    random = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.Adam(generator.parameters(), settings.generator_rate, betas=BETAS)
-    steps = settings.generator_steps
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
-        optimizer, steps, settings.generator_rate * LAST_RATE
-    )
-    guard = DivergenceGuard("generator", generator)
-    report = StageProgress(progress, "generator", steps, settings.batch_size)
-    terms: dict[str, float] = {}
-    generator.train()
-    for step in range(steps):
-        labels = paired_labels(settings.batch_size, generator.num_classes, random).to(device)
-        latent = torch.randn(len(labels), LATENT_SIZE, generator=random).to(device)
+    stage = GeneratorTraining(generator, teacher, settings, margin_mode, seed, device)
+    return run_stage(stage, progress, keeper)
+
+
+class GeneratorTraining:
+    """The training of ``train_generator``, step by step; see ``ResumableStage``."""
+
+    name = "generator"
+
+    def __init__(
+        self,
+        generator: LongRangeGenerator,
+        teacher: TappedTeacher,
+        settings: RecipeSettings,
+        margin_mode: MarginMode,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.watched = generator.train()
+        self.steps = settings.generator_steps
+        self.steps_done = 0
+        self.images_per_step = settings.batch_size
+        self._teacher = teacher
+        self._settings = settings
+        self._margin_mode = margin_mode
+        self._device = device
+        self._random = torch.Generator().manual_seed(seed)
+        self._optimizer = torch.optim.Adam(
+            generator.parameters(), settings.generator_rate, betas=BETAS
+        )
+        self._schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
+            self._optimizer, self.steps, settings.generator_rate * LAST_RATE
+        )
+        self._losses: _Losses | None = None
+
+    def step(self) -> None:
+        """One batch of new latents."""
+        settings, generator = self._settings, self.watched
+        labels = paired_labels(
+            settings.batch_size, generator.num_classes, self._random, generator.task
+        ).to(self._device)
+        latent = torch.randn(len(labels), LATENT_SIZE, generator=self._random).to(self._device)
         images = generator(latent, generator.embed(labels))
-        losses = _losses(teacher, images, labels, settings, margin_mode)
+        losses = _losses(self._teacher, images, labels, settings, self._margin_mode)
         loss = (
             settings.statistics_weight * losses.statistics
             + settings.class_weight * losses.classes
             + settings.diversity_weight * losses.diversity
         )
-        optimizer.zero_grad(set_to_none=True)
+        self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        optimizer.step()
-        schedule.step()
-        if (step + 1) % CHECK_EVERY == 0 or step + 1 == steps:
-            terms = losses.terms()
-            guard.check(step + 1, terms)
-        report.advance(terms)
-    return terms
+        self._optimizer.step()
+        self._schedule.step()
+        self._losses = losses
+        self.steps_done += 1
+
+    def terms(self) -> dict[str, float]:
+        """Loss terms of the last step."""
+        return {} if self._losses is None else self._losses.terms()
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of the network, its optimiser and the random numbers."""
+        return {
+            "steps_done": self.steps_done,
+            "generator": self.watched.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "schedule": self._schedule.state_dict(),
+            "random": self._random.get_state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from ``state_dict``."""
+        self.steps_done = state["steps_done"]
+        self.watched.load_state_dict(state["generator"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._schedule.load_state_dict(state["schedule"])
+        self._random.set_state(state["random"])
 
 
 def _losses(
@@ -101,7 +153,7 @@ def _losses(
     classifier = teacher.classifier
     angle = None
     target_logits, penalty = logits, logits.new_zeros(())
-    if classifier is not None:
+    if classifier is not None and labels.dim() == 1:
         with torch.no_grad():
             angle = class_angles(features, labels, classifier).mean()
         if margin_mode == "a1":
@@ -112,8 +164,8 @@ def _losses(
     spread = [images, *(middle[len(middle) * part // 3] for part in (1, 2))]
     return _Losses(
         statistics=statistics_loss(taps, teacher.statistics),
-        classes=F.cross_entropy(target_logits, labels) + penalty,
+        classes=wanted_loss(target_logits, labels) + penalty,
         diversity=diversity_loss(spread, labels),
-        hit_rate=(logits.argmax(1) == labels).float().mean(),
+        hit_rate=hit_rate(logits, labels),
         angle=angle,
     )

@@ -7,8 +7,9 @@ relative squared error of the block outputs; no label takes part (except in marg
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,19 +17,23 @@ from torch import Tensor, fx, nn
 
 from lrq_deploy.graph.features import head_layer, with_features
 from lrq_deploy.graph.statistics import Classifier
-from lrq_deploy.method.distillation import decoupled_distillation, plain_distillation
-from lrq_deploy.method.divergence import DivergenceGuard
+from lrq_deploy.method.augmented_batches import AugmentedBatches
+from lrq_deploy.method.distillation import (
+    decoupled_distillation,
+    label_distillation,
+    plain_distillation,
+)
+from lrq_deploy.method.loop import KEEP_NOTHING, StageKeeper, run_stage
 from lrq_deploy.method.margin import add_margin
 from lrq_deploy.method.recipe import RecipeSettings
 from lrq_deploy.options import MethodSwitches
-from lrq_deploy.progress import ProgressCallback, StageProgress
+from lrq_deploy.progress import ProgressCallback
 from lrq_deploy.student.layers import ActQuantizer, QuantizedLayer, set_enabled
+from lrq_deploy.task import Task
 
-__all__ = ["train_student"]
+__all__ = ["StudentTraining", "train_student"]
 
 WARM_UP_STEPS = 20
-CHECK_EVERY = 25
-SHIFT_FRACTION = 8
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,8 @@ def train_student(
     seed: int,
     device: torch.device,
     progress: ProgressCallback,
+    task: Task = "multiclass",
+    keeper: StageKeeper = KEEP_NOTHING,
 ) -> dict[str, float]:
     """Train ``student`` in place; it must be calibrated.
 
@@ -59,6 +66,8 @@ def train_student(
         seed: of the order and augmentation of the images.
         device: where to train.
         progress: receives the loss terms.
+        task: what the logits mean.
+        keeper: keeps the state, for a run that is continued.
 
     Returns:
         Loss terms of the last check.
@@ -66,27 +75,75 @@ def train_student(
     Raises:
         DivergenceError: a loss is not finite; ``student`` then holds the last good state.
     """
-    student.to(device).to(memory_format=torch.channels_last)
-    twins = _twins(student)
-    optimizer = _optimizer(student, settings)
-    base_rates = [group["lr"] for group in optimizer.param_groups]
-    guard = DivergenceGuard("student", student)
-    report = StageProgress(progress, "student", settings.student_steps, settings.batch_size)
-    terms: dict[str, float] = {}
-    for step, batch in enumerate(_batches(images, settings, seed)):
-        rate = _schedule(step, settings.student_steps)
-        for group, base in zip(optimizer.param_groups, base_rates, strict=True):
+    stage = StudentTraining(student, images, settings, switches, seed, device, task)
+    return run_stage(stage, progress, keeper)
+
+
+class StudentTraining:
+    """The training of ``train_student``, step by step; see ``ResumableStage``."""
+
+    name = "student"
+
+    def __init__(
+        self,
+        student: fx.GraphModule,
+        images: Tensor,
+        settings: RecipeSettings,
+        switches: MethodSwitches,
+        seed: int,
+        device: torch.device,
+        task: Task,
+    ) -> None:
+        self.watched = student.to(device).to(memory_format=torch.channels_last)
+        self.steps = settings.student_steps
+        self.steps_done = 0
+        self.images_per_step = settings.batch_size
+        self._twins = _twins(student)
+        self._batches = AugmentedBatches(images, settings.batch_size, seed)
+        self._settings = settings
+        self._switches = switches
+        self._device = device
+        self._task: Task = task
+        self._optimizer = _optimizer(student, settings)
+        self._base_rates = [group["lr"] for group in self._optimizer.param_groups]
+        self._losses: _Losses | None = None
+
+    def step(self) -> None:
+        """One batch of the pool."""
+        settings = self._settings
+        rate = _schedule(self.steps_done, self.steps)
+        for group, base in zip(self._optimizer.param_groups, self._base_rates, strict=True):
             group["lr"] = base * rate
-        batch = batch.to(device, memory_format=torch.channels_last, non_blocking=True)
-        losses = _losses(twins, batch, settings, switches)
-        optimizer.zero_grad(set_to_none=True)
+        batch = self._batches.draw()
+        batch = batch.to(self._device, memory_format=torch.channels_last, non_blocking=True)
+        losses = _losses(self._twins, batch, settings, self._switches, self._task)
+        self._optimizer.zero_grad(set_to_none=True)
         (losses.distillation + settings.feature_weight * losses.features + losses.margin).backward()
-        optimizer.step()
-        if (step + 1) % CHECK_EVERY == 0 or step + 1 == settings.student_steps:
-            terms = {name: float(value.detach()) for name, value in vars(losses).items()}
-            guard.check(step + 1, terms)
-        report.advance(terms)
-    return terms
+        self._optimizer.step()
+        self._losses = losses
+        self.steps_done += 1
+
+    def terms(self) -> dict[str, float]:
+        """Loss terms of the last step."""
+        if self._losses is None:
+            return {}
+        return {name: float(value.detach()) for name, value in vars(self._losses).items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of the student, its optimiser and the order of the images."""
+        return {
+            "steps_done": self.steps_done,
+            "student": self.watched.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "batches": self._batches.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from ``state_dict``."""
+        self.steps_done = state["steps_done"]
+        self.watched.load_state_dict(state["student"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._batches.load_state_dict(state["batches"])
 
 
 def _twins(student: fx.GraphModule) -> _Twins:
@@ -104,12 +161,14 @@ class _Losses:
 
 
 def _losses(
-    twins: _Twins, batch: Tensor, settings: RecipeSettings, switches: MethodSwitches
+    twins: _Twins, batch: Tensor, settings: RecipeSettings, switches: MethodSwitches, task: Task
 ) -> _Losses:
     with torch.no_grad():
         teacher_logits, teacher_features, _ = twins.teacher(batch)
     logits, features, head_input = twins.student(batch)
-    if switches.decoupled:
+    if task == "multilabel":
+        distillation = label_distillation(logits, teacher_logits, settings.temperature)
+    elif switches.decoupled:
         distillation = decoupled_distillation(
             logits, teacher_logits, settings.temperature, 1.0, settings.other_weight
         )
@@ -166,26 +225,3 @@ def _schedule(step: int, steps: int) -> float:
     """Linear warm-up, then half a cosine to 0."""
     warm = min(1.0, (step + 1) / min(WARM_UP_STEPS, max(steps // 5, 1)))
     return warm * 0.5 * (1 + math.cos(math.pi * step / steps))
-
-
-def _batches(images: Tensor, settings: RecipeSettings, seed: int) -> Iterator[Tensor]:
-    """Augmented random batches, one per step; every image is seen before any comes twice."""
-    random = torch.Generator().manual_seed(seed)
-    order = torch.empty(0, dtype=torch.int64)
-    for _ in range(settings.student_steps):
-        while len(order) < settings.batch_size:
-            order = torch.cat([order, torch.randperm(len(images), generator=random)])
-        chosen, order = order.split([settings.batch_size, len(order) - settings.batch_size])
-        yield torch.cat([_shifted(part, random) for part in images[chosen].split(16)])
-
-
-def _shifted(images: Tensor, random: torch.Generator) -> Tensor:
-    """Mirror at random and move by up to an eighth of the side, reflecting at the border."""
-    if torch.rand((), generator=random) < 0.5:
-        images = images.flip(3)
-    height, width = images.shape[2:]
-    rows, columns = height // SHIFT_FRACTION, width // SHIFT_FRACTION
-    padded = F.pad(images, (columns, columns, rows, rows), mode="reflect")
-    top = int(torch.randint(2 * rows + 1, (), generator=random))
-    left = int(torch.randint(2 * columns + 1, (), generator=random))
-    return padded[:, :, top : top + height, left : left + width]

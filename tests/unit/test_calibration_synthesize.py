@@ -97,7 +97,7 @@ def test_both_stages_are_reported(teacher: Teacher) -> None:
     events: list[ProgressEvent] = []
     synthesize(teacher, SETTINGS, MethodSwitches(), 0, CPU, events.append)
     last = {event.stage: (event.step, event.total) for event in events}
-    assert last == {"generator": (2, 2), "images": (4, 4)}
+    assert last == {"generator": (2, 2), "images": (8, 8)}
 
 
 def test_more_training_changes_the_images(teacher: Teacher) -> None:

@@ -1,0 +1,113 @@
+"""Draw the pool from a trained generator, and refine what was drawn."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lrq_deploy.graph.statistics import TappedTeacher
+from lrq_deploy.method.generator import LATENT_SIZE, LongRangeGenerator
+from lrq_deploy.method.recipe import RecipeSettings
+from lrq_deploy.method.refinement import Refinement
+from lrq_deploy.method.wanted import draw_wanted
+
+__all__ = ["ImageDrawing"]
+
+
+class ImageDrawing:
+    """The images of a run, batch by batch; a step is one refinement step of a batch.
+
+    The generator stays in training mode: its BatchNorms then use the statistics of the batch,
+    as while it was trained. See ``ResumableStage``; the generator is not part of the state,
+    because its own stage ends before.
+
+    Args:
+        generator: trained, on ``device``.
+        teacher: on ``device``.
+        settings: how many images, pool and held-out, and how they are refined.
+        seed: of classes and latents.
+        device: where to draw.
+    """
+
+    name = "images"
+
+    def __init__(
+        self,
+        generator: LongRangeGenerator,
+        teacher: TappedTeacher,
+        settings: RecipeSettings,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        size = settings.batch_size
+        self._count = settings.pool_images + settings.held_out_images
+        self._steps_per_batch = max(settings.refinement_steps, 1)
+        batches = -(-self._count // size)
+        self.watched = generator
+        self.steps = batches * self._steps_per_batch
+        self.steps_done = 0
+        self.images_per_step = size / self._steps_per_batch
+        self._teacher = teacher
+        self._settings = settings
+        self._device = device
+        self._random = torch.Generator().manual_seed(seed)
+        self._images: list[Tensor] = []
+        self._labels: list[Tensor] = []
+        self._batch: Refinement | None = None
+        self._loss: Tensor | None = None
+
+    def drawn(self) -> tuple[Tensor, Tensor]:
+        """All images ``[N, C, H, W]`` on the CPU, pool first, and what they were made for."""
+        images = torch.cat(self._images)[: self._count].contiguous()
+        return images, torch.cat(self._labels)[: self._count]
+
+    def step(self) -> None:
+        """Refine the batch at hand once; before, draw one where there is none."""
+        if self._batch is None:
+            self._batch = self._new_batch()
+        if self._settings.refinement_steps:
+            self._loss = self._batch.step()
+        self.steps_done += 1
+        if self.steps_done % self._steps_per_batch == 0:
+            self._images.append(self._batch.pixels.detach().cpu())
+            self._batch = None
+
+    def _new_batch(self) -> Refinement:
+        generator, size = self.watched, self._settings.batch_size
+        wanted = draw_wanted(size, generator.num_classes, generator.task, self._random)
+        latent = torch.randn(size, LATENT_SIZE, generator=self._random).to(self._device)
+        target = wanted.to(self._device)
+        with torch.no_grad():
+            drawn = generator(latent, generator.embed(target))
+        self._labels.append(wanted)
+        return self._refinement(drawn, target)
+
+    def _refinement(self, images: Tensor, target: Tensor) -> Refinement:
+        return Refinement(images, target, self._teacher, self._settings, self.watched.bounds())
+
+    def terms(self) -> dict[str, float]:
+        """Loss of the last refinement step."""
+        return {} if self._loss is None else {"loss": float(self._loss)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The images so far, those at hand, and the random numbers."""
+        return {
+            "steps_done": self.steps_done,
+            "images": self._images,
+            "labels": self._labels,
+            "batch": None if self._batch is None else self._batch.state_dict(),
+            "random": self._random.get_state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from ``state_dict``, with the same generator."""
+        self.steps_done = state["steps_done"]
+        self._images = list(state["images"])
+        self._labels = list(state["labels"])
+        self._random.set_state(state["random"])
+        self._batch = None
+        if state["batch"] is not None:
+            pixels = state["batch"]["pixels"].to(self._device)
+            self._batch = self._refinement(pixels, self._labels[-1])
+            self._batch.load_state_dict(state["batch"])

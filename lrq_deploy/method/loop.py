@@ -1,0 +1,128 @@
+"""The one loop of all training stages: steps, divergence checks, progress, checkpoints."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import nn
+
+from lrq_deploy.method.divergence import DivergenceGuard
+from lrq_deploy.progress import ProgressCallback, StageProgress
+
+__all__ = ["KEEP_NOTHING", "Kept", "ResumableStage", "StageKeeper", "run_stage"]
+
+CHECK_EVERY = 25
+"""Steps between two looks at the loss terms; on a GPU each look waits for the step to finish."""
+
+
+class ResumableStage(Protocol):
+    """Work in steps. Its state is complete: loaded into a new one, the rest gives the same bits."""
+
+    @property
+    def name(self) -> str:
+        """Name for progress, errors and checkpoints."""
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole stage."""
+
+    @property
+    def steps_done(self) -> int:
+        """Steps finished so far."""
+
+    @property
+    def images_per_step(self) -> float:
+        """Images that a step handles, for the throughput."""
+
+    @property
+    def watched(self) -> nn.Module:
+        """What a divergence would spoil; its last good state is kept."""
+
+    def step(self) -> None:
+        """Do one step."""
+
+    def terms(self) -> dict[str, float]:
+        """Loss terms of the last step."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the remaining steps depend on: tensors and plain values."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where ``state_dict`` was taken."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What was kept of a stage.
+
+    Attributes:
+        state: as it was given to ``StageKeeper.keep``; None where nothing was kept.
+        note: what the user should know of it, empty for nothing.
+    """
+
+    state: Mapping[str, Any] | None = None
+    note: str = ""
+
+
+class StageKeeper(Protocol):
+    """Keeps the state of stages; ``lrq_deploy.resume`` has the one that writes files."""
+
+    def kept(self, stage: str) -> Kept:
+        """The newest usable state of a stage."""
+
+    def due(self, last: bool) -> bool:
+        """Whether to keep the state after this step, the last one of its stage or not."""
+
+    def keep(self, stage: str, step: int, state: Mapping[str, Any]) -> None:
+        """Keep the state of a stage after a step; may end the run."""
+
+
+class _KeepNothing:
+    def kept(self, stage: str) -> Kept:
+        return Kept()
+
+    def due(self, last: bool) -> bool:
+        return False
+
+    def keep(self, stage: str, step: int, state: Mapping[str, Any]) -> None:
+        return
+
+
+KEEP_NOTHING: StageKeeper = _KeepNothing()
+
+
+def run_stage(
+    stage: ResumableStage, progress: ProgressCallback, keeper: StageKeeper = KEEP_NOTHING
+) -> dict[str, float]:
+    """Do the steps of ``stage`` that are left, from its kept state where there is one.
+
+    Returns:
+        Loss terms of the last step.
+
+    Raises:
+        DivergenceError: a loss or a tensor of ``stage.watched`` is not finite.
+    """
+    terms: dict[str, float] = {}
+    kept = keeper.kept(stage.name)
+    if kept.state is not None:
+        stage.load_state_dict(kept.state["stage"])
+        terms = dict(kept.state["terms"])
+    guard = DivergenceGuard(stage.name, stage.watched)
+    report = StageProgress(
+        progress, stage.name, stage.steps, stage.images_per_step, stage.steps_done
+    )
+    if kept.note:
+        report.say(kept.note)
+    while stage.steps_done < stage.steps:
+        stage.step()
+        done = stage.steps_done
+        last = done == stage.steps
+        keep = keeper.due(last)
+        if keep or last or done % CHECK_EVERY == 0:
+            # Before a state is kept, too: one that has diverged is of no use.
+            terms = stage.terms()
+            guard.check(done, terms)
+        report.advance(terms)
+        if keep:
+            keeper.keep(stage.name, done, {"stage": stage.state_dict(), "terms": terms})
+    return terms
