@@ -8,7 +8,7 @@ from torch import Tensor, fx
 from lrq_deploy.calibration.ranges import search_act_range, search_weight_scale, whole_range
 from lrq_deploy.student.layers import ActQuantizer, QuantizedLayer, set_enabled
 
-__all__ = ["calibrate"]
+__all__ = ["calibrate", "sample_activations"]
 
 SAMPLE_SIZE = 131_072
 """Values kept per tensor: enough for a stable search, small enough to keep in memory."""
@@ -28,7 +28,7 @@ def calibrate(student: fx.GraphModule, images: Tensor, symmetric: bool, seed: in
             axis = module.spec.channel_axis
             module.set_scale(search_weight_scale(module.weight, axis, module.bounds))
     set_enabled(student, False)
-    samples = _Observer(student, seed).observe(images)
+    samples = sample_activations(student, images, seed)
     set_enabled(student, True)
     for path, values in samples.items():
         quantizer = student.get_submodule(path)
@@ -37,6 +37,20 @@ def calibrate(student: fx.GraphModule, images: Tensor, symmetric: bool, seed: in
     for module in student.modules():
         if isinstance(module, QuantizedLayer):
             _make_room_for_bias(student, module)
+
+
+def sample_activations(
+    student: fx.GraphModule, images: Tensor, seed: int, count: int = SAMPLE_SIZE
+) -> dict[str, Tensor]:
+    """About ``count`` random values, flat, of what each quantizer receives, by its path.
+
+    Args:
+        student: run as it is: for the values of the float network, switch its quantizers off.
+        images: normalised ``[N, C, H, W]``.
+        seed: of the sample.
+        count: at most this many values per quantizer.
+    """
+    return _Observer(student, seed, count).observe(images)
 
 
 def _act_range(quantizer: ActQuantizer, values: Tensor, symmetric: bool) -> tuple[float, int]:
@@ -61,8 +75,9 @@ def _make_room_for_bias(student: fx.GraphModule, layer: QuantizedLayer) -> None:
 class _Observer(fx.Interpreter):
     """Runs a student and keeps a random sample of what each quantizer receives."""
 
-    def __init__(self, student: fx.GraphModule, seed: int) -> None:
+    def __init__(self, student: fx.GraphModule, seed: int, count: int) -> None:
         super().__init__(student)
+        self._count = count
         self._random = torch.Generator().manual_seed(seed)
         self._samples: dict[str, list[Tensor]] = {}
         self._batches = 1
@@ -81,7 +96,7 @@ class _Observer(fx.Interpreter):
         result = super().call_module(target, args, kwargs)
         if isinstance(module, ActQuantizer):
             values = result.flatten()
-            wanted = SAMPLE_SIZE // self._batches
+            wanted = self._count // self._batches
             if wanted < values.numel():
                 index = torch.randint(values.numel(), (wanted,), generator=self._random)
                 values = values[index.to(values.device)]

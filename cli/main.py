@@ -14,6 +14,7 @@ from lrq_deploy.cli.demo import demo
 from lrq_deploy.cli.inspect import inspect
 from lrq_deploy.cli.plan import plan
 from lrq_deploy.cli.quantize import quantize
+from lrq_deploy.cli.sensitivity import sensitivity
 from lrq_deploy.cli.validate import validate
 from lrq_deploy.errors import LrqError
 
@@ -36,6 +37,7 @@ app.command(short_help="A trained classifier to a checked integer ONNX graph.")(
 app.command(short_help="The same on a network trained here, in a minute.")(demo)
 app.command(short_help="What a checkpoint is, and how to quantize it.")(inspect)
 app.command(short_help="What quantize would do, in seconds.")(plan)
+app.command(short_help="Which layers lose how much at which width.")(sensitivity)
 app.command(short_help="Whether every form of a bundle computes the same.")(validate)
 app.command(short_help="Latency, size and memory against the float network.")(bench)
 app.command(short_help="A TensorRT engine from a bundle.")(build)

@@ -12,17 +12,16 @@ import onnx
 import onnx_ir as ir
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
-from torch.export import ExportedProgram
+from torch import nn
 
 from lrq_deploy.calibration.observe import calibrate
 from lrq_deploy.calibration.synthetic_store import MadeSet, synthesize_once
-from lrq_deploy.checkpoint.fingerprint import fingerprint
 from lrq_deploy.cli.checking import Checked, check
-from lrq_deploy.cli.result import QuantizeResult
 from lrq_deploy.cli.improvement import improvements
+from lrq_deploy.cli.preparing import chosen_device, load_teacher
+from lrq_deploy.cli.result import QuantizeResult
 from lrq_deploy.cli.verdict import judge, next_commands
-from lrq_deploy.errors import DivergenceError, OptionError
+from lrq_deploy.errors import DivergenceError
 from lrq_deploy.export.bundle import check_output, write_bundle
 from lrq_deploy.export.float_twin import float_twin
 from lrq_deploy.export.neutral import neutral_graph
@@ -30,10 +29,7 @@ from lrq_deploy.export.onnx_graph import to_onnx
 from lrq_deploy.export.targets import REFERENCE, TargetChoice, targets
 from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
 from lrq_deploy.graph.placement import place_quantizers
-from lrq_deploy.graph.statistics import tap_batch_norms
-from lrq_deploy.graph.teach import make_teacher
 from lrq_deploy.images import ImageSet, read_image_folder
-from lrq_deploy.loading import adopt_module, load_model
 from lrq_deploy.method.recipe import RecipeSettings, recipe_settings
 from lrq_deploy.method.student_training import train_student
 from lrq_deploy.options import QuantizeOptions
@@ -73,9 +69,9 @@ def quantize(
     control = control or RunControl()
     check_output(options.out, options.force)
     choice = _targets(options, progress)
-    device = _device(options.device)
+    device = chosen_device(options.device)
     with clock.stage("load"):
-        teacher = _load(options, network)
+        teacher = load_teacher(options, network)
         images = None if options.images is None else _read_images(options.images, teacher)
     settings = settings or recipe_settings(options.recipe, teacher.input_shape)
     with _last_good_kept(options.out):
@@ -138,37 +134,6 @@ class _Clock:
 
     def total(self) -> float:
         return time.perf_counter() - self._start
-
-
-def _device(choice: str) -> torch.device:
-    available = torch.cuda.is_available()
-    if choice == "cuda" and not available:
-        raise OptionError(
-            "--device cuda needs a CUDA device that this torch can use",
-            f"none (torch {torch.__version__})",
-            "pass --device cpu, or install a driver and a CUDA build of torch",
-        )
-    return torch.device("cuda" if available and choice != "cpu" else "cpu")
-
-
-def _load(options: QuantizeOptions, network: nn.Module | None) -> Teacher:
-    loaded = load_model(options) if network is None else adopt_module(network, options)
-    teacher = make_teacher(
-        loaded.program,
-        loaded.input_shape,
-        loaded.preprocessing,
-        loaded.name,
-        fingerprint(_state(loaded.program)),
-        options.output,
-        options.task,
-    )
-    tap_batch_norms(teacher.graph)
-    return teacher
-
-
-def _state(program: nn.Module | ExportedProgram) -> dict[str, Tensor]:
-    state = program.state_dict
-    return dict(state() if callable(state) else state)
 
 
 def _read_images(folder: Path, teacher: Teacher) -> ImageSet:

@@ -30,7 +30,7 @@ def run_program(*arguments: str, **variables: str) -> subprocess.CompletedProces
 
 
 @pytest.mark.parametrize(
-    "command", ["", "quantize", "demo", "inspect", "plan", "validate", "bench"]
+    "command", ["", "quantize", "demo", "inspect", "plan", "validate", "bench", "sensitivity"]
 )
 def test_help_loads_nothing_heavy(command: str) -> None:
     code = (

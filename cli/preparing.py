@@ -1,0 +1,60 @@
+"""What every command that computes needs first: the device and the teacher."""
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from lrq_deploy.checkpoint.fingerprint import fingerprint
+from lrq_deploy.errors import OptionError
+from lrq_deploy.graph.statistics import tap_batch_norms
+from lrq_deploy.graph.teach import make_teacher
+from lrq_deploy.loading import adopt_module, load_model
+from lrq_deploy.options import QuantizeOptions
+from lrq_deploy.teacher import Teacher
+
+__all__ = ["chosen_device", "load_teacher"]
+
+
+def chosen_device(choice: str) -> torch.device:
+    """The device of ``--device``.
+
+    Raises:
+        OptionError: CUDA is asked for and not there.
+    """
+    available = torch.cuda.is_available()
+    if choice == "cuda" and not available:
+        raise OptionError(
+            "--device cuda needs a CUDA device that this torch can use",
+            f"none (torch {torch.__version__})",
+            "pass --device cpu, or install a driver and a CUDA build of torch",
+        )
+    return torch.device("cuda" if available and choice != "cpu" else "cpu")
+
+
+def load_teacher(options: QuantizeOptions, network: nn.Module | None = None) -> Teacher:
+    """The captured network, with the BatchNorms that the method needs.
+
+    Args:
+        options: of the run.
+        network: in memory; ``options.model`` then only names it.
+
+    Raises:
+        LrqError: the model cannot be used.
+    """
+    loaded = load_model(options) if network is None else adopt_module(network, options)
+    teacher = make_teacher(
+        loaded.program,
+        loaded.input_shape,
+        loaded.preprocessing,
+        loaded.name,
+        fingerprint(_state(loaded.program)),
+        options.output,
+        options.task,
+    )
+    tap_batch_norms(teacher.graph)
+    return teacher
+
+
+def _state(program: nn.Module | ExportedProgram) -> dict[str, Tensor]:
+    state = program.state_dict
+    return dict(state() if callable(state) else state)

@@ -1,0 +1,168 @@
+"""``lrq-deploy sensitivity``: parse, measure, print. Nothing is trained but a small generator."""
+
+import os
+import sys
+from contextlib import ExitStack, redirect_stdout
+from json import dumps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lrq_deploy.cli import quantize_parameters as parameter
+from lrq_deploy.cli.quantize_flags import (
+    QuantizeFlags,
+    options_from,
+    parse_floats,
+    parse_integers,
+)
+from lrq_deploy.errors import OutputError
+from lrq_deploy.options import QuantizeOptions
+from lrq_deploy.progress import ProgressCallback
+
+if TYPE_CHECKING:
+    from lrq_deploy.sensitivity import SensitivityTable
+
+__all__ = ["JSON_NAME", "PICTURE_NAME", "sensitivity", "table_files"]
+
+JSON_NAME = "sensitivity.json"
+PICTURE_NAME = "sensitivity.png"
+
+Folder = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        metavar="DIR",
+        show_default=False,
+        help=f"Folder for {JSON_NAME} and {PICTURE_NAME}; nothing is written without it.",
+    ),
+]
+Replace = Annotated[
+    bool,
+    typer.Option("--force", help="Replace such files in --out."),
+]
+
+
+def sensitivity(
+    model: parameter.Model,
+    act_symmetry: parameter.ActSymmetry = None,
+    arch: parameter.Arch = None,
+    input_shape: parameter.InputShape = None,
+    mean: parameter.Mean = None,
+    std: parameter.Std = None,
+    output: parameter.Output = None,
+    task: parameter.Task = None,
+    trust_pickle: parameter.TrustPickle = None,
+    device: parameter.Device = None,
+    seed: parameter.Seed = None,
+    out: Folder = None,
+    force: Replace = False,
+    json: parameter.Json = False,
+    quiet: parameter.Quiet = False,
+) -> None:
+    """Rank layers by what each loses at 2, 3, 4 and 8 bits, on synthetic images."""
+    flags = QuantizeFlags(
+        bits=8,
+        act_symmetry=act_symmetry,
+        arch=arch,
+        input_shape=parse_integers("input-shape", input_shape),
+        mean=parse_floats("mean", mean),
+        std=parse_floats("std", std),
+        output=output,
+        task=task,
+        trust_pickle=trust_pickle,
+        device=device,
+        seed=seed,
+    )
+    options = options_from(model, flags)
+    if out is not None:
+        _check_folder(out, force)
+    _run(options, out, json, quiet)
+
+
+def _run(options: QuantizeOptions, out: Path | None, json: bool, quiet: bool) -> None:
+    from rich.console import Console
+
+    from lrq_deploy.cli.progress_view import progress_view
+    from lrq_deploy.cli.sensitivity_report import print_sensitivity
+
+    stdout = Console()
+    screen = Console(stderr=True) if json else stdout
+    with ExitStack() as stack:
+        view = stack.enter_context(progress_view(screen, quiet=quiet, plain=json))
+        if json:
+            # Libraries write to stdout as they like; scripts read it as JSON.
+            stack.enter_context(redirect_stdout(sys.stderr))
+        table = _measure(options, view)
+        if out is not None:
+            _write(out, table_files(table))
+    if json:
+        stdout.print_json(data=table.to_json())
+    else:
+        print_sensitivity(stdout, table)
+        if out is not None:
+            stdout.print(f"written: {out / JSON_NAME}, {out / PICTURE_NAME}", soft_wrap=True)
+
+
+def _measure(options: QuantizeOptions, progress: ProgressCallback) -> "SensitivityTable":
+    """A short run of the generator, then one table on its images."""
+    from lrq_deploy.calibration.sensitivity import measure_sensitivity, probe_settings
+    from lrq_deploy.calibration.synthesize import synthesize
+    from lrq_deploy.cli.preparing import chosen_device, load_teacher
+    from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
+    from lrq_deploy.graph.placement import place_quantizers
+    from lrq_deploy.target import PORTABLE
+
+    device = chosen_device(options.device)
+    teacher = load_teacher(options)
+    settings = probe_settings(teacher.input_shape)
+    made = synthesize(teacher, settings, options.method, options.seed, device, progress)
+    folded = fold_batch_norm(teacher.graph)
+    student = place_quantizers(folded, options.scheme, PORTABLE, teacher.preprocessing)
+    return measure_sensitivity(
+        student.to(device),
+        made.images.to(device),
+        PORTABLE,
+        options.scheme.act_symmetry == "symmetric",
+        options.seed,
+        teacher.name,
+        progress,
+        teacher.task,
+    )
+
+
+def table_files(table: "SensitivityTable") -> dict[str, bytes]:
+    """The table as JSON and as a picture, by file name."""
+    from lrq_deploy.export.sensitivity_picture import sensitivity_png
+
+    text = dumps(table.to_json(), indent=2, sort_keys=True, allow_nan=False)
+    return {JSON_NAME: f"{text}\n".encode(), PICTURE_NAME: sensitivity_png(table)}
+
+
+def _check_folder(out: Path, force: bool) -> None:
+    """Refuse a folder before any work is done."""
+    present = [name for name in (JSON_NAME, PICTURE_NAME) if (out / name).exists()]
+    if present and not force:
+        raise OutputError(
+            "--out must not hold a table yet",
+            f"{', '.join(present)} in {out}",
+            "choose another --out, or replace them with --force",
+        )
+    existing = next(p for p in [out, *out.absolute().parents] if p.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise OutputError("--out must be a folder that can be written", f"{out}", "choose another")
+
+
+def _write(out: Path, files: dict[str, bytes]) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, data in files.items():
+            partial = out / f".{name}.partial"
+            partial.write_bytes(data)
+            partial.replace(out / name)
+    except OSError as error:
+        raise OutputError(
+            "the table must be written completely",
+            f"{error.strerror or error} at {error.filename or out}",
+            "free space on the disk or choose another --out",
+        ) from error

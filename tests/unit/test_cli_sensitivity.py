@@ -1,0 +1,95 @@
+"""``lrq-deploy sensitivity``: what it prints and writes."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from support.small_networks import with_statistics
+from torch import nn
+
+from lrq_deploy.calibration import sensitivity as probing
+from lrq_deploy.cli import main
+from lrq_deploy.method.recipe import RecipeSettings
+from lrq_deploy.sensitivity import SensitivityTable
+
+pytestmark = pytest.mark.unit
+
+ARCH_FILE = """
+from torch import nn
+
+def build():
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.Conv2d(8, 8, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5),
+    )
+"""
+
+FullSettings = probing.probe_settings
+
+
+def few_steps(input_shape: tuple[int, int, int]) -> RecipeSettings:
+    return replace(
+        FullSettings(input_shape),
+        generator_steps=2,
+        refinement_steps=1,
+        batch_size=16,
+        pool_images=32,
+    )
+
+
+def run(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *flags: str,
+) -> object:
+    (folder / "net.py").write_text(ARCH_FILE, encoding="utf-8")
+    names: dict[str, nn.Module] = {}
+    exec(ARCH_FILE, names)
+    torch.save(with_statistics(names["build"]()).state_dict(), folder / "model.pt")  # type: ignore[operator]
+    words = ["lrq-deploy", "sensitivity", str(folder / "model.pt"), "--input-shape", "3,12,12"]
+    arch = ["--arch", f"{folder / 'net.py'}:build", "--quiet", "--device", "cpu"]
+    monkeypatch.setattr(sys, "argv", [*words, *arch, *flags])
+    monkeypatch.setattr(probing, "probe_settings", few_steps)
+    monkeypatch.setenv("COLUMNS", "140")
+    with pytest.raises(SystemExit) as caught:
+        main.run()
+    return caught.value.code
+
+
+def test_words_rank_layers_and_activations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = run(tmp_path, monkeypatch)
+    text = capsys.readouterr().out
+    assert code == 0
+    for part in ("W2", "W8", "A2", "A8", "input", "KL(teacher || student)", "32 synthetic images"):
+        assert part in text
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.pt", "net.py"]
+
+
+def test_json_and_files_hold_one_table_and_are_not_overwritten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "deep" / "table"
+    assert run(tmp_path, monkeypatch, "--json", "--out", str(out)) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads((out / "sensitivity.json").read_text())
+    table = SensitivityTable.from_json(printed)
+    assert [len(table.of(kind)) for kind in ("weight", "activation")] == [3, 4]
+    assert (out / "sensitivity.png").read_bytes().startswith(b"\x89PNG")
+    assert len(list(out.iterdir())) == 2
+
+    assert run(tmp_path, monkeypatch, "--out", str(out)) == main.EXIT_INPUT
+    assert "--force" in capsys.readouterr().err
+    assert run(tmp_path, monkeypatch, "--out", str(out), "--force") == 0
+
+
+def test_a_file_as_folder_is_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tmp_path, monkeypatch, "--out", str(tmp_path / "model.pt" / "x")) == main.EXIT_INPUT
+    assert "--out must be a folder" in capsys.readouterr().err
