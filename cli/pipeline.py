@@ -157,7 +157,14 @@ def _fit(
     calibrate(student, calibration, symmetric, options.seed)
     report.advance()
     metrics = train_student(
-        student, synthetic.images, settings, options.method, options.seed, device, progress
+        student,
+        synthetic.images,
+        settings,
+        options.method,
+        options.seed,
+        device,
+        progress,
+        teacher.task,
     )
     frozen, table = freeze(student)
     model = QuantizedModel(
@@ -169,6 +176,7 @@ def _fit(
         preprocessing=teacher.preprocessing,
         name=teacher.name,
         teacher_fingerprint=teacher.fingerprint,
+        task=teacher.task,
     )
     return model, metrics
 
@@ -248,6 +256,8 @@ def _result(
         teacher_accuracy=_percent(fidelity.teacher_accuracy),
         student_accuracy=_percent(fidelity.student_accuracy),
         agreement=100 * fidelity.agreement,
+        label_f1=_percent(None if fidelity.labels is None else fidelity.labels.f1),
+        labels_exact=_percent(None if fidelity.labels is None else fidelity.labels.exact),
         parity_top1=100 * parity.same_top1,
         parity_max_diff=parity.max_diff,
         parity_mean_diff=parity.mean_diff,

@@ -59,10 +59,16 @@ def _checks(result: QuantizeResult) -> Table:
     table.add_column()
     made = " made" if result.images_source == "synthetic" else ""
     count = f"{result.images_measured:,}{made} images"
-    table.add_row("same answer as the teacher", f"{result.agreement:.2f} % of {count}")
+    agreement = f"{result.agreement:.2f} % of {count}"
+    if result.label_f1 is not None and result.labels_exact is not None:
+        agreement = (
+            f"{result.agreement:.2f} % of the labels of {count}, all labels on "
+            f"{result.labels_exact:.2f} %; F1 of the yes answers {result.label_f1:.2f} %"
+        )
+    table.add_row("same answer as the teacher", agreement)
     table.add_row(
         "ONNX Runtime against torch",
-        f"{result.parity_top1:.2f} % same top-1; logits differ by "
+        f"{result.parity_top1:.2f} % same answers; logits differ by "
         f"{result.parity_max_diff:.2g} at most, {result.parity_mean_diff:.2g} on average",
     )
     table.add_row("executed in integers", f"{result.integer_share:.1f} % of the multiply-adds")

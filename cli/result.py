@@ -25,10 +25,9 @@ class QuantizeResult:
         images_source: ``folder`` for the user's images, ``synthetic`` for held-out made ones.
         labelled: whether accuracies could be measured.
         teacher_accuracy, student_accuracy: top-1 in percent, ``None`` without labels.
-        agreement: percent of images with the same top-1 from the teacher and from the
-            student as ONNX Runtime runs it.
-        parity_top1: percent of images with the same top-1 from ONNX Runtime and the torch
-            student.
+        agreement: percent of the same answers, one per image or one per label, from the teacher
+            and from the student as ONNX Runtime runs it.
+        parity_top1: percent of the same answers from ONNX Runtime and the torch student.
         parity_max_diff, parity_mean_diff: absolute difference of these logits.
         integer_share: percent of the multiply-adds that are executed in integers.
         float_bytes: size of the teacher's weights as float32.
@@ -41,6 +40,8 @@ class QuantizeResult:
         ship: whether the figures say that the student may be shipped.
         verdict: one sentence with the reason.
         next_commands: command lines to run next.
+        label_f1: F1 in percent of the yes answers, ``None`` where an image has one class.
+        labels_exact: percent of images on which all labels agree, likewise.
     """
 
     bundle_path: Path
@@ -70,6 +71,8 @@ class QuantizeResult:
     ship: bool
     verdict: str
     next_commands: tuple[str, ...]
+    label_f1: float | None = None
+    labels_exact: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for ``--json``, with the schema version first."""

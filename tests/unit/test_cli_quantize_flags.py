@@ -71,8 +71,9 @@ def test_every_flag_reaches_the_options(recorder: Recorder) -> None:
     line = (
         f"{MODEL} --bits 4 --weight-bits 3 --act-bits 5 --edge-bits same --residual-bits 8 "
         "--act-symmetry asymmetric --arch timm:x --input-shape 1,9,12 --mean=-0.5 --std 0.25 "
-        "--images shots --recipe best --device cpu --seed 7 --out here --force --trust-pickle "
-        "--no-long-range --margin b --no-decoupled --target onnxruntime --no-bench --cache kept --json --quiet"
+        "--output aux --images shots --recipe best --device cpu --seed 7 --out here --force "
+        "--trust-pickle --no-long-range --margin b --no-decoupled --target onnxruntime --no-bench "
+        "--cache kept --json --quiet"
     )
     assert parse(recorder, line.split()) == QuantizeOptions(
         model=MODEL,
@@ -82,6 +83,7 @@ def test_every_flag_reaches_the_options(recorder: Recorder) -> None:
         input_shape=(1, 9, 12),
         mean=(-0.5,),
         std=(0.25,),
+        output="aux",
         images=Path("shots"),
         recipe="best",
         device="cpu",
@@ -95,6 +97,12 @@ def test_every_flag_reaches_the_options(recorder: Recorder) -> None:
     assert recorder.control == RunControl(cache=Path("kept"))
     assert recorder.json
     assert recorder.quiet
+
+
+def test_labels_on_their_own_leave_out_what_is_about_one_class(recorder: Recorder) -> None:
+    options = parse(recorder, [str(MODEL), "--bits", "4", "--task", "multilabel"])
+    assert options.task == "multilabel"
+    assert options.method == MethodSwitches(margin="off", decoupled=False)
 
 
 def test_flags_override_the_configuration_file(recorder: Recorder, tmp_path: Path) -> None:
@@ -122,6 +130,9 @@ def test_weight_and_act_bits_together_replace_bits() -> None:
         (QuantizeFlags(bits=4, residual_bits=0), "0"),
         (QuantizeFlags(bits=4, act_symmetry="odd"), "'odd'"),
         (QuantizeFlags(bits=4, recipe="slow"), "'slow'"),
+        (QuantizeFlags(bits=4, task="many"), "'many'"),
+        (QuantizeFlags(bits=4, task="multilabel", margin="a2"), "margin a2"),
+        (QuantizeFlags(bits=4, task="multilabel", decoupled=True), "decoupled"),
         (QuantizeFlags(bits=4, device="tpu"), "'tpu'"),
         (QuantizeFlags(bits=4, margin="c"), "'c'"),
         (QuantizeFlags(bits=4, seed=-1), "-1"),

@@ -94,6 +94,12 @@ def test_without_labels_agreement_takes_the_place_of_accuracy() -> None:
     assert "Next" not in text
 
 
+def test_labels_on_their_own_are_counted_one_by_one() -> None:
+    text = " ".join(report(replace(RESULT, label_f1=97.5, labels_exact=81.25)).split())
+    assert "96.25 % of the labels of 1,423 images, all labels on 81.25 %" in text
+    assert "F1 of the yes answers 97.50 %" in text
+
+
 def test_json_holds_every_field_and_the_schema_version() -> None:
     document = json.loads(json.dumps(RESULT.to_json()))
     assert document.pop("schema_version") == RESULT_SCHEMA

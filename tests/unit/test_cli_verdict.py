@@ -18,7 +18,7 @@ from lrq_deploy.cli.verdict import (
     judge,
     next_commands,
 )
-from lrq_deploy.export.accuracy import Fidelity
+from lrq_deploy.export.accuracy import Fidelity, LabelAgreement
 from lrq_deploy.export.coverage import Coverage, LayerCoverage
 from lrq_deploy.export.ladder import Bound, Ladder, Rung
 from lrq_deploy.export.latency import BatchLatency, Benchmark, BenchmarkOptions, Distribution
@@ -105,6 +105,18 @@ def test_without_labels_the_agreement_decides(
     assert found.ship == ship
     assert words in found.sentence
     assert f"{100 * agreement:.2f} %" in found.sentence
+
+
+@pytest.mark.parametrize(
+    ("agreement", "f1", "ship"),
+    [(0.99, 0.96, True), (0.99, 0.94, False), (0.94, 0.99, False)],
+)
+def test_yes_or_no_labels_need_agreement_and_f1(agreement: float, f1: float, ship: bool) -> None:
+    labels = LabelAgreement(exact=0.5, f1=f1, per_label=(agreement,))
+    found = verdict(fidelity=replace(fidelity(agreement), labels=labels))
+    assert found.ship == ship
+    assert f"{100 * agreement:.2f} % of the labels of 1,000 images" in found.sentence
+    assert f"F1 of the yes answers {100 * f1:.2f} %" in found.sentence
 
 
 @pytest.mark.parametrize(("share", "ship"), [(1.0, True), (MIN_INTEGER_SHARE, True), (0.9, False)])

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lrq_deploy.errors import OptionError, UnsupportedNetworkError
 from lrq_deploy.graph.capture import capture
+from lrq_deploy.task import Task
 
 pytestmark = pytest.mark.unit
 
@@ -114,3 +115,33 @@ class Masked(nn.Module):
 def test_a_module_with_two_inputs_is_refused_by_their_names() -> None:
     with pytest.raises(UnsupportedNetworkError, match=r"2 inputs \(x, mask\)"):
         capture(Masked(), SHAPE)
+
+
+PROBABILITIES: dict[str, tuple[Callable[..., Any], Task]] = {
+    "softmax": (lambda y, a, x: y.softmax(1), "multiclass"),
+    "log-softmax": (lambda y, a, x: {"logits": y.log_softmax(-1), "map": x}, "multiclass"),
+    "sigmoid": (lambda y, a, x: y.sigmoid(), "multilabel"),
+}
+
+
+@pytest.mark.parametrize(("pack", "task"), PROBABILITIES.values(), ids=PROBABILITIES)
+def test_probabilities_are_taken_off(pack: Callable[..., Any], task: Task) -> None:
+    graph = capture(with_statistics(Packed(pack)), SHAPE, task=task)
+    plain = capture(with_statistics(Packed(lambda y, a, x: y)), SHAPE)
+    torch.testing.assert_close(graph(images()), plain(images()))
+
+
+@pytest.mark.parametrize("name", ["softmax", "sigmoid"])
+def test_what_ends_the_network_must_fit_the_task(name: str) -> None:
+    pack, right = PROBABILITIES[name]
+    wrong: Task = "multilabel" if right == "multiclass" else "multiclass"
+    with pytest.raises(UnsupportedNetworkError, match=f"{name} with --task {wrong}") as caught:
+        capture(with_statistics(Packed(pack)), SHAPE, task=wrong)
+    assert caught.value.remedy.endswith(right)
+
+
+def test_a_single_logit_is_one_label() -> None:
+    module = with_statistics(Packed(lambda y, a, x: y[:, :1]))
+    assert capture(module, SHAPE, task="multilabel")(images(3)).shape == (3, 1)
+    with pytest.raises(UnsupportedNetworkError, match=r"1 logit.*--task multilabel"):
+        capture(module, SHAPE)
