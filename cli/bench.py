@@ -2,13 +2,16 @@
 
 import sys
 from contextlib import redirect_stdout
+from dataclasses import replace
+from json import dumps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lrq_deploy.cli import quantize_parameters as parameter
 from lrq_deploy.cli.quantize_flags import parse_integers
+from lrq_deploy.cli.result_files import check_folder, write_files
 from lrq_deploy.errors import BundleError, OptionError
 from lrq_deploy.progress import ProgressCallback, silent
 
@@ -18,6 +21,10 @@ if TYPE_CHECKING:
 __all__ = ["BENCHMARK_SCHEMA", "bench", "bench_bundle"]
 
 BENCHMARK_SCHEMA = 1
+JSON_NAME = "bench.json"
+PICTURE_NAME = "latency.png"
+AGREEMENT_IMAGES = 256
+"""Real images at most on which the answers are compared."""
 
 BundlePath = Annotated[
     Path,
@@ -36,6 +43,23 @@ FloatModel = Annotated[
 Batch = Annotated[str, typer.Option("--batch", metavar="N,N", help="Images per run.")]
 Runs = Annotated[int, typer.Option("--runs", metavar="N", help="Timed runs of each graph.")]
 Threads = Annotated[int, typer.Option("--threads", metavar="N", help="Of one run of a graph.")]
+StaticImages = Annotated[
+    Path | None,
+    typer.Option(
+        "--against-static",
+        metavar="DIR",
+        help="Also measure onnxruntime's quantize_static, calibrated on these real images.",
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        metavar="DIR",
+        help=f"Folder for {JSON_NAME} and {PICTURE_NAME}; nothing is written without it.",
+    ),
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace such files in --out.")]
 MaxRatio = Annotated[
     float | None,
     typer.Option(
@@ -52,7 +76,10 @@ def bench(
     batch: Batch = "1,8",
     runs: Runs = 50,
     threads: Threads = 1,
+    against_static: StaticImages = None,
     max_latency_ratio: MaxRatio = None,
+    out: Out = None,
+    force: Force = False,
     json: parameter.Json = False,
     quiet: parameter.Quiet = False,
 ) -> None:
@@ -67,13 +94,17 @@ def bench(
     from lrq_deploy.cli.progress_view import progress_view
     from lrq_deploy.export.latency import BenchmarkOptions
 
+    if out is not None:
+        check_folder(out, (JSON_NAME, PICTURE_NAME), force)
     options = BenchmarkOptions(threads, parse_integers("batch", batch, "1,8") or (), runs)
     console = Console()
     screen = Console(stderr=True)
     with progress_view(screen, quiet=quiet, plain=json) as view, redirect_stdout(sys.stderr):
-        found = bench_bundle(bundle, options, float_model, view)
+        found = bench_bundle(bundle, options, float_model, view, against_static)
+    document = {"schema_version": BENCHMARK_SCHEMA, "bundle": str(bundle), **found.to_json()}
+    if out is not None:
+        write_files(out, _files(document, found))
     if json:
-        document = {"schema_version": BENCHMARK_SCHEMA, "bundle": str(bundle), **found.to_json()}
         console.print_json(data=document)
     else:
         print_benchmark(console, found)
@@ -86,8 +117,17 @@ def bench_bundle(
     options: "BenchmarkOptions",
     float_model: Path | None = None,
     progress: ProgressCallback = silent,
+    static_images: Path | None = None,
 ) -> "Benchmark":
     """Measure a bundle's ``model.onnx`` against its float twin or a given float graph.
+
+    Args:
+        path: the bundle.
+        options: how to measure.
+        float_model: float graph to compare with; the student without its quantizers, if None.
+        progress: receives the events.
+        static_images: real images, of which ``quantize_static`` is calibrated and the answers
+            are compared; None leaves that graph out.
 
     Raises:
         BundleError: not a bundle, changed, of another schema, or with a graph that is not its
@@ -101,19 +141,35 @@ def bench_bundle(
     from lrq_deploy.export.graph_identity import check_graph
     from lrq_deploy.export.latency import measure_latency
     from lrq_deploy.export.onnx_graph import save_onnx
+    from lrq_deploy.export.static_baseline import agreements, static_baseline
+    from lrq_deploy.images import read_image_folder
 
     bundle = load_bundle(path)
     graph = bundle.file("model.onnx")
     check_graph(graph, "onnxruntime", bundle.manifest.teacher_fingerprint)
-    if float_model is not None:
-        if not float_model.is_file():
-            raise BundleError(
-                "--float must name an ONNX file",
-                f"{float_model}",
-                "check the path, or leave it out",
-            )
-        return measure_latency(float_model, graph, options, progress)
+    if float_model is not None and not float_model.is_file():
+        raise BundleError(
+            "--float must name an ONNX file", f"{float_model}", "check the path, or leave it out"
+        )
+    model = bundle.model()
     with tempfile.TemporaryDirectory() as folder:
-        twin = Path(folder) / "float.onnx"
-        save_onnx(float_twin(bundle.model()), twin)
-        return measure_latency(twin, graph, options, progress)
+        if float_model is None:
+            float_model = Path(folder) / "float.onnx"
+            save_onnx(float_twin(model), float_model)
+        if static_images is None:
+            return measure_latency(float_model, graph, options, progress)
+        images = read_image_folder(
+            static_images, model.input_shape, model.preprocessing, None, AGREEMENT_IMAGES
+        )
+        static = Path(folder) / "static.onnx"
+        static_baseline(float_model, images.batches(1), static)
+        found = measure_latency(float_model, graph, options, progress, static)
+        ours, theirs = agreements(float_model, (graph, static), images.batches(32), model.task)
+    return replace(found, images=len(images), agreement=ours, static_agreement=theirs)
+
+
+def _files(document: dict[str, Any], found: "Benchmark") -> dict[str, bytes]:
+    from lrq_deploy.export.latency_picture import latency_png
+
+    text = dumps(document, indent=2, sort_keys=True, allow_nan=False)
+    return {JSON_NAME: f"{text}\n".encode(), PICTURE_NAME: latency_png(found)}

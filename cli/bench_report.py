@@ -36,21 +36,35 @@ def print_benchmark(console: Console, found: Benchmark) -> None:
         table.add_row(str(batch.batch_size), "float", *_times(batch.float_graph), "", "")
         ratio, speed = f"{batch.ratio:.3f}", f"{batch.images_per_second:,.0f}"
         table.add_row("", "quantized", *_times(batch.quantized), ratio, speed)
+        if batch.static is not None:
+            relative = batch.static.p50_ms / batch.float_graph.p50_ms
+            speed = f"{1000 * batch.batch_size / batch.static.p50_ms:,.0f}"
+            table.add_row("", "static", *_times(batch.static), f"{relative:.3f}", speed)
     console.print(table)
-    sizes = (found.float_bytes, found.quantized_bytes)
-    console.print(_line("file", *sizes), highlight=False)
+    console.print(
+        _line("file", found.float_bytes, found.quantized_bytes, found.static_bytes),
+        highlight=False,
+    )
     if found.float_memory_bytes is not None and found.quantized_memory_bytes is not None:
         memory = (found.float_memory_bytes, found.quantized_memory_bytes)
-        console.print(_line("peak memory", *memory), highlight=False)
+        line = _line("peak memory", *memory, found.static_memory_bytes)
+        console.print(line, highlight=False)
+    if found.agreement is not None and found.static_agreement is not None:
+        console.print(
+            f"same answer as the float graph, {found.images:,} images: quantized "
+            f"{100 * found.agreement:.2f} %, static {100 * found.static_agreement:.2f} %",
+            highlight=False,
+        )
 
 
 def _times(found: Distribution) -> tuple[str, ...]:
     return tuple(f"{ms:.3f}" for ms in (found.p50_ms, found.p90_ms, found.p99_ms))
 
 
-def _line(what: str, before: int, after: int) -> str:
+def _line(what: str, before: int, after: int, static: int | None) -> str:
     ratio = f", {before / after:.1f} x smaller" if after else ""
-    return f"{what}: float {_size(before)}, quantized {_size(after)}{ratio}"
+    other = "" if static is None else f"; static {_size(static)}"
+    return f"{what}: float {_size(before)}, quantized {_size(after)}{ratio}{other}"
 
 
 def _size(count: int) -> str:

@@ -68,22 +68,34 @@ class Distribution:
 
 @dataclass(frozen=True)
 class BatchLatency:
-    """Both graphs at one batch size.
+    """All graphs at one batch size.
 
     Attributes:
         batch_size: images per run.
         float_graph: of the float graph.
         quantized: of the quantized graph.
+        static: of what ``quantize_static`` made of the float graph; None if there is none.
     """
 
     batch_size: int
     float_graph: Distribution
     quantized: Distribution
+    static: Distribution | None = None
 
     @property
     def ratio(self) -> float:
         """Median of the quantized graph over that of the float one; below 1 is faster."""
         return self.quantized.p50_ms / self.float_graph.p50_ms
+
+    @property
+    def static_ratio(self) -> float | None:
+        """Median of the quantized graph over that of ``quantize_static``."""
+        return None if self.static is None else self.quantized.p50_ms / self.static.p50_ms
+
+    def graphs(self) -> dict[str, Distribution]:
+        """What was measured, by name."""
+        found = {"float": self.float_graph, "quantized": self.quantized}
+        return found if self.static is None else {**found, "static": self.static}
 
     @property
     def images_per_second(self) -> float:
@@ -100,10 +112,13 @@ class Benchmark:
         cpu: type of the processor.
         runtime: name and version.
         batches: one entry per batch size.
-        float_bytes, quantized_bytes: sizes of the files.
-        float_memory_bytes, quantized_memory_bytes: growth of a fresh process that loads and
-            runs the graph at the largest batch size; None where the system does not tell, or
-            it was not asked for.
+        float_bytes, quantized_bytes, static_bytes: sizes of the files.
+        float_memory_bytes, quantized_memory_bytes, static_memory_bytes: growth of a fresh process
+            that loads and runs the graph at the largest batch size; None where the system does
+            not tell, or it was not asked for.
+        images: real images behind the next two figures.
+        agreement, static_agreement: share of images with the top-1 of the float graph, 0..1;
+            None without real images.
     """
 
     options: BenchmarkOptions
@@ -114,6 +129,11 @@ class Benchmark:
     quantized_bytes: int
     float_memory_bytes: int | None
     quantized_memory_bytes: int | None
+    static_bytes: int | None = None
+    static_memory_bytes: int | None = None
+    images: int = 0
+    agreement: float | None = None
+    static_agreement: float | None = None
 
     @property
     def worst_ratio(self) -> float:
@@ -125,6 +145,7 @@ class Benchmark:
         document = asdict(self)
         for entry, batch in zip(document["batches"], self.batches, strict=True):
             entry["ratio"] = batch.ratio
+            entry["static_ratio"] = batch.static_ratio
             entry["images_per_second"] = batch.images_per_second
         return {**document, "worst_ratio": self.worst_ratio}
 
@@ -150,14 +171,16 @@ def measure_latency(
     quantized_model: Path,
     options: BenchmarkOptions,
     progress: ProgressCallback = silent,
+    static_model: Path | None = None,
 ) -> Benchmark:
-    """Measure two graphs against each other.
+    """Measure two or three graphs against each other.
 
     Args:
         float_model: file of the float graph, one input float32 ``[batch, C, H, W]``.
         quantized_model: file of the quantized graph.
         options: threads, batch sizes, runs.
         progress: receives one event per batch size and one per memory measurement.
+        static_model: file of what ``quantize_static`` made of the float graph.
 
     Raises:
         ExportError: ONNX Runtime does not accept a graph, their inputs differ, or one does not
@@ -165,16 +188,18 @@ def measure_latency(
     """
     import onnxruntime
 
-    graphs = [open_session(path, options.threads) for path in (float_model, quantized_model)]
+    paths = [float_model, quantized_model, *([] if static_model is None else [static_model])]
+    graphs = [open_session(path, options.threads) for path in paths]
     _check_inputs(graphs)
-    report = StageProgress(progress, "bench", len(options.batch_sizes) + 2 * options.memory)
+    steps = len(options.batch_sizes) + len(paths) * options.memory
+    report = StageProgress(progress, "bench", steps)
     batches = []
     for size in options.batch_sizes:
         batches.append(_interleaved(graphs, size, options))
         report.advance(message=f"batch {size}: ratio {batches[-1].ratio:.3f}")
     del graphs
-    memory: list[int | None] = [None, None]
-    for index, path in enumerate((float_model, quantized_model) if options.memory else ()):
+    memory: list[int | None] = [None] * 3
+    for index, path in enumerate(paths if options.memory else ()):
         memory[index] = peak_memory_bytes(path, max(options.batch_sizes), options.threads)
         report.advance()
     return Benchmark(
@@ -186,6 +211,8 @@ def measure_latency(
         quantized_bytes=quantized_model.stat().st_size,
         float_memory_bytes=memory[0],
         quantized_memory_bytes=memory[1],
+        static_bytes=None if static_model is None else static_model.stat().st_size,
+        static_memory_bytes=memory[2],
     )
 
 
@@ -205,7 +232,11 @@ def _check_inputs(graphs: Sequence[Session]) -> None:
     found = [[(x.name, x.type, x.shape[1:]) for x in g.runtime.get_inputs()] for g in graphs]
     outputs = [[x.name for x in g.runtime.get_outputs()] for g in graphs]
     names_ok = all([x[0] for x in inputs] == ["input"] for inputs in found)
-    if not names_ok or found[0] != found[1] or any("logits" not in names for names in outputs):
+    if (
+        not names_ok
+        or any(x != found[0] for x in found)
+        or any("logits" not in names for names in outputs)
+    ):
         raise ExportError(
             "both graphs must take the same 'input' [batch, C, H, W] and give 'logits'",
             f"{found[0]} -> {outputs[0]} and {found[1]} -> {outputs[1]}",
@@ -219,13 +250,13 @@ def _interleaved(graphs: Sequence[Session], size: int, options: BenchmarkOptions
     for graph in graphs:
         for _ in range(options.warmup):
             _run(graph, images)
-    taken: list[list[float]] = [[], []]
+    taken: list[list[float]] = [[] for _ in graphs]
     for _ in range(options.runs):
         for graph, seconds in zip(graphs, taken, strict=True):
             start = time.perf_counter()
             _run(graph, images)
             seconds.append(time.perf_counter() - start)
-    return BatchLatency(size, Distribution.of(taken[0]), Distribution.of(taken[1]))
+    return BatchLatency(size, *(Distribution.of(seconds) for seconds in taken))
 
 
 def _run(graph: Session, images: "np.ndarray[Any, np.dtype[np.float32]]") -> None:

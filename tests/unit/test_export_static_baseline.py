@@ -1,0 +1,51 @@
+"""onnxruntime's own quantizer as the third graph of a benchmark, and the picture of it."""
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from support.frozen_graphs import residual_student
+
+from lrq_deploy.errors import ImageError
+from lrq_deploy.export.float_twin import float_twin
+from lrq_deploy.export.latency import BenchmarkOptions, measure_latency
+from lrq_deploy.export.latency_picture import latency_png
+from lrq_deploy.export.onnx_graph import save_onnx, to_onnx
+from lrq_deploy.export.static_baseline import agreements, static_baseline
+
+pytestmark = pytest.mark.unit
+
+
+def test_three_graphs_of_one_network_are_compared(tmp_path: Path) -> None:
+    model = residual_student(8, 8, blocks=(1,))
+    images = torch.randn(24, *model.input_shape, generator=torch.Generator().manual_seed(3))
+    paths = [tmp_path / f"{name}.onnx" for name in ("float", "ours", "static")]
+    save_onnx(float_twin(model), paths[0])
+    save_onnx(to_onnx(model), paths[1])
+    static_baseline(paths[0], iter(images.split(8)), paths[2])
+    assert paths[2].stat().st_size < paths[0].stat().st_size
+
+    ours, theirs, itself = agreements(
+        paths[0], [paths[1], paths[2], paths[0]], iter(images.split(8)), "multiclass"
+    )
+    assert itself == 1
+    assert min(ours, theirs) > 0.5
+
+    options = BenchmarkOptions(batch_sizes=(1, 2), runs=10, memory=False)
+    found = measure_latency(paths[0], paths[1], options, static_model=paths[2])
+    assert list(found.batches[0].graphs()) == ["float", "quantized", "static"]
+    assert found.batches[0].static_ratio is not None
+    assert found.static_bytes == paths[2].stat().st_size
+    assert found.to_json()["batches"][1]["static_ratio"] > 0
+
+    picture = Image.open(io.BytesIO(latency_png(found)))
+    pair = replace(found, batches=(replace(found.batches[0], static=None),))
+    assert picture.height - Image.open(io.BytesIO(latency_png(pair))).height == 4 * 22
+
+
+def test_it_needs_images(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="none"):
+        static_baseline(tmp_path / "float.onnx", iter(()), tmp_path / "out.onnx")
