@@ -7,6 +7,7 @@ import torch
 
 from lrq_deploy.calibration import synthesize as stage
 from lrq_deploy.checkpoint.fingerprint import fingerprint
+from lrq_deploy.method.loop import KEEP_NOTHING, StageKeeper
 from lrq_deploy.method.recipe import STUDENT_SETTINGS, RecipeSettings
 from lrq_deploy.options import MethodSwitches
 from lrq_deploy.progress import ProgressCallback, ProgressEvent
@@ -78,6 +79,7 @@ def synthesize_once(
     seed: int,
     device: torch.device,
     progress: ProgressCallback,
+    keeper: StageKeeper = KEEP_NOTHING,
 ) -> MadeSet:
     """``synthesize``, unless ``store`` has its product.
 
@@ -92,7 +94,7 @@ def synthesize_once(
         progress(ProgressEvent(STAGE, 1, 1, message=message))
         return MadeSet(SyntheticSet(**found["synthetic"]), found["seconds"], True)
     start = time.perf_counter()
-    made = stage.synthesize(teacher, settings, switches, seed, device, progress)
+    made = stage.synthesize(teacher, settings, switches, seed, device, progress, keeper)
     seconds = time.perf_counter() - start
     if store is not None:
         product = {name: getattr(made, name) for name in SyntheticSet.__dataclass_fields__}

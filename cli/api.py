@@ -30,6 +30,8 @@ def quantize(
     act_symmetry: ActSymmetry = "symmetric",
     target: str = "auto",
     cache: str | Path | None = None,
+    resume: bool = False,
+    checkpoint_every: float = 60.0,
     arch: str | None = None,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
@@ -77,6 +79,8 @@ def quantize(
         long_range, margin, decoupled: parts of the method; its defaults, if not given.
         bench: time the result against the float network.
         cache: folder where the made images are kept, and reused while they would be the same.
+        resume: continue the run for the same ``out`` that was stopped; start, where there is none.
+        checkpoint_every: seconds between two states of the training, kept beside ``out``.
         name: of a network in memory, for reports; its class, if not given.
         progress: receives the events of every stage.
 
@@ -115,6 +119,8 @@ def quantize(
         target=target,
         bench=bench,
         cache=None if cache is None else Path(cache),
+        resume=resume,
+        checkpoint_every=checkpoint_every,
     )
     path = Path(model) if isinstance(model, str | Path) else Path(name or type(model).__name__)
     options = options_from(path, flags)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from lrq_deploy.cli import quantize_parameters as parameter
 from lrq_deploy.cli.quantize import run_and_report
-from lrq_deploy.cli.quantize_flags import QuantizeFlags, command_line, control_from, options_from
+from lrq_deploy.cli.quantize_flags import QuantizeFlags, command_line, options_from
 from lrq_deploy.errors import OutputError
 from lrq_deploy.options import QuantizeOptions
 
@@ -42,7 +42,7 @@ def demo(
             f"  {command_line(model, flags)}\n"
         )
         screen.print(text, markup=False, highlight=False, soft_wrap=True)
-    run_and_report(options, control_from(flags), json=json, quiet=quiet)
+    run_and_report(model, flags, json=json, quiet=quiet)
 
 
 def demo_flags(

@@ -4,9 +4,7 @@ import resource
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import onnx
 import onnx_ir as ir
@@ -20,6 +18,7 @@ from lrq_deploy.cli.checking import Checked, check
 from lrq_deploy.cli.improvement import improvements
 from lrq_deploy.cli.preparing import chosen_device, load_teacher
 from lrq_deploy.cli.result import QuantizeResult
+from lrq_deploy.cli.run_identity import plain_options, run_identity
 from lrq_deploy.cli.verdict import judge, next_commands
 from lrq_deploy.errors import DivergenceError
 from lrq_deploy.export.bundle import check_output, write_bundle
@@ -35,6 +34,7 @@ from lrq_deploy.method.student_training import train_student
 from lrq_deploy.options import QuantizeOptions
 from lrq_deploy.progress import ProgressCallback, StageProgress, silent
 from lrq_deploy.resume.control import RunControl
+from lrq_deploy.resume.run_folder import RunFolder, run_folder_of
 from lrq_deploy.resume.stage_store import StageStore
 from lrq_deploy.student.freeze import freeze
 from lrq_deploy.student.frozen import QuantizedModel
@@ -59,7 +59,7 @@ def quantize(
         progress: receives the events of every stage.
         network: a trained network in memory; ``options.model`` then only names it.
         settings: work and step sizes; those of ``options.recipe``, if not given.
-        control: what the run keeps and reuses; nothing, if not given.
+        control: what the run keeps and reuses; the defaults, if not given.
 
     Raises:
         LrqError: an option, the model, the images or the output cannot be used (nothing is
@@ -68,21 +68,28 @@ def quantize(
     clock = _Clock()
     control = control or RunControl()
     check_output(options.out, options.force)
+    keeper = RunFolder(run_folder_of(options.out), control)
+    keeper.check(options.force)
     choice = _targets(options, progress)
     device = chosen_device(options.device)
     with clock.stage("load"):
         teacher = load_teacher(options, network)
         images = None if options.images is None else _read_images(options.images, teacher)
     settings = settings or recipe_settings(options.recipe, teacher.input_shape)
-    with _last_good_kept(options.out):
+    keeper.begin(run_identity(options, settings, teacher))
+    with _last_good_kept(options.out, keeper):
         with clock.stage("synthesize"):
-            store = None if control.cache is None else StageStore(control.cache)
+            store = StageStore(control.cache or keeper.folder)
             made = synthesize_once(
-                store, teacher, settings, options.method, options.seed, device, progress
+                store, teacher, settings, options.method, options.seed, device, progress, keeper
             )
             synthetic = made.synthetic
+            keeper.release("generator", "images")
         with clock.stage("fit"):
-            model, fit_metrics = _fit(teacher, synthetic, options, settings, device, progress)
+            model, fit_metrics = _fit(
+                teacher, synthetic, options, settings, device, progress, keeper
+            )
+            keeper.release()
     with clock.stage("export"):
         neutral = neutral_graph(model)
         graphs = _graphs(model, neutral, choice, progress)
@@ -112,10 +119,11 @@ def quantize(
         graphs,
         synthetic.images,
         options.seed,
-        _plain_options(options),
+        plain_options(options),
         metrics,
         options.force,
     )
+    keeper.remove()
     return _result(options, model, checked, choice, clock, made, options.out / file_name)
 
 
@@ -148,6 +156,7 @@ def _fit(
     settings: RecipeSettings,
     device: torch.device,
     progress: ProgressCallback,
+    keeper: RunFolder,
 ) -> tuple[QuantizedModel, dict[str, float]]:
     folded = fold_batch_norm(teacher.graph)
     student = place_quantizers(folded, options.scheme, PORTABLE, teacher.preprocessing)
@@ -165,6 +174,7 @@ def _fit(
         device,
         progress,
         teacher.task,
+        keeper,
     )
     frozen, table = freeze(student)
     model = QuantizedModel(
@@ -182,13 +192,17 @@ def _fit(
 
 
 @contextmanager
-def _last_good_kept(out: Path) -> Iterator[None]:
-    """On divergence, write the state that the error carries beside the bundle that failed."""
+def _last_good_kept(out: Path, keeper: RunFolder) -> Iterator[None]:
+    """On divergence, write the state that the error carries beside the bundle that failed.
+
+    What was kept of the run goes: it leads to the same end.
+    """
     try:
         yield
     except DivergenceError as error:
         path = out.with_name(f"{out.name}.last-good.safetensors")
         path.parent.mkdir(parents=True, exist_ok=True)
+        keeper.remove()
         save_file({name: t.cpu().contiguous() for name, t in error.state.items()}, path)
         remedy = f"{error.remedy}; it is in {path}"
         raise DivergenceError(error.rule, error.received, remedy, error.state) from error
@@ -218,13 +232,6 @@ def _graphs(
 def _serialised(proto: onnx.ModelProto) -> bytes:
     data: bytes = proto.SerializeToString(deterministic=True)
     return data
-
-
-def _plain_options(options: QuantizeOptions) -> dict[str, Any]:
-    return {
-        name: str(value) if isinstance(value, Path) else value
-        for name, value in asdict(options).items()
-    }
 
 
 def _result(

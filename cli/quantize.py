@@ -2,11 +2,16 @@
 
 import sys
 from contextlib import ExitStack, redirect_stdout
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+import typer
 
 from lrq_deploy.cli import quantize_parameters as parameter
 from lrq_deploy.cli.quantize_flags import (
     QuantizeFlags,
+    command_line,
     control_from,
     options_from,
     parse_floats,
@@ -14,7 +19,7 @@ from lrq_deploy.cli.quantize_flags import (
     parse_width,
 )
 from lrq_deploy.options import QuantizeOptions
-from lrq_deploy.resume.control import RunControl
+from lrq_deploy.resume.stop_request import RunStopped, stop_on_signals
 
 if TYPE_CHECKING:
     from lrq_deploy.cli.result import QuantizeResult
@@ -49,6 +54,8 @@ def quantize(
     out: parameter.Out = None,
     force: parameter.Force = None,
     cache: parameter.Cache = None,
+    resume: parameter.Resume = None,
+    checkpoint_every: parameter.CheckpointEvery = None,
     config: parameter.Config = None,
     json: parameter.Json = False,
     quiet: parameter.Quiet = False,
@@ -80,22 +87,42 @@ def quantize(
         target=target,
         bench=bench,
         cache=cache,
+        resume=resume,
+        checkpoint_every=checkpoint_every,
     )
     if config is not None:
         from lrq_deploy.cli.config_file import read_config
 
         flags = flags.over(read_config(config))
-    run_and_report(options_from(model, flags), control_from(flags), json=json, quiet=quiet)
+    run_and_report(model, flags, json=json, quiet=quiet)
+
+
+def _stopped(
+    model: Path, flags: QuantizeFlags, options: QuantizeOptions, stopped: RunStopped
+) -> typer.Exit:
+    """The end of a run that was stopped, after a word on how to go on."""
+    from lrq_deploy.resume.run_folder import run_folder_of
+
+    folder = run_folder_of(options.out)
+    if folder.exists():
+        command = command_line(model, replace(flags, resume=True))
+        typer.echo(f"{stopped}; the state of the run is in {folder}. Continue it with", err=True)
+        typer.echo(f"  {command}", err=True)
+    # What a shell reports of a process that a signal ended.
+    return typer.Exit(128 + stopped.number)
 
 
 def run_and_report(
-    options: QuantizeOptions, control: RunControl, *, json: bool, quiet: bool
+    model: Path, flags: QuantizeFlags, *, json: bool, quiet: bool
 ) -> "QuantizeResult":
     """Run the pipeline with progress, then print the result.
 
+    A run that is stopped by a signal keeps its state first and names the command that continues
+    it.
+
     Args:
-        options: of the run.
-        control: what it keeps and reuses.
+        model: checkpoint file.
+        flags: of the run.
         json: print JSON on stdout, and plain progress on stderr.
         quiet: show no progress.
     """
@@ -105,6 +132,7 @@ def run_and_report(
     from lrq_deploy.cli.progress_view import progress_view
     from lrq_deploy.cli.report import print_report
 
+    options, control = options_from(model, flags), control_from(flags)
     stdout = Console()
     screen = Console(stderr=True) if json else stdout
     with ExitStack() as stack:
@@ -112,7 +140,12 @@ def run_and_report(
         if json:
             # Exporters and compilers write to stdout as they like; scripts read it as JSON.
             stack.enter_context(redirect_stdout(sys.stderr))
-        result = run_pipeline(options, view, control=control)
+        stop = stack.enter_context(stop_on_signals())
+        try:
+            result = run_pipeline(options, view, control=replace(control, stop=stop))
+        except RunStopped as stopped:
+            stack.close()
+            raise _stopped(model, flags, options, stopped) from stopped
     if json:
         stdout.print_json(data=result.to_json())
     else:

@@ -59,6 +59,8 @@ class QuantizeFlags:
     target: str | None = None
     bench: bool | None = None
     cache: Path | None = None
+    resume: bool | None = None
+    checkpoint_every: float | None = None
 
     def given(self) -> dict[str, Any]:
         """The fields that were given, by name."""
@@ -175,8 +177,18 @@ def options_from(model: Path, flags: QuantizeFlags) -> QuantizeOptions:
 
 
 def control_from(flags: QuantizeFlags) -> RunControl:
-    """What a run keeps and reuses."""
-    return RunControl(cache=flags.cache)
+    """What a run keeps and reuses.
+
+    Raises:
+        OptionError: a value is out of range.
+    """
+    defaults = RunControl()
+    every = flags.checkpoint_every
+    return RunControl(
+        cache=flags.cache,
+        resume=bool(flags.resume),
+        checkpoint_every=defaults.checkpoint_every if every is None else every,
+    )
 
 
 def _scheme_from(flags: QuantizeFlags) -> Scheme:

@@ -14,6 +14,7 @@ __all__ = [
     "Bench",
     "Bits",
     "Cache",
+    "CheckpointEvery",
     "Config",
     "Decoupled",
     "DemoOut",
@@ -32,6 +33,7 @@ __all__ = [
     "Quiet",
     "Recipe",
     "ResidualBits",
+    "Resume",
     "Seed",
     "Std",
     "Target",
@@ -241,6 +243,21 @@ Cache = Annotated[
         "--cache",
         metavar="DIR",
         help="Keep the made images there, and reuse them where nothing they depend on changed.",
+    ),
+]
+Resume = Annotated[
+    bool | None,
+    typer.Option(
+        "--resume/--no-resume",
+        help="Continue the run for the same --out that was stopped; where there is none, start.",
+    ),
+]
+CheckpointEvery = Annotated[
+    float | None,
+    typer.Option(
+        "--checkpoint-every",
+        metavar="SECONDS",
+        help="How often the state of training is kept in OUT.run. Default: 60.",
     ),
 ]
 Config = Annotated[

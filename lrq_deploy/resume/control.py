@@ -1,7 +1,10 @@
 """How a run is carried out; nothing here changes what it makes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from lrq_deploy.errors import OptionError
+from lrq_deploy.resume.stop_request import StopRequest
 
 __all__ = ["RunControl"]
 
@@ -12,6 +15,20 @@ class RunControl:
 
     Attributes:
         cache: folder of finished stages, shared by runs; None keeps none.
+        resume: continue the run that was stopped, where there is one.
+        checkpoint_every: seconds between two states of a running stage, above 0.
+        stop: asks the run to stop; None where nothing will.
     """
 
     cache: Path | None = None
+    resume: bool = False
+    checkpoint_every: float = 60.0
+    stop: StopRequest | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.checkpoint_every > 0:
+            raise OptionError(
+                "checkpoint_every must be above 0 seconds",
+                f"{self.checkpoint_every:g}",
+                "pass --checkpoint-every 60",
+            )

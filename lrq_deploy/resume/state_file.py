@@ -7,7 +7,8 @@ bytes, so that a damaged file is known by its name.
 import hashlib
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -15,7 +16,7 @@ import torch
 
 from lrq_deploy.errors import OutputError, StateFileError
 
-__all__ = ["DIGEST_DIGITS", "SUFFIX", "read_state", "write_state"]
+__all__ = ["DIGEST_DIGITS", "SUFFIX", "read_state", "write_bytes", "write_state"]
 
 DIGEST_DIGITS = 16
 SUFFIX = ".pt"
@@ -32,34 +33,29 @@ def write_state(folder: Path, name: str, state: Mapping[str, Any]) -> Path:
     Raises:
         OutputError: the disk refuses; nothing of the file is left.
     """
-    writer: _Digesting | None = None
-    partial: Path | None = None
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{name}.", suffix=".partial", dir=folder)
-        partial = Path(temporary)
-        with os.fdopen(descriptor, "wb") as file:
-            writer = _Digesting(file)
+    with _partial(folder, name) as (partial, file):
+        writer = _Digesting(file)
+        try:
             torch.save(dict(state), cast(BinaryIO, writer))
-            file.flush()
-            os.fsync(file.fileno())
-        path = folder / f"{name}-{writer.digest()}{SUFFIX}"
-        partial.rename(path)
-        _sync_directory(folder)
-    except (OSError, RuntimeError) as error:
-        # torch reports what the disk said as an error of its own.
-        refusal = writer.refusal if writer is not None and writer.refusal else error
-        if not isinstance(refusal, OSError):
+        except RuntimeError:
+            # torch reports what the disk said as an error of its own.
+            if writer.refusal is not None:
+                raise writer.refusal from None
             raise
-        raise OutputError(
-            "the state of the run must be written completely",
-            f"{refusal.strerror or refusal} at {folder}",
-            "free space on that disk and run again; what was written before is still there",
-        ) from error
-    finally:
-        if partial is not None:
-            partial.unlink(missing_ok=True)
+        path = folder / f"{name}-{writer.digest()}{SUFFIX}"
+        _finish(partial, file, path)
     return path
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file that appears complete, and stays after a power cut.
+
+    Raises:
+        OutputError: the disk refuses; nothing of the file is left.
+    """
+    with _partial(path.parent, path.name) as (partial, file):
+        _Digesting(file).write(data)
+        _finish(partial, file, path)
 
 
 def read_state(path: Path, mapped: bool = False) -> dict[str, Any]:
@@ -83,8 +79,35 @@ def read_state(path: Path, mapped: bool = False) -> dict[str, Any]:
     return state
 
 
+@contextmanager
+def _partial(folder: Path, name: str) -> Iterator[tuple[Path, BinaryIO]]:
+    """A new file under a temporary name, which is gone afterwards."""
+    partial: Path | None = None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{name}.", suffix=".partial", dir=folder)
+        partial = Path(temporary)
+        with os.fdopen(descriptor, "wb", buffering=0) as file:
+            yield partial, cast(BinaryIO, file)
+    except OSError as error:
+        raise OutputError(
+            "the state of the run must be written completely",
+            f"{error.strerror or error} at {folder}",
+            "free space on that disk and pass --resume; what was written before is still there",
+        ) from error
+    finally:
+        if partial is not None:
+            partial.unlink(missing_ok=True)
+
+
+def _finish(partial: Path, file: BinaryIO, path: Path) -> None:
+    os.fsync(file.fileno())
+    partial.rename(path)
+    _sync_directory(path.parent)
+
+
 class _Digesting:
-    """A file to write to that sums up what passes, and remembers what the disk said."""
+    """An unbuffered file that sums up what passes, and remembers what the disk said."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -94,13 +117,16 @@ class _Digesting:
     def write(self, data: bytes) -> int:
         self._sum.update(data)
         try:
-            return self._file.write(data)
+            rest = memoryview(data)
+            while rest:
+                rest = rest[self._file.write(rest) :]
         except OSError as error:
             self.refusal = error
             raise
+        return len(data)
 
     def flush(self) -> None:
-        self._file.flush()
+        """Nothing is held back."""
 
     def digest(self) -> str:
         return self._sum.hexdigest()[:DIGEST_DIGITS]

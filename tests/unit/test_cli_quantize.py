@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 
 from lrq_deploy.cli.quantize import run_and_report
-from lrq_deploy.cli.quantize_flags import QuantizeFlags, options_from
+from lrq_deploy.cli.quantize_flags import QuantizeFlags
 from lrq_deploy.cli.result import QuantizeResult
 from lrq_deploy.options import QuantizeOptions
 from lrq_deploy.progress import ProgressCallback, StageProgress
@@ -19,7 +19,7 @@ from lrq_deploy.resume.control import RunControl
 
 pytestmark = pytest.mark.unit
 
-OPTIONS = options_from(Path("net.pt"), QuantizeFlags(bits=4))
+MODEL, FLAGS = Path("net.pt"), QuantizeFlags(bits=4)
 RESULT = QuantizeResult(
     bundle_path=Path("runs/net-w4a4"),
     name="net",
@@ -68,7 +68,7 @@ def _pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_json_has_stdout_for_itself(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_and_report(OPTIONS, RunControl(), json=True, quiet=False).name == "net"
+    assert run_and_report(MODEL, FLAGS, json=True, quiet=False).name == "net"
     written = capsys.readouterr()
     assert json.loads(written.out)["bundle_path"] == "runs/net-w4a4"
     assert written.err.splitlines() == [
@@ -79,13 +79,13 @@ def test_json_has_stdout_for_itself(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_quiet_json_leaves_stderr_to_others(capsys: pytest.CaptureFixture[str]) -> None:
-    run_and_report(OPTIONS, RunControl(), json=True, quiet=True)
+    run_and_report(MODEL, FLAGS, json=True, quiet=True)
     assert capsys.readouterr().err == "[exporter] all is well\n"
 
 
 @pytest.mark.parametrize("quiet", [False, True])
 def test_the_report_follows_the_progress(quiet: bool, capsys: pytest.CaptureFixture[str]) -> None:
-    run_and_report(OPTIONS, RunControl(), json=False, quiet=quiet)
+    run_and_report(MODEL, FLAGS, json=False, quiet=quiet)
     written = capsys.readouterr().out
     assert ("export: 1 step" in written) != quiet
     assert written.rstrip().endswith("SHIP IT: equal.")

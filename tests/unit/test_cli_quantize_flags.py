@@ -15,6 +15,7 @@ from lrq_deploy.cli.main import app
 from lrq_deploy.cli.quantize_flags import (
     QuantizeFlags,
     command_line,
+    control_from,
     options_from,
     parse_floats,
     parse_integers,
@@ -38,10 +39,9 @@ class Recorder:
     json = False
     quiet = False
 
-    def __call__(
-        self, options: QuantizeOptions, control: RunControl, *, json: bool, quiet: bool
-    ) -> None:
-        self.options, self.control, self.json, self.quiet = options, control, json, quiet
+    def __call__(self, model: Path, flags: QuantizeFlags, *, json: bool, quiet: bool) -> None:
+        self.options, self.control = options_from(model, flags), control_from(flags)
+        self.json, self.quiet = json, quiet
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_every_flag_reaches_the_options(recorder: Recorder) -> None:
         "--act-symmetry asymmetric --arch timm:x --input-shape 1,9,12 --mean=-0.5 --std 0.25 "
         "--output aux --images shots --recipe best --device cpu --seed 7 --out here --force "
         "--trust-pickle --no-long-range --margin b --no-decoupled --target onnxruntime --no-bench "
-        "--cache kept --json --quiet"
+        "--cache kept --resume --checkpoint-every 2.5 --json --quiet"
     )
     assert parse(recorder, line.split()) == QuantizeOptions(
         model=MODEL,
@@ -94,7 +94,7 @@ def test_every_flag_reaches_the_options(recorder: Recorder) -> None:
         target="onnxruntime",
         bench=False,
     )
-    assert recorder.control == RunControl(cache=Path("kept"))
+    assert recorder.control == RunControl(cache=Path("kept"), resume=True, checkpoint_every=2.5)
     assert recorder.json
     assert recorder.quiet
 

@@ -1,0 +1,184 @@
+"""The folder beside the output that lets a run continue: ``OUT.run``.
+
+It holds ``run.json``, what the run was asked to do; the newest two states of each stage, named
+``STAGE-STEP-DIGEST.pt``; and the finished images. It is removed when the bundle is written.
+"""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lrq_deploy.errors import OptionError, OutputError, StateFileError
+from lrq_deploy.method.loop import Kept
+from lrq_deploy.resume.control import RunControl
+from lrq_deploy.resume.state_file import SUFFIX, read_state, write_bytes, write_state
+from lrq_deploy.resume.stop_request import StopRequest
+
+__all__ = ["RUN_SCHEMA", "RunFolder", "run_folder_of"]
+
+RUN_SCHEMA = 1
+IDENTITY = "run.json"
+KNOWN = (IDENTITY, ".partial", SUFFIX)
+STATES_KEPT = 2
+
+
+def run_folder_of(out: Path) -> Path:
+    """Where the state of the run that writes ``out`` is kept."""
+    return out.with_name(f"{out.name}.run")
+
+
+class RunFolder:
+    """Keeps the state of a run's stages as files; a ``StageKeeper``.
+
+    Args:
+        folder: see ``run_folder_of``; created by ``begin``.
+        control: how often, and whether a former run is continued.
+        clock: seconds that never run backwards.
+    """
+
+    def __init__(
+        self, folder: Path, control: RunControl, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.folder = folder
+        self._interval = control.checkpoint_every
+        self._resume = control.resume
+        self._stop = control.stop or StopRequest()
+        self._clock = clock
+        self._next = clock() + self._interval
+
+    def check(self, force: bool) -> None:
+        """Refuse, before any work, to lose the state of a former run.
+
+        Raises:
+            OutputError: there is one that is neither continued nor replaced, or the folder holds
+                something else.
+        """
+        if not self.folder.exists():
+            return
+        if not self.folder.is_dir() or (foreign := self._foreign()):
+            raise OutputError(
+                f"{self.folder} must be free for the state of the run",
+                f"{self.folder}" if not self.folder.is_dir() else f"{foreign[0]} in it",
+                "choose another --out, or move this away",
+            )
+        if (self.folder / IDENTITY).exists() and not self._resume and not force:
+            raise OutputError(
+                "a run that was stopped must be continued or given up",
+                f"its state in {self.folder}",
+                "pass --resume to continue it, --force to start anew, or choose another --out",
+            )
+
+    def begin(self, identity: Mapping[str, Any]) -> None:
+        """Start a run, or continue the one that is kept.
+
+        Args:
+            identity: plain values by name that decide what the run makes.
+
+        Raises:
+            OptionError: the kept run was asked for something else.
+            OutputError: the disk refuses.
+        """
+        asked = {"schema_version": RUN_SCHEMA, **json.loads(json.dumps(identity))}
+        kept = self._kept_identity() if self._resume else None
+        if kept is not None:
+            _check_same(kept, asked, self.folder)
+            return
+        self.remove()
+        text = json.dumps(asked, indent=1, sort_keys=True) + "\n"
+        write_bytes(self.folder / IDENTITY, text.encode())
+
+    def kept(self, stage: str) -> Kept:
+        """The newest state of a stage that is not damaged."""
+        self._stop.deferred = True
+        self._stop.obey()
+        note = ""
+        for path in reversed(self._states(stage)):
+            try:
+                state = read_state(path)
+            except StateFileError as error:
+                path.unlink(missing_ok=True)
+                note = f"{path.name} is damaged ({error.received.partition(' in ')[0]}); "
+                continue
+            step = _step_of(path)
+            return Kept(state, f"{note}continues after step {step:,}")
+        return Kept(None, f"{note}starts anew" if note else "")
+
+    def due(self, last: bool) -> bool:
+        """At the end of a stage, when the interval is over, and when the run is to stop."""
+        return last or self._stop.number is not None or self._clock() >= self._next
+
+    def keep(self, stage: str, step: int, state: Mapping[str, Any]) -> None:
+        """Write the state of a stage; the one before stays.
+
+        Raises:
+            OutputError: the disk refuses; what was kept before is still there.
+            RunStopped: a signal asked for it.
+        """
+        write_state(self.folder, f"{stage}-{step:08}", state)
+        for old in self._states(stage)[:-STATES_KEPT]:
+            old.unlink(missing_ok=True)
+        self._next = self._clock() + self._interval
+        self._stop.obey()
+
+    def release(self, *stages: str) -> None:
+        """Delete the states of stages whose product is kept elsewhere.
+
+        What runs now keeps no state, so that a signal may end it at once.
+
+        Raises:
+            RunStopped: one came.
+        """
+        for path in (path for stage in stages for path in self._states(stage)):
+            path.unlink(missing_ok=True)
+        self._stop.deferred = False
+        self._stop.obey()
+
+    def remove(self) -> None:
+        """Delete the folder and all that a run keeps in it."""
+        if not self.folder.is_dir():
+            return
+        # The identity goes first: without it the rest is nobody's.
+        (self.folder / IDENTITY).unlink(missing_ok=True)
+        for path in self.folder.iterdir():
+            if path.name.endswith(KNOWN):
+                path.unlink()
+        if not any(self.folder.iterdir()):
+            self.folder.rmdir()
+
+    def _states(self, stage: str) -> list[Path]:
+        """From the oldest to the newest."""
+        return sorted(self.folder.glob(f"{stage}-{'[0-9]' * 8}-*{SUFFIX}"), key=_step_of)
+
+    def _foreign(self) -> list[str]:
+        return [path.name for path in self.folder.iterdir() if not path.name.endswith(KNOWN)]
+
+    def _kept_identity(self) -> dict[str, Any] | None:
+        path = self.folder / IDENTITY
+        if not path.exists():
+            return None
+        identity: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return identity
+
+
+def _step_of(path: Path) -> int:
+    return int(path.stem.split("-")[-2])
+
+
+def _check_same(kept: Mapping[str, Any], asked: Mapping[str, Any], folder: Path) -> None:
+    names = sorted({*kept, *asked})
+    changed = [name for name in names if kept.get(name) != asked.get(name)]
+    if changed:
+        shown = [f"{n} {_short(asked.get(n))} instead of {_short(kept.get(n))}" for n in changed]
+        raise OptionError(
+            "--resume must continue a run with the options and the network that it began with",
+            "; ".join(shown),
+            f"pass what the run began with, or --force without --resume to give up {folder}",
+        )
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    is_digest = len(text) == 64 and set(text) <= set("0123456789abcdef")
+    return text[:12] if is_digest else text
