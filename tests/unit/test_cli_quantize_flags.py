@@ -131,8 +131,14 @@ def test_weight_and_act_bits_together_replace_bits() -> None:
         (QuantizeFlags(bits=4, act_symmetry="odd"), "'odd'"),
         (QuantizeFlags(bits=4, recipe="slow"), "'slow'"),
         (QuantizeFlags(bits=4, task="many"), "'many'"),
-        (QuantizeFlags(bits=4, task="multilabel", margin="a2"), "margin a2"),
-        (QuantizeFlags(bits=4, task="multilabel", decoupled=True), "decoupled"),
+        (
+            QuantizeFlags(bits=4, task="multilabel", margin="a2"),
+            "task multilabel with margin a2",
+        ),
+        (
+            QuantizeFlags(bits=4, task="multilabel", decoupled=True),
+            "task multilabel with margin off and decoupled distillation",
+        ),
         (QuantizeFlags(bits=4, device="tpu"), "'tpu'"),
         (QuantizeFlags(bits=4, margin="c"), "'c'"),
         (QuantizeFlags(bits=4, seed=-1), "-1"),
