@@ -117,12 +117,15 @@ def run_stage(
         stage.step()
         done = stage.steps_done
         last = done == stage.steps
-        keep = keeper.due(last)
-        if keep or last or done % CHECK_EVERY == 0:
-            # Before a state is kept, too: one that has diverged is of no use.
+        checked = last or done % CHECK_EVERY == 0
+        if checked:
             terms = stage.terms()
             guard.check(done, terms)
         report.advance(terms)
-        if keep:
+        if keeper.due(last):
+            if not checked:
+                # A state that has diverged is of no use.
+                terms = stage.terms()
+                guard.check(done, terms)
             keeper.keep(stage.name, done, {"stage": stage.state_dict(), "terms": terms})
     return terms

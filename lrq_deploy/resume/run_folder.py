@@ -84,6 +84,8 @@ class RunFolder:
         kept = self._kept_identity() if self._resume else None
         if kept is not None:
             _check_same(kept, asked, self.folder)
+            for partial in self.folder.glob("*.partial"):
+                partial.unlink()
             return
         self.remove()
         text = json.dumps(asked, indent=1, sort_keys=True) + "\n"
