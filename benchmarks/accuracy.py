@@ -1,4 +1,4 @@
-"""Accuracy of ``lrq-deploy quantize`` over networks, settings, recipes and seeds.
+"""Accuracy of ``lrq-deploy quantize`` over networks, settings, recipes, methods and seeds.
 
 Every cell is one run of the command line in a process of its own, so its time and peak memory are
 its own. A finished cell is a JSON file and is not run again: the benchmark resumes where it
@@ -67,12 +67,14 @@ class Cell:
     network: str
     setting: str
     recipe: str
+    method: str
     seed: int
 
     @property
     def name(self) -> str:
         """File name of its result."""
-        return f"{self.network}-{self.setting}-{self.recipe}-seed{self.seed}"
+        method = "" if self.method == "lrq" else f"{self.method}-"
+        return f"{self.network}-{self.setting}-{self.recipe}-{method}seed{self.seed}"
 
 
 def main() -> None:
@@ -81,10 +83,11 @@ def main() -> None:
     out = Path(options.out)
     (out / "cells").mkdir(parents=True, exist_ok=True)
     cells = [
-        Cell(network, setting, recipe, int(seed))
+        Cell(network, setting, recipe, method, int(seed))
         for network in options.networks.split(",")
         for setting in options.settings.split(",")
         for recipe in options.recipes.split(",")
+        for method in options.methods.split(",")
         for seed in options.seeds.split(",")
     ]
     for cell in cells:
@@ -106,6 +109,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--networks", default="resnet20,resnet20_jpeg,mobilenet_vww")
     parser.add_argument("--settings", default="w8a8,w4a4")
     parser.add_argument("--recipes", default="balanced")
+    parser.add_argument(
+        "--methods", "--method", default="lrq", help="lrq, lrq-paper, gdfq, zeroq, calibrate"
+    )
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--cache", help="folder where the images of cells are kept and reused")
     return parser.parse_args()
@@ -120,6 +126,7 @@ def _run(cell: Cell, shared: Path, out: Path, cache: str | None, record: Path) -
         *network.flags,
         *SETTINGS[cell.setting],
         f"--recipe={cell.recipe}",
+        f"--method={cell.method}",
         f"--seed={cell.seed}",
         f"--images={shared / 'data' / network.images}",
         f"--out={bundle}",
@@ -153,14 +160,16 @@ def _machine() -> str:
 
 
 def _table(results: list[dict[str, Any]]) -> str:
-    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    groups: dict[tuple[str, str, str, str], list[dict[str, Any]]] = {}
     for result in results:
-        key = (result["network"], result["setting"], result["recipe"])
+        # Cells of before there were methods hold none.
+        method = result.get("method", "lrq")
+        key = (result["network"], result["setting"], result["recipe"], method)
         groups.setdefault(key, []).append(result)
     lines = [
-        "| network | setting | recipe | seeds | float | student | drop | same answer | seconds |"
-        " of it reused | peak MiB |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| network | setting | recipe | method | seeds | float | student | drop | same answer |"
+        " seconds | of it reused | peak MiB |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
         *(_row(key, members) for key, members in sorted(groups.items())),
     ]
     commits = ", ".join(sorted({r["commit"] for r in results}))
@@ -168,7 +177,7 @@ def _table(results: list[dict[str, Any]]) -> str:
     return "\n".join([*lines, "", f"Commit {commits}; {machines}.", ""])
 
 
-def _row(key: tuple[str, str, str], members: list[dict[str, Any]]) -> str:
+def _row(key: tuple[str, str, str, str], members: list[dict[str, Any]]) -> str:
     def values(name: str) -> list[float]:
         return [m["result"][name] for m in members if m["result"][name] is not None]
 

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from lrq_deploy.graph.statistics import TappedTeacher
-from lrq_deploy.method.generator import LATENT_SIZE, LongRangeGenerator
+from lrq_deploy.method.generator import LongRangeGenerator
+from lrq_deploy.method.noise import NoiseImages
 from lrq_deploy.method.recipe import RecipeSettings
 from lrq_deploy.method.refinement import Refinement
 from lrq_deploy.method.wanted import draw_wanted
@@ -23,7 +24,7 @@ class ImageDrawing:
     because its own stage ends before.
 
     Args:
-        generator: trained, on ``device``.
+        generator: trained, or noise; on ``device``.
         teacher: on ``device``.
         settings: how many images, pool and held-out, and how they are refined.
         seed: of classes and latents.
@@ -34,7 +35,7 @@ class ImageDrawing:
 
     def __init__(
         self,
-        generator: LongRangeGenerator,
+        generator: LongRangeGenerator | NoiseImages,
         teacher: TappedTeacher,
         settings: RecipeSettings,
         seed: int,
@@ -76,7 +77,8 @@ class ImageDrawing:
     def _new_batch(self) -> Refinement:
         generator, size = self.watched, self._settings.batch_size
         wanted = draw_wanted(size, generator.num_classes, generator.task, self._random)
-        latent = torch.randn(size, LATENT_SIZE, generator=self._random).to(self._device)
+        latent = torch.randn(size, *generator.latent_shape, generator=self._random)
+        latent = latent.to(self._device)
         target = wanted.to(self._device)
         with torch.no_grad():
             drawn = generator(latent, generator.embed(target))

@@ -5,7 +5,13 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from lrq_deploy.calibration.ranges import search_act_range, search_weight_scale, whole_range
+from lrq_deploy.calibration.ranges import (
+    extreme_range,
+    full_weight_scale,
+    search_act_range,
+    search_weight_scale,
+    whole_range,
+)
 from lrq_deploy.student.layers import ActQuantizer, QuantizedLayer, set_enabled
 
 __all__ = ["calibrate", "sample_activations"]
@@ -17,30 +23,34 @@ BIAS_LIMIT = 2.0**28
 """Largest first bias in integer steps: room for sums, and for scales that shrink in training."""
 
 
-def calibrate(student: fx.GraphModule, images: Tensor, symmetric: bool, seed: int) -> None:
-    """Set all scales of ``student`` in place, by range search.
+def calibrate(
+    student: fx.GraphModule, images: Tensor, symmetric: bool, seed: int, search: bool = True
+) -> None:
+    """Set all scales of ``student`` in place, by range search or by smallest and largest value.
 
     Weights are searched per output channel. Activations are those of the float network on
-    ``images`` ``[N, C, H, W]``, sampled at random by ``seed``.
+    ``images`` ``[N, C, H, W]``, sampled at random by ``seed``; without ``search`` nothing is
+    clipped, and the sample is not needed.
     """
     for module in student.modules():
         if isinstance(module, QuantizedLayer):
             axis = module.spec.channel_axis
-            module.set_scale(search_weight_scale(module.weight, axis, module.bounds))
+            scale_of = search_weight_scale if search else full_weight_scale
+            module.set_scale(scale_of(module.weight, axis, module.bounds))
     set_enabled(student, False)
-    samples = sample_activations(student, images, seed)
+    samples = sample_activations(student, images, seed, SAMPLE_SIZE if search else None)
     set_enabled(student, True)
     for path, values in samples.items():
         quantizer = student.get_submodule(path)
         if isinstance(quantizer, ActQuantizer):
-            quantizer.set_range(*_act_range(quantizer, values, symmetric))
+            quantizer.set_range(*_act_range(quantizer, values, symmetric, search))
     for module in student.modules():
         if isinstance(module, QuantizedLayer):
             _make_room_for_bias(student, module)
 
 
 def sample_activations(
-    student: fx.GraphModule, images: Tensor, seed: int, count: int = SAMPLE_SIZE
+    student: fx.GraphModule, images: Tensor, seed: int, count: int | None = SAMPLE_SIZE
 ) -> dict[str, Tensor]:
     """About ``count`` random values, flat, of what each quantizer receives, by its path.
 
@@ -48,14 +58,19 @@ def sample_activations(
         student: run as it is: for the values of the float network, switch its quantizers off.
         images: normalised ``[N, C, H, W]``.
         seed: of the sample.
-        count: at most this many values per quantizer.
+        count: at most this many values per quantizer; None keeps the smallest and the largest
+            of each batch instead.
     """
     return _Observer(student, seed, count).observe(images)
 
 
-def _act_range(quantizer: ActQuantizer, values: Tensor, symmetric: bool) -> tuple[float, int]:
+def _act_range(
+    quantizer: ActQuantizer, values: Tensor, symmetric: bool, search: bool
+) -> tuple[float, int]:
     if quantizer.known_range is not None:
         return whole_range(*quantizer.known_range, quantizer.bounds, symmetric)
+    if not search:
+        return extreme_range(values, quantizer.bounds, symmetric)
     return search_act_range(values, quantizer.bounds, quantizer.signed, symmetric)
 
 
@@ -75,7 +90,7 @@ def _make_room_for_bias(student: fx.GraphModule, layer: QuantizedLayer) -> None:
 class _Observer(fx.Interpreter):
     """Runs a student and keeps a random sample of what each quantizer receives."""
 
-    def __init__(self, student: fx.GraphModule, seed: int, count: int) -> None:
+    def __init__(self, student: fx.GraphModule, seed: int, count: int | None) -> None:
         super().__init__(student)
         self._count = count
         self._random = torch.Generator().manual_seed(seed)
@@ -96,8 +111,10 @@ class _Observer(fx.Interpreter):
         result = super().call_module(target, args, kwargs)
         if isinstance(module, ActQuantizer):
             values = result.flatten()
-            wanted = self._count // self._batches
-            if wanted < values.numel():
+            wanted = values.numel() if self._count is None else self._count // self._batches
+            if self._count is None:
+                values = torch.stack([*values.aminmax()])
+            elif wanted < values.numel():
                 index = torch.randint(values.numel(), (wanted,), generator=self._random)
                 values = values[index.to(values.device)]
             self._samples.setdefault(target, []).append(values)

@@ -13,7 +13,15 @@ from torch import Tensor
 from lrq_deploy.errors import DivergenceError
 from lrq_deploy.scheme import IntegerRange
 
-__all__ = ["MIN_SCALE", "full_scale", "search_act_range", "search_weight_scale", "whole_range"]
+__all__ = [
+    "MIN_SCALE",
+    "extreme_range",
+    "full_scale",
+    "full_weight_scale",
+    "search_act_range",
+    "search_weight_scale",
+    "whole_range",
+]
 
 EXPONENT = 2.4
 RATIOS = 100
@@ -36,8 +44,7 @@ def search_weight_scale(weight: Tensor, axis: int, bounds: IntegerRange) -> Tens
         Scales ``[C]``, each at least ``MIN_SCALE``.
     """
     rows = weight.detach().transpose(0, axis).flatten(1)
-    low, high = rows.amin(1), rows.amax(1)
-    full = torch.maximum(high / bounds.qmax, low / bounds.qmin).clamp_min(MIN_SCALE)
+    full = full_weight_scale(weight, axis, bounds)
     # Every row keeps its limits; the loss of a huge layer is that of evenly spread columns.
     rows = rows[:, :: max(-(-rows.numel() // LARGEST_SAMPLE), 1)]
     best = full.clone()
@@ -50,6 +57,13 @@ def search_weight_scale(weight: Tensor, axis: int, bounds: IntegerRange) -> Tens
         best = torch.where(better, scale[:, 0], best)
         best_loss = torch.where(better, loss, best_loss)
     return best
+
+
+def full_weight_scale(weight: Tensor, axis: int, bounds: IntegerRange) -> Tensor:
+    """Symmetric scale per output channel ``[C]`` that clips no weight."""
+    rows = weight.detach().transpose(0, axis).flatten(1)
+    low, high = rows.amin(1), rows.amax(1)
+    return torch.maximum(high / bounds.qmax, low / bounds.qmin).clamp_min(MIN_SCALE)
 
 
 def search_act_range(
@@ -70,13 +84,7 @@ def search_act_range(
     Raises:
         DivergenceError: a value is NaN or infinite.
     """
-    low, high = min(float(values.min()), 0.0), max(float(values.max()), 0.0)
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise DivergenceError(
-            "activations must be finite",
-            f"values from {low} to {high} while calibrating",
-            "check the weights of the network and --mean and --std",
-        )
+    low, high = _extremes(values)
     if low == high:
         return 1.0 / bounds.qmax, 0
     if symmetric or not signed:
@@ -93,6 +101,30 @@ def search_act_range(
         if loss < best_loss:
             best, best_loss = (scale, zero_point), loss
     return best
+
+
+def extreme_range(values: Tensor, bounds: IntegerRange, symmetric: bool) -> tuple[float, int]:
+    """Scale and zero point that clip no value; arguments as in ``search_act_range``.
+
+    Raises:
+        DivergenceError: a value is NaN or infinite.
+    """
+    low, high = _extremes(values)
+    if low == high:
+        return 1.0 / bounds.qmax, 0
+    return whole_range(low, high, bounds, symmetric)
+
+
+def _extremes(values: Tensor) -> tuple[float, float]:
+    """Smallest and largest value, 0 among them."""
+    low, high = min(float(values.min()), 0.0), max(float(values.max()), 0.0)
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise DivergenceError(
+            "activations must be finite",
+            f"values from {low} to {high} while calibrating",
+            "check the weights of the network and --mean and --std",
+        )
+    return low, high
 
 
 def full_scale(low: float, high: float, bounds: IntegerRange) -> float:

@@ -7,6 +7,7 @@ from lrq_deploy.graph.statistics import TappedTeacher, tap_batch_norms
 from lrq_deploy.method.generator import LongRangeGenerator
 from lrq_deploy.method.generator_training import train_generator
 from lrq_deploy.method.loop import KEEP_NOTHING, StageKeeper, run_stage
+from lrq_deploy.method.noise import NoiseImages
 from lrq_deploy.method.recipe import RecipeSettings
 from lrq_deploy.options import MethodSwitches
 from lrq_deploy.progress import ProgressCallback
@@ -32,23 +33,37 @@ def synthesize(
         DivergenceError: the generator's loss is not finite.
     """
     tapped = _on_device(tap_batch_norms(teacher.graph), device)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        generator = LongRangeGenerator(
-            teacher.input_shape,
-            teacher.num_classes,
-            teacher.preprocessing,
-            switches.long_range,
-            teacher.task,
-        )
-    generator.to(device).to(memory_format=torch.channels_last)
-    margin = "off" if switches.margin == "b" else switches.margin
-    metrics = train_generator(generator, tapped, settings, margin, seed, device, progress, keeper)
-    drawing = ImageDrawing(generator, tapped, settings, seed + 1, device)
+    source, metrics = _image_source(
+        teacher, tapped, settings, switches, seed, device, progress, keeper
+    )
+    drawing = ImageDrawing(source, tapped, settings, seed + 1, device)
     run_stage(drawing, progress, keeper)
     images, labels = drawing.drawn()
     fit, held_out = images.split([settings.pool_images, settings.held_out_images])
     return SyntheticSet(fit, labels[: settings.pool_images], held_out, metrics)
+
+
+def _image_source(
+    teacher: Teacher,
+    tapped: TappedTeacher,
+    settings: RecipeSettings,
+    switches: MethodSwitches,
+    seed: int,
+    device: torch.device,
+    progress: ProgressCallback,
+    keeper: StageKeeper,
+) -> tuple[LongRangeGenerator | NoiseImages, dict[str, float]]:
+    """What images are drawn from, and how well it was trained."""
+    about = (teacher.input_shape, teacher.num_classes, teacher.preprocessing)
+    if switches.image_source == "noise":
+        return NoiseImages(*about, teacher.task).to(device), {}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        generator = LongRangeGenerator(*about, switches.long_range, teacher.task)
+    generator.to(device).to(memory_format=torch.channels_last)
+    margin = "off" if switches.margin == "b" else switches.margin
+    metrics = train_generator(generator, tapped, settings, margin, seed, device, progress, keeper)
+    return generator, metrics
 
 
 def _on_device(tapped: TappedTeacher, device: torch.device) -> TappedTeacher:

@@ -62,6 +62,7 @@ def images_key(
             "preprocessing": asdict(teacher.preprocessing),
             "settings": made_with,
             "long_range": switches.long_range,
+            "image_source": switches.image_source,
             # The student's margin leaves the images as they are without one.
             "margin": "off" if switches.margin == "b" else switches.margin,
             "seed": seed,

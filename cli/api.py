@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Literal
 
 from lrq_deploy.cli.quantize_flags import QuantizeFlags, control_from, options_from
 from lrq_deploy.errors import OptionError
-from lrq_deploy.options import Device, MarginMode, Recipe
+from lrq_deploy.options import Device, MarginMode, Method, Recipe
 from lrq_deploy.progress import ProgressCallback, silent
 from lrq_deploy.scheme import ActSymmetry
 from lrq_deploy.task import Task
@@ -38,6 +38,7 @@ def quantize(
     output: str | int | None = None,
     task: Task = "multiclass",
     images: str | Path | None = None,
+    method: Method = "lrq",
     recipe: Recipe = "balanced",
     device: Device = "auto",
     seed: int = 0,
@@ -70,13 +71,14 @@ def quantize(
         output: key, path or number of the logits where the network returns several tensors.
         task: one class per image, or a yes or no per logit (``multilabel``).
         images: folder of images, only to measure.
+        method: named set of parts and settings, see ``docs/method.md``.
         recipe: how much time to spend.
         device: where to train.
         seed: of everything random, 0 or more.
         out: directory to create; ``runs/NAME-w4a4``, if not given.
         force: replace a bundle at ``out``.
         trust_pickle: run the code of a pickled module in a checkpoint file.
-        long_range, margin, decoupled: parts of the method; its defaults, if not given.
+        long_range, margin, decoupled: parts of the method; those of ``method``, if not given.
         bench: time the result against the float network.
         cache: folder where the made images are kept, and reused while they would be the same.
         resume: continue the run for the same ``out`` that was stopped; start, where there is none.
@@ -107,6 +109,7 @@ def quantize(
         output=None if output is None else str(output),
         task=task,
         images=None if images is None else Path(images),
+        method=method,
         recipe=recipe,
         device=device,
         seed=seed,

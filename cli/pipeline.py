@@ -29,6 +29,7 @@ from lrq_deploy.export.targets import REFERENCE, TargetChoice, targets
 from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
 from lrq_deploy.graph.placement import place_quantizers
 from lrq_deploy.images import ImageSet, read_image_folder
+from lrq_deploy.method.methods import method_settings
 from lrq_deploy.method.recipe import RecipeSettings, recipe_settings
 from lrq_deploy.method.student_training import train_student
 from lrq_deploy.options import QuantizeOptions
@@ -58,7 +59,7 @@ def quantize(
         options: of the run.
         progress: receives the events of every stage.
         network: a trained network in memory; ``options.model`` then only names it.
-        settings: work and step sizes; those of ``options.recipe``, if not given.
+        settings: work and step sizes; those of the recipe and the method, if not given.
         control: what the run keeps and reuses; the defaults, if not given.
 
     Raises:
@@ -75,7 +76,9 @@ def quantize(
     with clock.stage("load"):
         teacher = load_teacher(options, network)
         images = None if options.images is None else _read_images(options.images, teacher)
-    settings = settings or recipe_settings(options.recipe, teacher.input_shape)
+    if settings is None:
+        settings = recipe_settings(options.recipe, teacher.input_shape)
+        settings = method_settings(options.method_name, settings)
     keeper.begin(run_identity(options, settings, teacher))
     with _last_good_kept(options.out, keeper):
         with clock.stage("synthesize"):
@@ -163,19 +166,21 @@ def _fit(
     calibration = synthetic.images[: settings.calibration_images]
     symmetric = options.scheme.act_symmetry == "symmetric"
     report = StageProgress(progress, "ranges", 1)
-    calibrate(student, calibration, symmetric, options.seed)
+    calibrate(student, calibration, symmetric, options.seed, options.method.range_search)
     report.advance()
-    metrics = train_student(
-        student,
-        synthetic.images,
-        settings,
-        options.method,
-        options.seed,
-        device,
-        progress,
-        teacher.task,
-        keeper,
-    )
+    metrics: dict[str, float] = {}
+    if settings.student_steps:
+        metrics = train_student(
+            student,
+            synthetic.images,
+            settings,
+            options.method,
+            options.seed,
+            device,
+            progress,
+            teacher.task,
+            keeper,
+        )
     frozen, table = freeze(student)
     model = QuantizedModel(
         graph=frozen,

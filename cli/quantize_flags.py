@@ -2,12 +2,13 @@
 
 import math
 import shlex
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from lrq_deploy.errors import OptionError
-from lrq_deploy.options import Device, MarginMode, MethodSwitches, QuantizeOptions, Recipe
+from lrq_deploy.method.methods import METHODS
+from lrq_deploy.options import Device, MarginMode, Method, QuantizeOptions, Recipe
 from lrq_deploy.resume.control import RunControl
 from lrq_deploy.scheme import ActSymmetry, Scheme, check_bits
 from lrq_deploy.task import Task
@@ -47,6 +48,7 @@ class QuantizeFlags:
     output: str | None = None
     task: str | None = None
     images: Path | None = None
+    method: str | None = None
     recipe: str | None = None
     device: str | None = None
     seed: int | None = None
@@ -145,17 +147,22 @@ def options_from(model: Path, flags: QuantizeFlags) -> QuantizeOptions:
         OptionError: a value is out of range or the bit widths are missing.
     """
     scheme = _scheme_from(flags)
-    one_class = flags.task != "multilabel"
-    defaults = MethodSwitches() if one_class else MethodSwitches(margin="off", decoupled=False)
-    method = MethodSwitches(
+    name = cast(Method, flags.method or "lrq")
+    # An unknown name is refused by QuantizeOptions.
+    defaults = METHODS.get(name, METHODS["lrq"]).switches
+    if flags.task == "multilabel":
+        defaults = replace(defaults, margin="off", decoupled=False)
+    method = replace(
+        defaults,
         long_range=defaults.long_range if flags.long_range is None else flags.long_range,
         margin=cast(MarginMode, flags.margin or defaults.margin),
         decoupled=defaults.decoupled if flags.decoupled is None else flags.decoupled,
     )
     width = f"w{scheme.weight_bits}a{scheme.act_bits}"
+    suffix = "" if name == "lrq" else f"-{name}"
     return QuantizeOptions(
         model=model,
-        out=flags.out or Path("runs") / f"{model.stem}-{width}",
+        out=flags.out or Path("runs") / f"{model.stem}-{width}{suffix}",
         scheme=scheme,
         arch=flags.arch,
         # The length is checked by QuantizeOptions.
@@ -171,6 +178,7 @@ def options_from(model: Path, flags: QuantizeFlags) -> QuantizeOptions:
         trust_pickle=bool(flags.trust_pickle),
         force=bool(flags.force),
         method=method,
+        method_name=name,
         target=flags.target or "auto",
         bench=flags.bench is not False,
     )

@@ -27,6 +27,7 @@ __all__ = [
     "LongRange",
     "Margin",
     "Mean",
+    "Method",
     "Model",
     "Out",
     "Output",
@@ -203,6 +204,14 @@ Decoupled = Annotated[
     ),
 ]
 
+Method = Annotated[
+    str | None,
+    typer.Option(
+        "--method",
+        metavar="lrq|lrq-paper|gdfq|zeroq|calibrate",
+        help="A named set of these parts and of settings. Default: lrq.",
+    ),
+]
 Recipe = Annotated[
     str | None,
     typer.Option(

@@ -56,8 +56,9 @@ def sensitivity_png(table: SensitivityTable, bits: Sequence[int] = PROBED_WIDTHS
         top = _MARGIN + (_TITLE_ROWS + index) * _ROW
         draw.text((_MARGIN, top + 3), name, _INK)
         for left, entry in zip(starts, (weight, act), strict=True):
-            for column, width in enumerate(bits) if entry is not None else ():
-                _cell(draw, left + column * _CELL, top, entry.at(width).kl)
+            damages = [] if entry is None else [entry.at(width) for width in bits]
+            for column, damage in enumerate(damages):
+                _cell(draw, left + column * _CELL, top, damage.kl)
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
     return buffer.getvalue()

@@ -8,11 +8,21 @@ from lrq_deploy.errors import OptionError
 from lrq_deploy.scheme import Scheme
 from lrq_deploy.task import Task
 
-__all__ = ["Device", "MarginMode", "MethodSwitches", "QuantizeOptions", "Recipe"]
+__all__ = [
+    "Device",
+    "ImageSource",
+    "MarginMode",
+    "Method",
+    "MethodSwitches",
+    "QuantizeOptions",
+    "Recipe",
+]
 
 Recipe = Literal["fast", "balanced", "best"]
 Device = Literal["auto", "cpu", "cuda"]
 MarginMode = Literal["a1", "a2", "b", "off"]
+Method = Literal["lrq", "lrq-paper", "gdfq", "zeroq", "calibrate"]
+ImageSource = Literal["generator", "noise"]
 
 
 @dataclass(frozen=True)
@@ -23,14 +33,19 @@ class MethodSwitches:
         long_range: large-kernel attention in the generator (off: plain convolutions).
         margin: reading of Adversarial Margin Add, see ``lrq_deploy.method.margin``.
         decoupled: decoupled distillation (off: plain distillation).
+        image_source: what images are drawn from before their pixels are refined.
+        range_search: first scales by search (off: smallest and largest value).
     """
 
     long_range: bool = True
     margin: MarginMode = "a2"
     decoupled: bool = True
+    image_source: ImageSource = "generator"
+    range_search: bool = True
 
     def __post_init__(self) -> None:
         _check_choice("margin", self.margin, get_args(MarginMode))
+        _check_choice("image_source", self.image_source, get_args(ImageSource))
 
 
 @dataclass(frozen=True)
@@ -57,6 +72,7 @@ class QuantizeOptions:
         trust_pickle: allow a pickled module to run its code.
         force: replace an existing bundle.
         method: ablation switches.
+        method_name: set of settings over the recipe's, see ``lrq_deploy.method.methods``.
         target: name of the runtime that must be able to run the result, ``all``, or ``auto``
             for all that can run the scheme.
         bench: time the result against the float network; off where the machine is too noisy.
@@ -70,23 +86,23 @@ class QuantizeOptions:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     output: str | None = None
-    images: Path | None = None
     task: Task = "multiclass"
+    images: Path | None = None
     recipe: Recipe = "balanced"
     device: Device = "auto"
     seed: int = 0
     trust_pickle: bool = False
     force: bool = False
     method: MethodSwitches = field(default_factory=MethodSwitches)
+    method_name: Method = "lrq"
     target: str = "auto"
     bench: bool = True
 
     def __post_init__(self) -> None:
         _check_choice("recipe", self.recipe, get_args(Recipe))
         _check_choice("device", self.device, get_args(Device))
-        if self.seed < 0:
-            raise OptionError("seed must be 0 or more", str(self.seed), "pass --seed 0")
         _check_choice("task", self.task, get_args(Task))
+        _check_choice("method", self.method_name, get_args(Method))
         if self.task == "multilabel" and (self.method.decoupled or self.method.margin != "off"):
             raise OptionError(
                 "margin and decoupled distillation are about one class per image",
@@ -94,6 +110,8 @@ class QuantizeOptions:
                 + (" and decoupled distillation" if self.method.decoupled else ""),
                 "leave out --margin and --decoupled",
             )
+        if self.seed < 0:
+            raise OptionError("seed must be 0 or more", str(self.seed), "pass --seed 0")
         if self.input_shape is not None:
             _check_input_shape(self.input_shape)
         _check_preprocessing(self.mean, self.std, self.input_shape)

@@ -16,7 +16,7 @@ from lrq_deploy.method.attention import AttentionBlock
 from lrq_deploy.task import Task
 from lrq_deploy.teacher import Preprocessing
 
-__all__ = ["LATENT_SIZE", "LongRangeGenerator"]
+__all__ = ["LATENT_SIZE", "LongRangeGenerator", "input_bounds"]
 
 LATENT_SIZE = 128
 SMALLEST_MAP = 8
@@ -37,6 +37,8 @@ class LongRangeGenerator(nn.Module):
         long_range: large-kernel attention (off: the ablation without it).
         task: whether it is asked for classes or for sets of labels.
     """
+
+    latent_shape = (LATENT_SIZE,)
 
     def __init__(
         self,
@@ -62,7 +64,7 @@ class LongRangeGenerator(nn.Module):
         )
         self.paint = nn.Conv2d(widths[-1], channels, 3, padding=1)
         self.paint_norm = nn.BatchNorm2d(channels, affine=False)
-        low, high = _input_bounds(channels, preprocessing)
+        low, high = input_bounds(channels, preprocessing)
         centre, reach = (low + high) / 2, (high - low) / 2
         self.centre = nn.Parameter(centre[:, None, None], requires_grad=not preprocessing.known)
         self.reach = nn.Parameter(reach[:, None, None], requires_grad=not preprocessing.known)
@@ -111,7 +113,8 @@ def _stage(before: int, after: int, size: tuple[int, int], long_range: bool) -> 
     return nn.Sequential(*layers)
 
 
-def _input_bounds(channels: int, preprocessing: Preprocessing) -> tuple[Tensor, Tensor]:
+def input_bounds(channels: int, preprocessing: Preprocessing) -> tuple[Tensor, Tensor]:
+    """Lowest and highest input per channel, each ``[C]``; a first guess where unknown."""
     if not preprocessing.known:
         bound = torch.full((channels,), UNKNOWN_BOUND)
         return -bound, bound

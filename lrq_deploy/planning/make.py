@@ -9,6 +9,7 @@ from lrq_deploy.graph.operators import is_call
 from lrq_deploy.graph.placement import place_quantizers
 from lrq_deploy.graph.teach import make_teacher
 from lrq_deploy.loading import load_model
+from lrq_deploy.method.methods import method_settings
 from lrq_deploy.method.recipe import recipe_settings
 from lrq_deploy.options import QuantizeOptions
 from lrq_deploy.planning.duration import estimate_duration
@@ -67,6 +68,7 @@ def make_plan(
     quantizers = survey_quantizers(student)
     report.advance(message="placed")
     settings = recipe_settings(options.recipe, teacher.input_shape)
+    settings = method_settings(options.method_name, settings)
     duration = estimate_duration(teacher, settings, len(layers), options.method.long_range)
     report.advance(message="measured")
     sizes = estimate_sizes(layers, len(quantizers))

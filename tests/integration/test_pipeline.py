@@ -19,8 +19,9 @@ from lrq_deploy.cli.pipeline import quantize
 from lrq_deploy.cli.result import QuantizeResult
 from lrq_deploy.errors import DivergenceError, OptionError
 from lrq_deploy.export.bundle import Bundle, load_bundle
+from lrq_deploy.method.methods import method_settings, method_switches
 from lrq_deploy.method.recipe import RecipeSettings
-from lrq_deploy.options import MethodSwitches, QuantizeOptions
+from lrq_deploy.options import Method, MethodSwitches, QuantizeOptions
 from lrq_deploy.progress import ProgressCallback, ProgressEvent, silent
 from lrq_deploy.resume.control import RunControl
 from lrq_deploy.scheme import Scheme
@@ -202,6 +203,21 @@ def test_each_part_of_the_method_acts(
     assert digest(run) != digest(reference)
     recorded = run.bundle.manifest.options["method"]
     assert recorded == {"long_range": True, "margin": "a2", "decoupled": True, **change}
+
+
+@pytest.mark.parametrize("method", ["lrq-paper", "gdfq", "zeroq", "calibrate"])
+def test_every_method_gives_a_bundle_from_the_same_parts(
+    digits_teacher: TrainedDigits, tmp_path: Path, method: Method
+) -> None:
+    settings = method_settings(method, TINY)
+    settings = replace(settings, refinement_steps=min(settings.refinement_steps, 2))
+    switches = method_switches(method)
+    run = tiny(digits_teacher, tmp_path / "bundle", settings, method=switches, method_name=method)
+    metrics = run.bundle.manifest.metrics
+    assert run.bundle.manifest.options["method_name"] == method
+    assert bool(metrics["student"]) == (method in ("lrq-paper", "gdfq"))
+    assert bool(metrics["generator"]) == (method != "zeroq")
+    assert run.result.parity_top1 == 100.0
 
 
 def test_zero_points_are_free_when_asymmetric(

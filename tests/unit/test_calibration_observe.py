@@ -5,9 +5,9 @@ import torch
 from support.small_networks import ALL, CENTRED, Residual, calibrated, images, placed, quantizers
 
 from lrq_deploy.calibration import observe
-from lrq_deploy.calibration.observe import calibrate
+from lrq_deploy.calibration.observe import calibrate, sample_activations
 from lrq_deploy.scheme import Scheme
-from lrq_deploy.student.layers import QuantizedLayer, set_enabled
+from lrq_deploy.student.layers import ActQuantizer, QuantizedLayer, set_enabled
 
 pytestmark = pytest.mark.unit
 
@@ -64,3 +64,23 @@ def test_sampling_large_tensors_changes_little(monkeypatch: pytest.MonkeyPatch) 
     sampled = quantizers(calibrated(Residual(), count=32))
     for name, quantizer in whole.items():
         assert sampled[name].scale.item() == pytest.approx(quantizer.scale.item(), rel=0.2)
+
+
+def test_without_a_search_nothing_is_clipped() -> None:
+    made = images(40)
+    student = placed(Residual(), Scheme(4, 4))
+    calibrate(student, made, True, seed=0, search=False)
+    for module in student.modules():
+        if isinstance(module, QuantizedLayer):
+            scale = module.scale.reshape(-1, *[1] * (module.weight.dim() - 1))
+            q = (module.weight / scale).detach()
+            assert float(q.max()) <= module.bounds.qmax + 1e-3
+            assert float(q.min()) >= module.bounds.qmin - 1e-3
+    set_enabled(student, False)
+    with torch.no_grad():
+        seen = sample_activations(student, made, seed=0)
+    for path, values in seen.items():
+        quantizer = student.get_submodule(path)
+        assert isinstance(quantizer, ActQuantizer)
+        reach = float(quantizer.scale.detach()) * quantizer.bounds.qmax
+        assert float(values.max()) <= reach * 1.001

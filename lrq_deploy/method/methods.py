@@ -1,0 +1,91 @@
+"""The methods of ``--method``: named sets of switches and settings over the same parts.
+
+What the literature does is read here as follows; steps, batch sizes, optimisers and
+augmentation stay those of the recipe, so that two methods differ in their parts alone.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from lrq_deploy.method.recipe import RecipeSettings
+from lrq_deploy.options import Method, MethodSwitches
+
+__all__ = ["METHODS", "MethodRecipe", "method_settings", "method_switches"]
+
+_PLAIN_TRAINING: Mapping[str, float] = {
+    "refinement_steps": 0,
+    "diversity_weight": 0.0,
+    # As GDFQ weighs its two terms; every loss of ours is relative, so this is a reading.
+    "class_weight": 1.0,
+    "statistics_weight": 0.1,
+    "feature_weight": 0.0,
+    "scale_rate": 0.0,
+}
+"""Images as drawn; distillation of the logits; scales that stay as calibrated."""
+
+
+@dataclass(frozen=True)
+class MethodRecipe:
+    """One method.
+
+    Attributes:
+        summary: for ``--help`` and documents.
+        switches: parts that are on.
+        settings: fields of ``RecipeSettings`` that it fixes, whatever the recipe.
+        trains: whether the student is trained; if not, only the images of the range search are
+            made besides the held-out ones.
+    """
+
+    summary: str
+    switches: MethodSwitches
+    settings: Mapping[str, float] = field(default_factory=dict)
+    trains: bool = True
+
+
+METHODS: Mapping[Method, MethodRecipe] = {
+    "lrq": MethodRecipe("this project's default", MethodSwitches()),
+    "lrq-paper": MethodRecipe(
+        "LRQ (arXiv 2211.06816) as its abstract describes it",
+        MethodSwitches(long_range=True, margin="a1", decoupled=True, range_search=False),
+        _PLAIN_TRAINING,
+    ),
+    "gdfq": MethodRecipe(
+        "in the style of GDFQ (arXiv 2003.03603)",
+        MethodSwitches(long_range=False, margin="off", decoupled=False, range_search=False),
+        _PLAIN_TRAINING,
+    ),
+    "zeroq": MethodRecipe(
+        "in the style of ZeroQ (arXiv 2001.00281)",
+        MethodSwitches(
+            long_range=False,
+            margin="off",
+            decoupled=False,
+            image_source="noise",
+            range_search=False,
+        ),
+        {
+            "generator_steps": 0,
+            "class_weight": 0.0,
+            "refinement_steps": 200,
+            "refinement_rate": 0.1,
+        },
+        trains=False,
+    ),
+    "calibrate": MethodRecipe("our images, ranges only", MethodSwitches(), trains=False),
+}
+
+
+def method_switches(method: Method) -> MethodSwitches:
+    """The parts that a method has on."""
+    return METHODS[method].switches
+
+
+def method_settings(method: Method, settings: RecipeSettings) -> RecipeSettings:
+    """The settings of a recipe with those that the method fixes."""
+    chosen = METHODS[method]
+    changes: dict[str, float] = dict(chosen.settings)
+    if not chosen.trains:
+        fewest = min(settings.pool_images, settings.calibration_images)
+        changes |= {"student_steps": 0, "pool_images": fewest}
+    # dataclasses.replace refuses a field that does not exist.
+    return replace(settings, **changes)  # type: ignore[arg-type]

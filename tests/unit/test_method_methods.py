@@ -1,0 +1,59 @@
+"""The table of methods: which parts each has, and what it leaves to the recipe."""
+
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from lrq_deploy.errors import OptionError
+from lrq_deploy.method.methods import METHODS, method_settings, method_switches
+from lrq_deploy.method.recipe import RecipeSettings
+from lrq_deploy.options import Method, MethodSwitches, QuantizeOptions
+
+pytestmark = pytest.mark.unit
+
+RECIPE = RecipeSettings(student_steps=77, pool_images=512, batch_size=32)
+
+
+def test_every_name_has_a_method_that_fixes_known_settings() -> None:
+    assert set(METHODS) == set(get_args(Method))
+    known = {field.name for field in fields(RecipeSettings)}
+    for method in METHODS.values():
+        assert set(method.settings) <= known
+
+
+def test_the_default_is_the_recipe_as_it_is() -> None:
+    assert method_settings("lrq", RECIPE) == RECIPE
+    assert method_switches("lrq") == MethodSwitches()
+
+
+def test_the_paper_and_gdfq_differ_in_generator_margin_and_distillation_alone() -> None:
+    assert method_settings("lrq-paper", RECIPE) == method_settings("gdfq", RECIPE)
+    paper, gdfq = method_switches("lrq-paper"), method_switches("gdfq")
+    assert (paper.long_range, paper.margin, paper.decoupled) == (True, "a1", True)
+    assert (gdfq.long_range, gdfq.margin, gdfq.decoupled) == (False, "off", False)
+    assert replace(paper, long_range=False, margin="off", decoupled=False) == gdfq
+    plain = method_settings("gdfq", RECIPE)
+    assert (plain.refinement_steps, plain.diversity_weight, plain.feature_weight) == (0, 0, 0)
+    assert plain.scale_rate == 0
+    assert plain.student_steps == RECIPE.student_steps
+
+
+@pytest.mark.parametrize("method", ["zeroq", "calibrate"])
+def test_methods_that_do_not_train_make_the_images_of_the_ranges_only(method: Method) -> None:
+    settings = method_settings(method, RECIPE)
+    assert settings.student_steps == 0
+    assert settings.pool_images == RECIPE.calibration_images
+    assert settings.held_out_images == RECIPE.held_out_images
+
+
+def test_zeroq_has_neither_generator_nor_labels() -> None:
+    settings = method_settings("zeroq", RECIPE)
+    assert method_switches("zeroq").image_source == "noise"
+    assert (settings.generator_steps, settings.class_weight) == (0, 0)
+
+
+def test_an_unknown_method_is_refused() -> None:
+    with pytest.raises(OptionError, match="method must be one of lrq, lrq-paper"):
+        QuantizeOptions(Path("m"), Path("o"), method_name="zq")  # type: ignore[arg-type]
