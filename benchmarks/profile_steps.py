@@ -1,0 +1,104 @@
+"""Where the time of a generator, a refinement and a student step goes, by torch's profiler.
+
+    python benchmarks/profile_steps.py --shared ../shared --network resnet20 --threads 1
+
+Prints Markdown: milliseconds per step, and the share of the operators that take most.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from accuracy import NETWORKS
+
+from lrq_deploy.calibration.drawing import ImageDrawing
+from lrq_deploy.calibration.observe import calibrate
+from lrq_deploy.cli.preparing import load_teacher
+from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
+from lrq_deploy.graph.placement import place_quantizers
+from lrq_deploy.graph.statistics import tap_batch_norms
+from lrq_deploy.method.generator import LongRangeGenerator
+from lrq_deploy.method.generator_training import GeneratorTraining
+from lrq_deploy.method.recipe import recipe_settings
+from lrq_deploy.method.student_training import StudentTraining
+from lrq_deploy.options import MethodSwitches, QuantizeOptions
+from lrq_deploy.scheme import Scheme
+from lrq_deploy.target import PORTABLE
+from lrq_deploy.teacher import Teacher
+
+CPU = torch.device("cpu")
+STEPS = 3
+SHOWN = 8
+
+
+def main() -> None:
+    """Profile the three steps of one network."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shared", default="../shared")
+    parser.add_argument("--network", default="resnet20", choices=sorted(NETWORKS))
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    for name, step in _steps(_teacher(options.network, Path(options.shared))).items():
+        _profile(name, step)
+
+
+def _teacher(name: str, shared: Path) -> Teacher:
+    network = NETWORKS[name]
+    flags = dict(flag.removeprefix("--").split("=") for flag in network.flags)
+    height, width = (int(n) for n in flags["input-shape"].split(",")[1:])
+    return load_teacher(
+        QuantizeOptions(
+            shared / "models" / network.file,
+            Path("unused"),
+            arch=str(shared / "models" / network.arch),
+            input_shape=(3, height, width),
+            mean=tuple(float(x) for x in flags["mean"].split(",")),
+            std=tuple(float(x) for x in flags["std"].split(",")),
+        )
+    )
+
+
+def _steps(teacher: Teacher) -> dict[str, Callable[[], None]]:
+    settings = recipe_settings("balanced", teacher.input_shape)
+    switches = MethodSwitches()
+    tapped = tap_batch_norms(teacher.graph)
+    tapped.graph.to(memory_format=torch.channels_last)
+    about = (teacher.input_shape, teacher.num_classes, teacher.preprocessing)
+    generator = LongRangeGenerator(*about).to(memory_format=torch.channels_last)
+    pool = torch.randn(settings.calibration_images, *teacher.input_shape)
+    student = place_quantizers(
+        fold_batch_norm(teacher.graph), Scheme(), PORTABLE, teacher.preprocessing
+    )
+    calibrate(student, pool[:64], True, 0)
+    return {
+        "generator": GeneratorTraining(generator, tapped, settings, "a2", 0, CPU).step,
+        "refinement": ImageDrawing(generator, tapped, settings, 0, CPU).step,
+        "student": StudentTraining(student, pool, settings, switches, 0, CPU, "multiclass").step,
+    }
+
+
+def _profile(name: str, step: Callable[[], None]) -> None:
+    step()
+    start = time.perf_counter()
+    for _ in range(STEPS):
+        step()
+    milliseconds = 1000 * (time.perf_counter() - start) / STEPS
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        step()
+    events = sorted(profile.key_averages(), key=lambda e: -e.self_cpu_time_total)
+    whole = sum(event.self_cpu_time_total for event in events)
+    print(f"\n{name} step: {milliseconds:.0f} ms\n\n| operator | share | calls |\n|---|---|---|")
+    for event in events[:SHOWN]:
+        share = 100 * event.self_cpu_time_total / whole
+        print(f"| `{event.key}` | {share:.0f} % | {event.count} |")
+
+
+if __name__ == "__main__":
+    main()
