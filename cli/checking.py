@@ -41,6 +41,7 @@ class Checked:
         ladder: every form of the student, on few images.
         benchmark: latency against the float network; None if it was not to be measured.
         source: ``folder`` for the user's images, ``synthetic`` for made ones.
+        remarks: on the user's images, such as files that were skipped.
     """
 
     fidelity: Fidelity
@@ -49,6 +50,7 @@ class Checked:
     ladder: Ladder
     benchmark: Benchmark | None
     source: str
+    remarks: tuple[str, ...] = ()
 
 
 def check(
@@ -90,7 +92,8 @@ def check(
     with tempfile.TemporaryDirectory() as name:
         ladder, benchmark = _tried(Path(name), model, graphs, twin, synthetic, progress)
     source = "synthetic" if images is None else "folder"
-    return Checked(fidelity, parity, coverage, ladder, benchmark, source)
+    remarks = () if images is None else images.remarks()
+    return Checked(fidelity, parity, coverage, ladder, benchmark, source, remarks)
 
 
 def _tried(

@@ -119,6 +119,7 @@ def quantize(
     write_bundle(
         options.out,
         model,
+        "images_remarks": list(checked.remarks),
         graphs,
         synthetic.images,
         options.seed,
@@ -275,6 +276,7 @@ def _result(
         parity_mean_diff=parity.mean_diff,
         integer_share=100 * checked.coverage.share,
         float_bytes=float_bytes,
+        images_remarks=checked.remarks,
         student_bytes=student_bytes,
         model_file=model_file,
         float_latency_ms=None if times is None else times.float_graph.p50_ms,

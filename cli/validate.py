@@ -103,6 +103,7 @@ class Validation:
         ladder: parity.
         coverage: integer audit of ``model.onnx``.
         min_integer_coverage: what the user asked for.
+        remarks: on the user's images, such as files that were skipped.
     """
 
     bundle: Path
@@ -113,6 +114,7 @@ class Validation:
     ladder: "Ladder"
     coverage: "Coverage"
     min_integer_coverage: float | None
+    remarks: tuple[str, ...] = ()
 
     @property
     def enough_integers(self) -> bool:
@@ -129,6 +131,7 @@ class Validation:
             "scheme": self.scheme,
             "images": self.images,
             "images_source": self.images_source,
+            "images_remarks": list(self.remarks),
             "passes": not self.ladder.failures and self.enough_integers,
             "rungs": [rung.to_json() for rung in self.ladder.rungs],
             "min_integer_coverage": self.min_integer_coverage,
@@ -205,7 +208,7 @@ def validate_bundle(options: ValidateOptions, progress: ProgressCallback = silen
             graphs[name] = bundle.file(file_name)
             check_graph(graphs[name], name, fingerprint)
     model = bundle.model()
-    batches, count = _images(options, bundle, model)
+    batches, count, remarks = _images(options, bundle, model)
     ladder = climb(
         model,
         graphs["onnxruntime"],
@@ -225,21 +228,22 @@ def validate_bundle(options: ValidateOptions, progress: ProgressCallback = silen
         ladder=ladder,
         coverage=audit(model, graphs["onnxruntime"]),
         min_integer_coverage=options.min_integer_coverage,
+        remarks=remarks,
     )
 
 
 def _images(
     options: ValidateOptions, bundle: "Bundle", model: "QuantizedModel"
-) -> "tuple[Iterator[Tensor], int]":
-    """Batches, and how many images there are in all."""
+) -> "tuple[Iterator[Tensor], int, tuple[str, ...]]":
+    """Batches, how many images there are in all, and remarks on them."""
     if options.images is None:
         from lrq_deploy.export.validation_images import synthetic_batches
 
-        return synthetic_batches(bundle, model, options.count, _BATCH), options.count
+        return synthetic_batches(bundle, model, options.count, _BATCH), options.count, ()
     from lrq_deploy.images import read_image_folder
 
     classes = model.num_classes if model.task == "multiclass" else None
     found = read_image_folder(
         options.images, model.input_shape, model.preprocessing, classes, options.count
     )
-    return found.batches(_BATCH), len(found)
+    return found.batches(_BATCH), len(found), found.remarks()

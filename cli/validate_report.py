@@ -22,6 +22,8 @@ def print_validation(console: Console, found: Validation) -> None:
     made = "made " if found.images_source == "synthetic" else ""
     title = f"{found.name}, {found.scheme}, {found.images:,} {made}images"
     console.print(title, highlight=False, markup=False)
+    for remark in found.remarks:
+        console.print(Text(f"warning: {remark}", style="yellow"))
     console.print(_ladder(found.ladder))
     for rung in found.ladder.rungs:
         if rung.where:

@@ -116,6 +116,12 @@ class ImageSet:
         """Number of readable images."""
         return len(self.paths)
 
+    def remarks(self) -> tuple[str, ...]:
+        """What the user should know of the folder, a sentence each."""
+        broken = f"{self.skipped} of {len(self) + self.skipped} image files could not be decoded"
+        skipped = (f"{broken} and were skipped",) if self.skipped else ()
+        return (*skipped, *((self.note,) if self.note else ()))
+
     def batches(self, batch_size: int) -> Iterator[Tensor]:
         """Normalised images ``[n, C, H, W]`` float32, ``n <= batch_size``, in order.
 

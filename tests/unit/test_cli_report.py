@@ -100,6 +100,11 @@ def test_labels_on_their_own_are_counted_one_by_one() -> None:
     assert "F1 of the yes answers 97.50 %" in text
 
 
+def test_remarks_on_the_images_are_warnings() -> None:
+    text = report(replace(RESULT, images_remarks=("3 of 5 image files were skipped",)))
+    assert "warning: 3 of 5 image files were skipped\n" in text
+
+
 def test_json_holds_every_field_and_the_schema_version() -> None:
     document = json.loads(json.dumps(RESULT.to_json()))
     assert document.pop("schema_version") == RESULT_SCHEMA

@@ -113,6 +113,7 @@ def test_broken_files_are_skipped_and_counted_with_aligned_labels(tmp_path: Path
     (tmp_path / "b" / "1.webp").write_bytes(b"")
     found = read_image_folder(tmp_path, RGB_8, IDENTITY_RGB, num_classes=2)
     assert found.skipped == 3
+    assert found.remarks() == ("3 of 5 image files could not be decoded and were skipped",)
     assert found.labels is not None
     assert found.labels.tolist() == [0, 1]
     batch = torch.cat(list(found.batches(1)))
