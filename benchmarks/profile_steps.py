@@ -79,7 +79,7 @@ def _steps(teacher: Teacher) -> dict[str, Callable[[], None]]:
     calibrate(student, pool[:64], True, 0)
     return {
         "generator": GeneratorTraining(generator, tapped, settings, "a2", 0, CPU).step,
-        "refinement": ImageDrawing(generator, tapped, settings, 0, CPU).step,
+        "refinement": ImageDrawing(generator, tapped, settings, 0, CPU, teacher.input_shape).step,
         "student": StudentTraining(student, pool, settings, switches, 0, CPU, "multiclass").step,
     }
 

@@ -1,11 +1,13 @@
 """Draw the pool from a trained generator, and refine what was drawn."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lrq_deploy.calibration.image_pool import ImagePool
 from lrq_deploy.graph.statistics import TappedTeacher
 from lrq_deploy.method.generator import LongRangeGenerator
 from lrq_deploy.method.noise import NoiseImages
@@ -29,6 +31,8 @@ class ImageDrawing:
         settings: how many images, pool and held-out, and how they are refined.
         seed: of classes and latents.
         device: where to draw.
+        shape: of an image, ``(C, H, W)``.
+        pool_file: where the images are kept; in memory, if not given.
     """
 
     name = "images"
@@ -40,6 +44,8 @@ class ImageDrawing:
         settings: RecipeSettings,
         seed: int,
         device: torch.device,
+        shape: tuple[int, int, int],
+        pool_file: Path | None = None,
     ) -> None:
         size = settings.batch_size
         self._count = settings.pool_images + settings.held_out_images
@@ -53,15 +59,14 @@ class ImageDrawing:
         self._settings = settings
         self._device = device
         self._random = torch.Generator().manual_seed(seed)
-        self._images: list[Tensor] = []
+        self._pool = ImagePool(batches * size, shape, pool_file)
         self._labels: list[Tensor] = []
         self._batch: Refinement | None = None
         self._loss: Tensor | None = None
 
     def drawn(self) -> tuple[Tensor, Tensor]:
         """All images ``[N, C, H, W]`` on the CPU, pool first, and what they were made for."""
-        images = torch.cat(self._images)[: self._count].contiguous()
-        return images, torch.cat(self._labels)[: self._count]
+        return self._pool.images[: self._count], torch.cat(self._labels)[: self._count]
 
     def step(self) -> None:
         """Refine the batch at hand once; before, draw one where there is none."""
@@ -71,8 +76,13 @@ class ImageDrawing:
             self._loss = self._batch.step()
         self.steps_done += 1
         if self.steps_done % self._steps_per_batch == 0:
-            self._images.append(self._batch.pixels.detach().cpu())
+            size = self._settings.batch_size
+            self._pool.put(self._finished() - size, self._batch.pixels.detach().cpu())
             self._batch = None
+
+    def _finished(self) -> int:
+        """Images that are done."""
+        return self.steps_done // self._steps_per_batch * self._settings.batch_size
 
     def _new_batch(self) -> Refinement:
         generator, size = self.watched, self._settings.batch_size
@@ -96,7 +106,7 @@ class ImageDrawing:
         """The images so far, those at hand, and the random numbers."""
         return {
             "steps_done": self.steps_done,
-            "images": self._images,
+            "images": self._pool.state(self._finished()),
             "labels": self._labels,
             "batch": None if self._batch is None else self._batch.state_dict(),
             "random": self._random.get_state(),
@@ -105,7 +115,8 @@ class ImageDrawing:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from ``state_dict``, with the same generator."""
         self.steps_done = state["steps_done"]
-        self._images = list(state["images"])
+        if state["images"] is not None:
+            self._pool.put(0, state["images"])
         self._labels = list(state["labels"])
         self._random.set_state(state["random"])
         self._batch = None

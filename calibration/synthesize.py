@@ -1,5 +1,7 @@
 """Make the synthetic set: train a generator on the teacher, then draw from it."""
 
+from pathlib import Path
+
 import torch
 
 from lrq_deploy.calibration.drawing import ImageDrawing
@@ -25,8 +27,11 @@ def synthesize(
     device: torch.device,
     progress: ProgressCallback,
     keeper: StageKeeper = KEEP_NOTHING,
+    pool_file: Path | None = None,
 ) -> SyntheticSet:
     """Images from the teacher alone; the same seed, device and thread count give the same.
+
+    With ``pool_file`` they are in that file, mapped into memory, and not in memory.
 
     Raises:
         UnsupportedNetworkError: the teacher has no BatchNorm.
@@ -36,7 +41,9 @@ def synthesize(
     source, metrics = _image_source(
         teacher, tapped, settings, switches, seed, device, progress, keeper
     )
-    drawing = ImageDrawing(source, tapped, settings, seed + 1, device)
+    drawing = ImageDrawing(
+        source, tapped, settings, seed + 1, device, teacher.input_shape, pool_file
+    )
     run_stage(drawing, progress, keeper)
     images, labels = drawing.drawn()
     fit, held_out = images.split([settings.pool_images, settings.held_out_images])

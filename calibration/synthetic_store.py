@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 
@@ -81,25 +82,31 @@ def synthesize_once(
     device: torch.device,
     progress: ProgressCallback,
     keeper: StageKeeper = KEEP_NOTHING,
+    pool_file: Path | None = None,
 ) -> MadeSet:
     """``synthesize``, unless ``store`` has its product.
+
+    With ``pool_file`` the images stay on the disk: there while they are made, then in the store.
 
     Raises:
         UnsupportedNetworkError, DivergenceError: see ``synthesize``.
         OutputError: the store cannot be written.
     """
     key = images_key(teacher, settings, switches, seed, device)
-    found = None if store is None else store.find(STAGE, key)
+    mapped = pool_file is not None
+    found = None if store is None else store.find(STAGE, key, mapped)
     if store is not None and found is not None:
         message = f"reused from {store.folder}, which saves {found['seconds']:.1f} s"
         progress(ProgressEvent(STAGE, 1, 1, message=message))
         return MadeSet(SyntheticSet(**found["synthetic"]), found["seconds"], True)
     start = time.perf_counter()
-    made = stage.synthesize(teacher, settings, switches, seed, device, progress, keeper)
+    made = stage.synthesize(teacher, settings, switches, seed, device, progress, keeper, pool_file)
     seconds = time.perf_counter() - start
     if store is not None:
         product = {name: getattr(made, name) for name in SyntheticSet.__dataclass_fields__}
-        # A view would be written with all of the storage behind it.
-        product |= {name: product[name].clone() for name in ("images", "labels", "held_out")}
         store.add(STAGE, key, {"synthetic": product, "seconds": seconds})
+        stored = store.find(STAGE, key, mapped) if pool_file is not None else None
+        if pool_file is not None and stored is not None:
+            pool_file.unlink()
+            made = SyntheticSet(**stored["synthetic"])
     return MadeSet(made, seconds, False)

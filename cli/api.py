@@ -20,9 +20,10 @@ __all__ = ["quantize"]
 
 def quantize(
     model: "nn.Module | str | Path",
-    bits: int | None = 4,
+    bits: int | Literal["mixed"] | None = 4,
     input_shape: tuple[int, int, int] | None = None,
     *,
+    target_size: float | None = None,
     weight_bits: int | None = None,
     act_bits: int | None = None,
     edge_bits: int | Literal["same"] = 8,
@@ -32,6 +33,7 @@ def quantize(
     cache: str | Path | None = None,
     resume: bool = False,
     checkpoint_every: float = 60.0,
+    max_memory: int | None = None,
     arch: str | None = None,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
@@ -58,7 +60,8 @@ def quantize(
 
     Args:
         model: a network in memory, which stays as it is, or a checkpoint file.
-        bits: 2..8, of weights and activations.
+        bits: 2..8, of weights and activations, or ``mixed`` with ``target_size``.
+        target_size: largest ``model.onnx`` in millions of bytes; widths are chosen per layer.
         input_shape: ``(C, H, W)``; needed for a network in memory.
         weight_bits, act_bits: 2..8, instead of ``bits``.
         edge_bits: 2..8 or ``same``, of the first and the last layer.
@@ -83,6 +86,7 @@ def quantize(
         cache: folder where the made images are kept, and reused while they would be the same.
         resume: continue the run for the same ``out`` that was stopped; start, where there is none.
         checkpoint_every: seconds between two states of the training, kept beside ``out``.
+        max_memory: MiB that the process may take before the made images stay on the disk.
         name: of a network in memory, for reports; its class, if not given.
         progress: receives the events of every stage.
 
@@ -97,6 +101,7 @@ def quantize(
     _check_source(network is not None, arch, name)
     flags = QuantizeFlags(
         bits=bits,
+        target_size=target_size,
         weight_bits=weight_bits,
         act_bits=act_bits,
         edge_bits=edge_bits,
@@ -124,6 +129,7 @@ def quantize(
         cache=None if cache is None else Path(cache),
         resume=resume,
         checkpoint_every=checkpoint_every,
+        max_memory=max_memory,
     )
     path = Path(model) if isinstance(model, str | Path) else Path(name or type(model).__name__)
     options = options_from(path, flags)

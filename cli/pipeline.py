@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from lrq_deploy.calibration.image_pool import pool_bytes
 from lrq_deploy.calibration.observe import calibrate
 from lrq_deploy.calibration.synthetic_store import MadeSet, synthesize_once
 from lrq_deploy.cli.checking import Checked, check
@@ -83,8 +84,17 @@ def quantize(
     with _last_good_kept(options.out, keeper):
         with clock.stage("synthesize"):
             store = StageStore(control.cache or keeper.folder)
+            count = settings.pool_images + settings.held_out_images
             made = synthesize_once(
-                store, teacher, settings, options.method, options.seed, device, progress, keeper
+                store,
+                teacher,
+                settings,
+                options.method,
+                options.seed,
+                device,
+                progress,
+                keeper,
+                keeper.pool_file(pool_bytes(count, teacher.input_shape)),
             )
             synthetic = made.synthetic
             keeper.release("generator", "images")

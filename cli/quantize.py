@@ -14,6 +14,7 @@ from lrq_deploy.cli.quantize_flags import (
     command_line,
     control_from,
     options_from,
+    parse_bits,
     parse_floats,
     parse_integers,
     parse_width,
@@ -29,7 +30,8 @@ __all__ = ["quantize", "run_and_report"]
 
 def quantize(
     model: parameter.Model,
-    bits: parameter.Bits = None,
+    bits: parameter.BitsOrMixed = None,
+    target_size: parameter.TargetSize = None,
     weight_bits: parameter.WeightBits = None,
     act_bits: parameter.ActBits = None,
     edge_bits: parameter.EdgeBits = None,
@@ -57,13 +59,15 @@ def quantize(
     cache: parameter.Cache = None,
     resume: parameter.Resume = None,
     checkpoint_every: parameter.CheckpointEvery = None,
+    max_memory: parameter.MaxMemory = None,
     config: parameter.Config = None,
     json: parameter.Json = False,
     quiet: parameter.Quiet = False,
 ) -> None:
     """Quantize a trained classifier without data, to a checked integer ONNX graph."""
     flags = QuantizeFlags(
-        bits=bits,
+        bits=parse_bits(bits),
+        target_size=target_size,
         weight_bits=weight_bits,
         act_bits=act_bits,
         edge_bits=parse_width("edge-bits", edge_bits),
@@ -91,6 +95,7 @@ def quantize(
         cache=cache,
         resume=resume,
         checkpoint_every=checkpoint_every,
+        max_memory=max_memory,
     )
     if config is not None:
         from lrq_deploy.cli.config_file import read_config

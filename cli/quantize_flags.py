@@ -19,6 +19,7 @@ __all__ = [
     "control_from",
     "flag_name",
     "options_from",
+    "parse_bits",
     "parse_floats",
     "parse_integers",
     "parse_width",
@@ -35,7 +36,8 @@ class QuantizeFlags:
     configuration file.
     """
 
-    bits: int | None = None
+    bits: int | Literal["mixed"] | None = None
+    target_size: float | None = None
     weight_bits: int | None = None
     act_bits: int | None = None
     edge_bits: Width | None = None
@@ -63,6 +65,7 @@ class QuantizeFlags:
     cache: Path | None = None
     resume: bool | None = None
     checkpoint_every: float | None = None
+    max_memory: int | None = None
 
     def given(self) -> dict[str, Any]:
         """The fields that were given, by name."""
@@ -77,6 +80,22 @@ class QuantizeFlags:
 def flag_name(field_name: str) -> str:
     """``weight_bits`` -> ``weight-bits``."""
     return field_name.replace("_", "-")
+
+
+def parse_bits(text: str | None) -> int | Literal["mixed"] | None:
+    """A width such as ``4``, or ``mixed``.
+
+    Raises:
+        OptionError: it is neither.
+    """
+    if text is None or text == "mixed":
+        return None if text is None else "mixed"
+    try:
+        return int(text)
+    except ValueError:
+        raise OptionError(
+            "--bits must be a number of bits or 'mixed'", repr(text), "pass --bits 4"
+        ) from None
 
 
 def parse_width(name: str, text: str | None) -> Width | None:
@@ -158,7 +177,8 @@ def options_from(model: Path, flags: QuantizeFlags) -> QuantizeOptions:
         margin=cast(MarginMode, flags.margin or defaults.margin),
         decoupled=defaults.decoupled if flags.decoupled is None else flags.decoupled,
     )
-    width = f"w{scheme.weight_bits}a{scheme.act_bits}"
+    mixed = flags.target_size is not None
+    width = "mixed" if mixed else f"w{scheme.weight_bits}a{scheme.act_bits}"
     suffix = "" if name == "lrq" else f"-{name}"
     return QuantizeOptions(
         model=model,
@@ -180,6 +200,7 @@ def options_from(model: Path, flags: QuantizeFlags) -> QuantizeOptions:
         method=method,
         method_name=name,
         target=flags.target or "auto",
+        target_size=flags.target_size,
         bench=flags.bench is not False,
     )
 
@@ -196,6 +217,7 @@ def control_from(flags: QuantizeFlags) -> RunControl:
         cache=flags.cache,
         resume=bool(flags.resume),
         checkpoint_every=defaults.checkpoint_every if every is None else every,
+        max_memory_mb=flags.max_memory,
     )
 
 
@@ -204,8 +226,11 @@ def _scheme_from(flags: QuantizeFlags) -> Scheme:
         value = getattr(flags, name)
         if isinstance(value, int):
             check_bits(f"--{flag_name(name)}", value)
-    weight_bits = flags.bits if flags.weight_bits is None else flags.weight_bits
-    act_bits = flags.bits if flags.act_bits is None else flags.act_bits
+    _check_mixed(flags)
+    # Activations take no room in the file, and runtimes carry all of them in 8 bits.
+    bits = 8 if flags.bits == "mixed" else flags.bits
+    weight_bits = bits if flags.weight_bits is None else flags.weight_bits
+    act_bits = bits if flags.act_bits is None else flags.act_bits
     if weight_bits is None or act_bits is None:
         given = sorted(f"--{flag_name(n)}" for n in flags.given() if n.endswith("_bits"))
         raise OptionError(
@@ -222,6 +247,26 @@ def _scheme_from(flags: QuantizeFlags) -> Scheme:
         residual_bits=None if residual_bits == "same" else residual_bits,
         act_symmetry=cast(ActSymmetry, flags.act_symmetry or "symmetric"),
     )
+
+
+def _check_mixed(flags: QuantizeFlags) -> None:
+    mixed, target = flags.bits == "mixed", flags.target_size
+    if mixed and target is None:
+        raise OptionError(
+            "--bits mixed needs a target to choose widths for",
+            "none",
+            "pass --target-size 0.2, in MB; lrq-deploy sensitivity shows what layers lose",
+        )
+    if target is not None and not mixed:
+        raise OptionError(
+            "--target-size is for --bits mixed", f"--bits {flags.bits}", "pass --bits mixed"
+        )
+    if mixed and flags.weight_bits is not None:
+        raise OptionError(
+            "--bits mixed chooses the widths of the weights",
+            f"--weight-bits {flags.weight_bits}",
+            "drop --weight-bits",
+        )
 
 
 def command_line(model: Path, flags: QuantizeFlags) -> str:

@@ -13,6 +13,7 @@ __all__ = [
     "Arch",
     "Bench",
     "Bits",
+    "BitsOrMixed",
     "Cache",
     "CheckpointEvery",
     "Config",
@@ -26,6 +27,7 @@ __all__ = [
     "Json",
     "LongRange",
     "Margin",
+    "MaxMemory",
     "Mean",
     "Method",
     "Model",
@@ -38,6 +40,7 @@ __all__ = [
     "Seed",
     "Std",
     "Target",
+    "TargetSize",
     "Task",
     "TrustPickle",
     "WeightBits",
@@ -65,6 +68,22 @@ Bits = Annotated[
         "--bits",
         metavar="2..8",
         help="Weights and activations of the inner layers.",
+    ),
+]
+BitsOrMixed = Annotated[
+    str | None,
+    typer.Option(
+        "--bits",
+        metavar="2..8|mixed",
+        help="Weights and activations of the inner layers; mixed needs --target-size.",
+    ),
+]
+TargetSize = Annotated[
+    float | None,
+    typer.Option(
+        "--target-size",
+        metavar="MB",
+        help="With --bits mixed: largest model.onnx, in millions of bytes.",
     ),
 ]
 WeightBits = Annotated[
@@ -267,6 +286,14 @@ CheckpointEvery = Annotated[
         "--checkpoint-every",
         metavar="SECONDS",
         help="How often the state of training is kept in OUT.run. Default: 60.",
+    ),
+]
+MaxMemory = Annotated[
+    int | None,
+    typer.Option(
+        "--max-memory",
+        metavar="MB",
+        help="Keep the made images on the disk where the process would take more with them.",
     ),
 ]
 Config = Annotated[

@@ -5,6 +5,7 @@ It holds ``run.json``, what the run was asked to do; the newest two states of ea
 """
 
 import json
+import resource
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,7 +21,8 @@ __all__ = ["RUN_SCHEMA", "RunFolder", "run_folder_of"]
 
 RUN_SCHEMA = 1
 IDENTITY = "run.json"
-KNOWN = (IDENTITY, ".partial", SUFFIX)
+POOL = "images.pool"
+KNOWN = (IDENTITY, ".partial", SUFFIX, POOL)
 STATES_KEPT = 2
 
 
@@ -43,6 +45,7 @@ class RunFolder:
     ) -> None:
         self.folder = folder
         self._interval = control.checkpoint_every
+        self._max_memory_mb = control.max_memory_mb
         self._resume = control.resume
         self._stop = control.stop or StopRequest()
         self._clock = clock
@@ -90,6 +93,18 @@ class RunFolder:
         self.remove()
         text = json.dumps(asked, indent=1, sort_keys=True) + "\n"
         write_bytes(self.folder / IDENTITY, text.encode())
+
+    def pool_file(self, size_bytes: int) -> Path | None:
+        """Where images are to be kept that memory has no room for; None where it has.
+
+        A run that is continued leaves them where they were.
+        """
+        path = self.folder / POOL
+        if path.exists():
+            return path
+        limit = self._max_memory_mb
+        room = None if limit is None else limit * 2**20 - resident_bytes()
+        return None if room is None or size_bytes <= room else path
 
     def kept(self, stage: str) -> Kept:
         """The newest state of a stage that is not damaged."""
@@ -162,6 +177,15 @@ class RunFolder:
             return None
         identity: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return identity
+
+
+def resident_bytes() -> int:
+    """Memory that the process takes now; the most that it took, where that is all one can ask."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return pages * resource.getpagesize()
 
 
 def _step_of(path: Path) -> int:

@@ -183,6 +183,40 @@ def test_the_same_seed_gives_the_same_bundle(whole: dict[str, Any], tmp_path: Pa
     assert contents(tmp_path / "bundle") == whole
 
 
+def mapped_files() -> str:
+    return Path("/proc/self/maps").read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc/self/maps")
+def test_images_beyond_the_memory_stay_on_the_disk(whole: dict[str, Any], tmp_path: Path) -> None:
+    out = tmp_path / "bundle"
+    seen: dict[str, bool] = {}
+
+    def look(event: ProgressEvent) -> None:
+        files = [line for line in mapped_files().splitlines() if str(tmp_path) in line]
+        seen.setdefault(event.stage, any(".run/images" in line for line in files))
+
+    run(out, look, RunControl(max_memory_mb=1))
+    assert seen["images"]
+    assert seen["student"]
+    assert contents(out) == whole
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_images_on_the_disk_survive_a_stop(whole: dict[str, Any], tmp_path: Path) -> None:
+    out = tmp_path / "bundle"
+    stop(out, "images", 10, max_memory_mb=1)
+    run(out, control=RESUME)
+    assert contents(out) == whole
+
+
+def test_with_room_the_images_are_in_memory(whole: dict[str, Any], tmp_path: Path) -> None:
+    run(tmp_path / "bundle", control=RunControl(max_memory_mb=100_000))
+    assert contents(tmp_path / "bundle") == whole
+    stop(tmp_path / "other", "images", 10, max_memory_mb=100_000)
+    assert not list(tmp_path.glob("other.run/*.pool"))
+
+
 def test_the_command_line_says_how_to_go_on(
     digits_teacher: TrainedDigits,
     tmp_path: Path,

@@ -73,7 +73,7 @@ def test_every_flag_reaches_the_options(recorder: Recorder) -> None:
         "--act-symmetry asymmetric --arch timm:x --input-shape 1,9,12 --mean=-0.5 --std 0.25 "
         "--output aux --images shots --recipe best --device cpu --seed 7 --out here --force "
         "--trust-pickle --no-long-range --margin b --no-decoupled --target onnxruntime --no-bench "
-        "--cache kept --resume --checkpoint-every 2.5 --json --quiet"
+        "--cache kept --resume --checkpoint-every 2.5 --max-memory 900 --json --quiet"
     )
     assert parse(recorder, line.split()) == QuantizeOptions(
         model=MODEL,
@@ -94,7 +94,7 @@ def test_every_flag_reaches_the_options(recorder: Recorder) -> None:
         target="onnxruntime",
         bench=False,
     )
-    assert recorder.control == RunControl(cache=Path("kept"), resume=True, checkpoint_every=2.5)
+    assert recorder.control == RunControl(Path("kept"), True, 2.5, 900)
     assert recorder.json
     assert recorder.quiet
 
