@@ -15,7 +15,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from accuracy import NETWORKS
+from accuracy import NETWORKS, Network
 
 from lrq_deploy.calibration.drawing import ImageDrawing
 from lrq_deploy.calibration.observe import calibrate
@@ -45,27 +45,27 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    for name, step in _steps(_teacher(options.network, Path(options.shared))).items():
+    model = model_options(NETWORKS[options.network], Path(options.shared))
+    for name, step in our_steps(load_teacher(model)).items():
         _profile(name, step)
 
 
-def _teacher(name: str, shared: Path) -> Teacher:
-    network = NETWORKS[name]
+def model_options(network: Network, shared: Path) -> QuantizeOptions:
+    """Options that load a network of the accuracy benchmark."""
     flags = dict(flag.removeprefix("--").split("=") for flag in network.flags)
     height, width = (int(n) for n in flags["input-shape"].split(",")[1:])
-    return load_teacher(
-        QuantizeOptions(
-            shared / "models" / network.file,
-            Path("unused"),
-            arch=str(shared / "models" / network.arch),
-            input_shape=(3, height, width),
-            mean=tuple(float(x) for x in flags["mean"].split(",")),
-            std=tuple(float(x) for x in flags["std"].split(",")),
-        )
+    return QuantizeOptions(
+        shared / "models" / network.file,
+        Path("unused"),
+        arch=str(shared / "models" / network.arch),
+        input_shape=(3, height, width),
+        mean=tuple(float(x) for x in flags["mean"].split(",")),
+        std=tuple(float(x) for x in flags["std"].split(",")),
     )
 
 
-def _steps(teacher: Teacher) -> dict[str, Callable[[], None]]:
+def our_steps(teacher: Teacher) -> dict[str, Callable[[], None]]:
+    """One step of each stage, at the settings of ``balanced`` and W4A4."""
     settings = recipe_settings("balanced", teacher.input_shape)
     switches = MethodSwitches()
     tapped = tap_batch_norms(teacher.graph)

@@ -1,0 +1,182 @@
+"""Our generator and student steps beside the plain PyTorch loop of the reference recipes.
+
+The reference is our own few-line rendering of GDFQ's loop (arXiv 2003.03603), not its code: images
+and maps contiguous, fake quantization by minimum and maximum in plain operators, teacher and
+student forward in each student step, a generator of 115 million multiply-adds per 32 x 32 image.
+Same network, batch, bits and threads; the steps alternate, so that both see the same machine.
+
+    python benchmarks/speed.py --shared ../shared --network resnet20 --threads 1 --rounds 5
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from accuracy import NETWORKS
+from profile_steps import model_options, our_steps
+
+from lrq_deploy.cli.preparing import load_teacher
+from lrq_deploy.loading import load_model
+from lrq_deploy.method.recipe import recipe_settings
+from lrq_deploy.options import QuantizeOptions
+
+BITS = 4
+
+
+class PlainQuantizer(nn.Module):
+    """Asymmetric fake quantization between the smallest and the largest value, straight through."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Quantize a tensor, or each row of a weight matrix."""
+        flat = x.detach().flatten(1) if x.requires_grad and x.is_leaf else x.detach().reshape(1, -1)
+        shape = [-1] + [1] * (x.dim() - 1)
+        low, high = flat.amin(1).reshape(shape), flat.amax(1).reshape(shape)
+        scale = ((high - low) / (2**BITS - 1)).clamp_min(1e-8)
+        q = torch.clamp(torch.round((x - low) / scale), 0, 2**BITS - 1) * scale + low
+        return x + (q - x).detach()
+
+
+class PlainLayer(nn.Module):
+    """A convolution or linear layer with quantized weight and input."""
+
+    def __init__(self, layer: nn.Conv2d | nn.Linear) -> None:
+        super().__init__()
+        self.layer = layer
+        self.quantize = PlainQuantizer()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As the layer."""
+        x, weight = self.quantize(x), self.quantize(self.layer.weight)
+        if isinstance(self.layer, nn.Linear):
+            return F.linear(x, weight, self.layer.bias)
+        return self.layer._conv_forward(x, weight, self.layer.bias)
+
+
+class PlainGenerator(nn.Sequential):
+    """GDFQ's layout: linear to 8 x 8, two doublings with convolutions of 128 and 64 channels."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            nn.Linear(100, 128 * 8 * 8),
+            nn.Unflatten(1, (128, 8, 8)),
+            nn.BatchNorm2d(128),
+            nn.Upsample(scale_factor=2),
+            *(nn.Conv2d(128, 128, 3, padding=1), nn.BatchNorm2d(128), nn.LeakyReLU(0.2)),
+            nn.Upsample(scale_factor=2),
+            *(nn.Conv2d(128, 64, 3, padding=1), nn.BatchNorm2d(64), nn.LeakyReLU(0.2)),
+            *(nn.Conv2d(64, 3, 3, padding=1), nn.Tanh(), nn.BatchNorm2d(3, affine=False)),
+        )
+
+
+def reference_steps(options: QuantizeOptions, batch: int) -> dict[str, Callable[[], None]]:
+    """The plain loop's generator and student step."""
+    teacher, student = (load_model(options).program for _ in range(2))
+    teacher.eval().requires_grad_(False)
+    student.eval().requires_grad_(True)
+    for parent in list(student.modules()):
+        for name, layer in list(parent.named_children()):
+            if isinstance(layer, nn.Conv2d | nn.Linear) and not isinstance(parent, PlainLayer):
+                setattr(parent, name, PlainLayer(layer))
+    generator = PlainGenerator()
+    taps: list[tuple[nn.BatchNorm2d, Tensor]] = []
+    norms = [module for module in teacher.modules() if isinstance(module, nn.BatchNorm2d)]
+    make = torch.optim.Adam(generator.parameters(), 1e-3)
+    fit = torch.optim.SGD(student.parameters(), 1e-4, momentum=0.9, nesterov=True)
+    labels = torch.arange(batch) % 10
+
+    def generator_step() -> None:
+        taps.clear()
+        hooks = [n.register_forward_hook(lambda m, i, _: taps.append((m, i[0]))) for n in norms]
+        logits = teacher(generator(torch.randn(batch, 100)))
+        for hook in hooks:
+            hook.remove()
+        distances = [
+            F.mse_loss(x.mean((0, 2, 3)), n.running_mean)
+            + F.mse_loss(x.var((0, 2, 3)), n.running_var)
+            for n, x in taps
+        ]
+        make.zero_grad()
+        (F.cross_entropy(logits, labels) + 0.1 * torch.stack(distances).sum()).backward()
+        make.step()
+
+    images = torch.randn(batch, 3, 32, 32)
+
+    def student_step() -> None:
+        with torch.no_grad():
+            wanted = teacher(images)
+        given = student(images)
+        soft = F.kl_div(given.log_softmax(1), wanted.softmax(1), reduction="batchmean")
+        fit.zero_grad()
+        (soft + F.cross_entropy(given, labels)).backward()
+        fit.step()
+
+    return {"generator": generator_step, "student": student_step}
+
+
+def main() -> None:
+    """Time all four steps in turn, and their peak memory in processes of their own."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shared", default="../shared")
+    parser.add_argument("--network", default="resnet20", choices=["resnet20", "resnet32"])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    model = model_options(NETWORKS[options.network], Path(options.shared))
+    batch = recipe_settings("balanced", (3, 32, 32)).batch_size
+    steps = {f"reference {n}": s for n, s in reference_steps(model, batch).items()}
+    if options.only is None or options.only.startswith("our"):
+        ours = our_steps(load_teacher(model))
+        steps |= {f"our {name}": ours[name] for name in ("generator", "student")}
+    if options.only is not None:
+        for _ in range(2):
+            steps[options.only]()
+        print(_own_peak())
+        return
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(options.rounds + 1):
+        for name, step in steps.items():
+            start = time.perf_counter()
+            step()
+            seconds[name].append(time.perf_counter() - start)
+    for name in ("generator", "student"):
+        ratio = _median(seconds[f"reference {name}"]) / _median(seconds[f"our {name}"])
+        print(f"{name}: {ratio:.2f} x the speed of the reference loop\n", flush=True)
+    print("| step | ms | images/s | peak MiB |\n|---|---|---|---|")
+    for name, taken in seconds.items():
+        median = _median(taken)
+        peak = _peak(name)
+        print(f"| {name} | {1000 * median:.0f} | {batch / median:.0f} | {peak:.0f} |", flush=True)
+
+
+def _median(taken: list[float]) -> float:
+    """Of all but the first, which warms up."""
+    return statistics.median(taken[1:])
+
+
+def _own_peak() -> float:
+    """MiB; unlike getrusage's it does not begin with what the parent took."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
+def _peak(name: str) -> float:
+    done = subprocess.run(
+        [sys.executable, *sys.argv, "--only", name], capture_output=True, text=True, check=True
+    )
+    return float(done.stdout)
+
+
+if __name__ == "__main__":
+    main()
