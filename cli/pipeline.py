@@ -119,6 +119,7 @@ def quantize(
         "ladder": [rung.to_json() for rung in checked.ladder.rungs],
         "bench": None if checked.benchmark is None else checked.benchmark.to_json(),
         "images_source": checked.source,
+        "images_remarks": list(checked.remarks),
         "targets": {
             "written": [target.name for target in choice.targets],
             "refused": dict(choice.refused),
@@ -129,7 +130,6 @@ def quantize(
     write_bundle(
         options.out,
         model,
-        "images_remarks": list(checked.remarks),
         graphs,
         synthetic.images,
         options.seed,
@@ -275,6 +275,7 @@ def _result(
         peak_memory_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         images_measured=fidelity.count,
         images_source=checked.source,
+        images_remarks=checked.remarks,
         labelled=fidelity.teacher_accuracy is not None,
         teacher_accuracy=_percent(fidelity.teacher_accuracy),
         student_accuracy=_percent(fidelity.student_accuracy),
@@ -286,7 +287,6 @@ def _result(
         parity_mean_diff=parity.mean_diff,
         integer_share=100 * checked.coverage.share,
         float_bytes=float_bytes,
-        images_remarks=checked.remarks,
         student_bytes=student_bytes,
         model_file=model_file,
         float_latency_ms=None if times is None else times.float_graph.p50_ms,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from PIL import Image
@@ -18,6 +19,7 @@ from torch import nn
 
 from lrq_deploy.cli import main
 from lrq_deploy.cli.demo_network import TrainedDigits
+from lrq_deploy.inspection.matching import Candidate, Match
 
 pytestmark = pytest.mark.integration
 
@@ -30,6 +32,30 @@ def build():
         nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3),
         nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5),
     )
+
+def branching():
+    class Branching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+
+        def forward(self, x):
+            x = self.body(x).mean((2, 3))
+            return x if float(x.sum()) > 0 else -x  # here
+
+    return Branching()
+
+def segmenting():
+    class Segmenting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+
+        def forward(self, x):
+            x = self.body(x)
+            return {"out": x, "aux": x + 1}
+
+    return Segmenting()
 
 def plain():
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 100, 5))
@@ -290,3 +316,68 @@ def test_a_zip_of_something_else(case: Case) -> None:
     path = case.folder / "model.pt"
     path.write_bytes(buffer.getvalue())
     assert str(path) in case.refused(path).received
+
+
+def test_a_state_dict_that_fits_no_known_network(case: Case) -> None:
+    refusal = case.refused(case.weights(), arch=None)
+    assert "unless exactly one known network fits" in refusal.rule
+    assert "--arch FILE.py:FACTORY" in refusal.remedy
+
+
+def test_a_state_dict_that_fits_several_lists_them(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    twins = tuple(Candidate("timm", name, "", 5, 1000) for name in ("twin_a", "twin_b"))
+    match = Match(twins, None, "only the padding differs")
+    monkeypatch.setattr("lrq_deploy.loading.find_architectures", lambda shapes: match)
+    refusal = case.refused(case.weights(), arch=None)
+    assert "timm:twin_a, timm:twin_b" in refusal.received
+    assert "--arch timm:twin_a" in refusal.remedy
+
+
+def test_another_number_of_classes_than_the_factory_builds(case: Case) -> None:
+    changed = {"7.weight": torch.zeros(9, 4), "7.bias": torch.zeros(9)}
+    refusal = case.refused(case.weights(**changed))
+    assert "7.weight" in refusal.received
+    assert "9" in refusal.received
+
+
+def test_a_branch_on_the_image_is_named_with_its_line(case: Case) -> None:
+    path = case.saved(case.network("branching").state_dict())
+    line = 1 + ARCH_FILE.splitlines().index(
+        next(text for text in ARCH_FILE.splitlines() if text.endswith("# here"))
+    )
+    refusal = case.refused(path, arch=f"{case.net}:branching")
+    assert f"{case.net}:{line}" in refusal.received
+    assert "torch.export archive" in refusal.remedy
+
+
+def test_a_segmentation_head(case: Case) -> None:
+    path = case.saved(case.network("segmenting").state_dict())
+    refusal = case.refused(path, arch=f"{case.net}:segmenting")
+    assert "out [N, 4, 10, 10], aux [N, 4, 10, 10]" in refusal.received
+    assert "segmentation" in refusal.remedy
+
+
+def test_an_archive_with_dynamic_sides(case: Case) -> None:
+    sides = {0: torch.export.Dim("n"), 2: torch.export.Dim("h", min=9)}
+    program = torch.export.export(
+        case.network(), (torch.zeros(2, 3, 12, 12),), dynamic_shapes=(sides,)
+    )
+    path = case.folder / "model.pt2"
+    torch.export.save(program, path)
+    refusal = case.refused(path, arch=None)
+    assert "dynamic sides 3," in refusal.received
+    assert "--input-shape" in refusal.remedy
+
+
+def test_an_onnx_file(case: Case) -> None:
+    node = onnx.helper.make_node("Relu", ["x"], ["y"])
+    value, output = (
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 4]) for name in "xy"
+    )
+    path = case.folder / "model.onnx"
+    onnx.save(onnx.helper.make_model(onnx.helper.make_graph([node], "g", [value], [output])), path)
+    refusal = case.refused(path, arch=None)
+    assert "BatchNorm" in refusal.rule
+    assert "checkpoint" in refusal.remedy
