@@ -41,7 +41,7 @@ from lrq_deploy.resume.stage_store import StageStore
 from lrq_deploy.student.freeze import freeze
 from lrq_deploy.student.frozen import QuantizedModel
 from lrq_deploy.synthetic import SyntheticSet
-from lrq_deploy.target import PORTABLE
+from lrq_deploy.target import TargetDescription
 from lrq_deploy.teacher import Teacher
 
 __all__ = ["quantize"]
@@ -100,7 +100,7 @@ def quantize(
             keeper.release("generator", "images")
         with clock.stage("fit"):
             model, fit_metrics = _fit(
-                teacher, synthetic, options, settings, device, progress, keeper
+                teacher, synthetic, options, choice.limits, settings, device, progress, keeper
             )
             keeper.release()
     with clock.stage("export"):
@@ -167,13 +167,14 @@ def _fit(
     teacher: Teacher,
     synthetic: SyntheticSet,
     options: QuantizeOptions,
+    limits: TargetDescription,
     settings: RecipeSettings,
     device: torch.device,
     progress: ProgressCallback,
     keeper: RunFolder,
 ) -> tuple[QuantizedModel, dict[str, float]]:
     folded = fold_batch_norm(teacher.graph)
-    student = place_quantizers(folded, options.scheme, PORTABLE, teacher.preprocessing)
+    student = place_quantizers(folded, options.scheme, limits, teacher.preprocessing)
     calibration = synthetic.images[: settings.calibration_images]
     symmetric = options.scheme.act_symmetry == "symmetric"
     report = StageProgress(progress, "ranges", 1)

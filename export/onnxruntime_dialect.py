@@ -25,6 +25,7 @@ class OnnxRuntimeTarget:
     packed: bool = True
     name: str = "onnxruntime"
     file_name: str = "model.onnx"
+    carrier_qmax: int = 255
 
     def check(self, scheme: Scheme) -> None:
         """Every scheme of the project runs here."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from lrq_deploy.errors import ExportError, ImageError
 from lrq_deploy.export.parity import compare
 from lrq_deploy.export.session import open_session
-from lrq_deploy.teacher import Task
+from lrq_deploy.task import Task
 
 __all__ = ["CALIBRATION_IMAGES", "agreements", "static_baseline"]
 

@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from lrq_deploy.errors import OptionError
 from lrq_deploy.scheme import Scheme
+from lrq_deploy.target import TargetDescription
 
 __all__ = ["REFERENCE", "Target", "TargetChoice", "TargetRegistry", "targets"]
 
@@ -25,6 +26,10 @@ class Target(Protocol):
     @property
     def file_name(self) -> str:
         """Name of the graph inside a bundle."""
+
+    @property
+    def carrier_qmax(self) -> int:
+        """Largest integer of a non-negative activation that its kernels hold."""
 
     def check(self, scheme: Scheme) -> None:
         """Refuse, before anything is trained, what the runtime cannot run.
@@ -52,6 +57,12 @@ class TargetChoice:
 
     targets: tuple[Target, ...]
     refused: Mapping[str, str]
+
+    @property
+    def limits(self) -> TargetDescription:
+        """What every written graph can hold, so that one scale table serves them all."""
+        names = "+".join(target.name for target in self.targets)
+        return TargetDescription(names, min(target.carrier_qmax for target in self.targets))
 
     def describe_refused(self) -> tuple[str, ...]:
         """One sentence per refused target."""

@@ -24,6 +24,7 @@ class TensorRTTarget:
 
     name: str = "tensorrt"
     file_name: str = "model.tensorrt.onnx"
+    carrier_qmax: int = 127
 
     def check(self, scheme: Scheme) -> None:
         """Refuse zero points.
