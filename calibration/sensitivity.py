@@ -23,9 +23,10 @@ from lrq_deploy.student.layers import ActQuantizer, QuantizedLayer, set_enabled
 from lrq_deploy.target import TargetDescription
 from lrq_deploy.task import Task
 
-__all__ = ["Losses", "measure_sensitivity", "probe_settings"]
+__all__ = ["PROBE_IMAGES", "Losses", "measure_sensitivity", "probe_settings"]
 
 PROBE_IMAGES = 256
+"""Enough to order layers."""
 SAMPLE_SIZE = 16_384
 """Values per activation for the range search; an eighth of what a student's ranges take."""
 BATCH_PIXELS = 64 * 32 * 32

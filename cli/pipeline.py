@@ -4,6 +4,7 @@ import resource
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -17,9 +18,11 @@ from lrq_deploy.calibration.observe import calibrate
 from lrq_deploy.calibration.synthetic_store import MadeSet, synthesize_once
 from lrq_deploy.cli.checking import Checked, check
 from lrq_deploy.cli.improvement import improvements
+from lrq_deploy.cli.mixed_widths import FileSizes, choose_widths, file_sizes
 from lrq_deploy.cli.preparing import chosen_device, load_teacher
 from lrq_deploy.cli.result import QuantizeResult
 from lrq_deploy.cli.run_identity import plain_options, run_identity
+from lrq_deploy.cli.sensitivity import table_files
 from lrq_deploy.cli.verdict import judge, next_commands
 from lrq_deploy.errors import DivergenceError
 from lrq_deploy.export.bundle import check_output, write_bundle
@@ -77,6 +80,7 @@ def quantize(
     with clock.stage("load"):
         teacher = load_teacher(options, network)
         images = None if options.images is None else _read_images(options.images, teacher)
+        sizes = None if options.target_size is None else file_sizes(teacher, options)
     if settings is None:
         settings = recipe_settings(options.recipe, teacher.input_shape)
         settings = method_settings(options.method_name, settings)
@@ -98,9 +102,10 @@ def quantize(
             )
             synthetic = made.synthetic
             keeper.release("generator", "images")
+        chosen, tables = _with_widths(options, sizes, teacher, synthetic, clock, progress)
         with clock.stage("fit"):
             model, fit_metrics = _fit(
-                teacher, synthetic, options, choice.limits, settings, device, progress, keeper
+                teacher, synthetic, chosen, choice.limits, settings, device, progress, keeper
             )
             keeper.release()
     with clock.stage("export"):
@@ -130,7 +135,7 @@ def quantize(
     write_bundle(
         options.out,
         model,
-        graphs,
+        {**graphs, **tables},
         synthetic.images,
         options.seed,
         plain_options(options),
@@ -138,7 +143,7 @@ def quantize(
         options.force,
     )
     keeper.remove()
-    return _result(options, model, checked, choice, clock, made, options.out / file_name)
+    return _result(chosen, model, checked, choice, clock, made, options.out / file_name)
 
 
 class _Clock:
@@ -161,6 +166,22 @@ class _Clock:
 def _read_images(folder: Path, teacher: Teacher) -> ImageSet:
     classes = teacher.num_classes if teacher.task == "multiclass" else None
     return read_image_folder(folder, teacher.input_shape, teacher.preprocessing, classes)
+
+
+def _with_widths(
+    options: QuantizeOptions,
+    sizes: FileSizes | None,
+    teacher: Teacher,
+    synthetic: SyntheticSet,
+    clock: _Clock,
+    progress: ProgressCallback,
+) -> tuple[QuantizeOptions, dict[str, bytes]]:
+    """The options with a width per layer, and the files that say why; as given without sizes."""
+    if sizes is None:
+        return options, {}
+    with clock.stage("sensitivity"):
+        scheme, table = choose_widths(teacher, sizes, synthetic.images, options, progress)
+    return replace(options, scheme=scheme), table_files(table)
 
 
 def _fit(

@@ -117,7 +117,7 @@ def next_commands(options: QuantizeOptions, ship: bool) -> tuple[str, ...]:
         *_shape_flags(options),
         *(["--output", options.output] if options.output else []),
         *(["--task", options.task] if options.task != "multiclass" else []),
-        *_width_flags(scheme),
+        *_width_flags(scheme, options.target_size),
         *([] if options.target == "auto" else ["--target", options.target]),
     ]
     commands = [["lrq-deploy", "validate", bundle, *images]]
@@ -131,9 +131,12 @@ def next_commands(options: QuantizeOptions, ship: bool) -> tuple[str, ...]:
     return tuple(shlex.join(command) for command in commands)
 
 
-def _width_flags(scheme: Scheme) -> list[str]:
+def _width_flags(scheme: Scheme, target_size: float | None) -> list[str]:
     edge = "same" if scheme.edge_bits is None else str(scheme.edge_bits)
-    flags = ["--weight-bits", str(scheme.weight_bits), "--edge-bits", edge]
+    widths = ["--weight-bits", str(scheme.weight_bits)]
+    if target_size is not None:
+        widths = ["--bits", "mixed", "--target-size", f"{target_size:g}"]
+    flags = [*widths, "--edge-bits", edge]
     if scheme.residual_bits is not None:
         flags += ["--residual-bits", str(scheme.residual_bits)]
     if scheme.act_symmetry != "symmetric":

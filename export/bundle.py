@@ -77,7 +77,8 @@ def write_bundle(
     Args:
         out: directory to create.
         model: the student.
-        graphs: serialised ONNX graphs by file name, for instance ``model.onnx``.
+        graphs: serialised ONNX graphs by file name, for instance ``model.onnx``, and other files
+            that shall be in the bundle.
         synthetic: normalised images ``[N, C, H, W]``, N at least 1; the first 64 are shown.
         seed: of the run.
         options: what the user asked for, as plain values.
@@ -101,7 +102,7 @@ def write_bundle(
         versions=_versions(),
         name=model.name,
         teacher_fingerprint=model.teacher_fingerprint,
-        scheme=asdict(model.scheme),
+        scheme=_plain(asdict(model.scheme)),
         input_shape=model.input_shape,
         num_classes=model.num_classes,
         preprocessing=_plain(asdict(model.preprocessing)),

@@ -12,7 +12,8 @@ from lrq_deploy.errors import BundleError
 __all__ = ["MANIFEST_NAME", "MANIFEST_SCHEMA", "FileRecord", "Manifest"]
 
 MANIFEST_NAME = "manifest.json"
-MANIFEST_SCHEMA = 1
+MANIFEST_SCHEMA = 2
+_READABLE = (1, MANIFEST_SCHEMA)  # 1: no widths per layer in the scheme
 _PRODUCER = "lrq-deploy"
 
 
@@ -87,9 +88,9 @@ class Manifest:
         if not isinstance(document, dict) or document.pop("producer", None) != _PRODUCER:
             raise _not_ours(path, "another producer")
         version = document.pop("schema_version", None)
-        if version != MANIFEST_SCHEMA:
+        if version not in _READABLE:
             raise BundleError(
-                f"manifest schema_version must be {MANIFEST_SCHEMA}",
+                f"manifest schema_version must be one of {_READABLE}",
                 f"{version!r} in {path}",
                 "use the lrq-deploy version that wrote the bundle, or a newer one",
             )

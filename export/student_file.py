@@ -20,7 +20,8 @@ from lrq_deploy.teacher import Preprocessing
 
 __all__ = ["STUDENT_SCHEMA", "read_student", "student_bytes"]
 
-STUDENT_SCHEMA = 1
+STUDENT_SCHEMA = 2
+_READABLE = (1, STUDENT_SCHEMA)  # 1: no widths per layer
 # One key only: safetensors keeps metadata in a hash map whose order differs between runs.
 _METADATA_KEY = "lrq_student"
 
@@ -89,9 +90,9 @@ def _document(model: QuantizedModel) -> dict[str, Any]:
 
 def _model(document: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> QuantizedModel:
     version = document.get("schema_version")
-    if version != STUDENT_SCHEMA:
+    if version not in _READABLE:
         raise BundleError(
-            f"student schema_version must be {STUDENT_SCHEMA}",
+            f"student schema_version must be one of {_READABLE}",
             repr(version),
             "use the lrq-deploy version that wrote the bundle",
         )
@@ -111,7 +112,7 @@ def _model(document: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Quanti
     return QuantizedModel(
         graph=graph_from_json(document["graph"], root),
         table=table,
-        scheme=Scheme(**document["scheme"]),
+        scheme=Scheme.from_json(document["scheme"]),
         input_shape=(channels, height, width),
         num_classes=document["num_classes"],
         preprocessing=Preprocessing(**preprocessing),

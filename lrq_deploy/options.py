@@ -75,6 +75,8 @@ class QuantizeOptions:
         method_name: set of settings over the recipe's, see ``lrq_deploy.method.methods``.
         target: name of the runtime that must be able to run the result, ``all``, or ``auto``
             for all that can run the scheme.
+        target_size: of ``model.onnx`` in units of 1,000,000 bytes; widths of the weights are then
+            chosen per layer, and ``scheme.weight_bits`` is the widest. None keeps ``scheme``.
         bench: time the result against the float network; off where the machine is too noisy.
     """
 
@@ -96,6 +98,7 @@ class QuantizeOptions:
     method: MethodSwitches = field(default_factory=MethodSwitches)
     method_name: Method = "lrq"
     target: str = "auto"
+    target_size: float | None = None
     bench: bool = True
 
     def __post_init__(self) -> None:
@@ -109,6 +112,10 @@ class QuantizeOptions:
                 f"task multilabel with margin {self.method.margin}"
                 + (" and decoupled distillation" if self.method.decoupled else ""),
                 "leave out --margin and --decoupled",
+            )
+        if self.target_size is not None and not 0 < self.target_size < float("inf"):
+            raise OptionError(
+                "target_size must be above 0 MB", f"{self.target_size}", "pass --target-size 0.2"
             )
         if self.seed < 0:
             raise OptionError("seed must be 0 or more", str(self.seed), "pass --seed 0")

@@ -1,11 +1,20 @@
 """Which integers a tensor may hold: bit widths, ranges and the carriers of a runtime."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from lrq_deploy.errors import OptionError
 
-__all__ = ["MAX_BITS", "MIN_BITS", "ActSymmetry", "IntegerRange", "Scheme", "check_bits"]
+__all__ = [
+    "MAX_BITS",
+    "MIN_BITS",
+    "ActSymmetry",
+    "IntegerRange",
+    "LayerBits",
+    "Scheme",
+    "check_bits",
+]
 
 MIN_BITS = 2
 MAX_BITS = 8
@@ -37,6 +46,22 @@ def check_bits(name: str, bits: int) -> None:
 
 
 @dataclass(frozen=True)
+class LayerBits:
+    """Width of the weights of one layer.
+
+    Attributes:
+        layer: its key in the scale table, ``layers.NAME``.
+        weight_bits: its width.
+    """
+
+    layer: str
+    weight_bits: int
+
+    def __post_init__(self) -> None:
+        check_bits(f"weight_bits of {self.layer}", self.weight_bits)
+
+
+@dataclass(frozen=True)
 class Scheme:
     """Bit widths of one quantized network.
 
@@ -49,6 +74,8 @@ class Scheme:
         residual_bits: width of tensors read only by additions, poolings and other
             operations that multiply no weights; ``None`` means ``act_bits``.
         act_symmetry: ``symmetric`` keeps every zero point at 0.
+        layer_bits: layers whose weights have a width of their own, which stands above all
+            others; no layer twice.
     """
 
     weight_bits: int = 4
@@ -56,6 +83,7 @@ class Scheme:
     edge_bits: int | None = 8
     residual_bits: int | None = None
     act_symmetry: ActSymmetry = "symmetric"
+    layer_bits: tuple[LayerBits, ...] = ()
 
     def __post_init__(self) -> None:
         check_bits("weight_bits", self.weight_bits)
@@ -64,6 +92,12 @@ class Scheme:
             check_bits("edge_bits", self.edge_bits)
         if self.residual_bits is not None:
             check_bits("residual_bits", self.residual_bits)
+        if len({own.layer for own in self.layer_bits}) != len(self.layer_bits):
+            raise OptionError(
+                "layer_bits must name each layer once",
+                ", ".join(own.layer for own in self.layer_bits),
+                "drop the repeated ones",
+            )
         if self.act_symmetry not in ("symmetric", "asymmetric"):
             raise OptionError(
                 "act_symmetry must be 'symmetric' or 'asymmetric'",
@@ -71,7 +105,22 @@ class Scheme:
                 "pass one of the two",
             )
 
+    @staticmethod
+    def from_json(document: Mapping[str, Any]) -> "Scheme":
+        """The scheme whose ``dataclasses.asdict`` went through JSON."""
+        own = tuple(LayerBits(**fields) for fields in document.get("layer_bits", ()))
+        return Scheme(**{**document, "layer_bits": own})
+
+    def own_bits(self, layer: str) -> int | None:
+        """Width that a layer has for itself, None where it has none."""
+        return next((own.weight_bits for own in self.layer_bits if own.layer == layer), None)
+
     def describe(self) -> str:
         """Short name such as ``W4A4, edge 8``."""
+        if self.layer_bits:
+            widths = sorted(own.weight_bits for own in self.layer_bits)
+            counts = ", ".join(f"{widths.count(b)} layers W{b}" for b in dict.fromkeys(widths))
+            edge = "as inner" if self.edge_bits is None else str(self.edge_bits)
+            return f"mixed A{self.act_bits}, edge {edge} ({counts})"
         edge = "same" if self.edge_bits is None else str(self.edge_bits)
         return f"W{self.weight_bits}A{self.act_bits}, edge {edge}"

@@ -50,7 +50,7 @@ def place_quantizers(
     for node in weighted:
         is_edge = node in first or node in last
         bits = scheme.weight_bits if not is_edge else _edge_bits(scheme, scheme.weight_bits)
-        _replace_layer(student, node, bits, target)
+        _replace_layer(student, node, bits, scheme, target)
     student.graph.eliminate_dead_code()
     student.graph.lint()
     _drop_folded_tensors(student)
@@ -104,13 +104,22 @@ def _insert(student: fx.GraphModule, group: TensorGroup, quantizer: ActQuantizer
 
 
 def _replace_layer(
-    student: fx.GraphModule, node: fx.Node, bits: int, target: TargetDescription
+    student: fx.GraphModule,
+    node: fx.Node,
+    bits: int,
+    scheme: Scheme,
+    target: TargetDescription,
 ) -> None:
     args: list[Any] = list(node.args) + [None] * (3 - len(node.args))
     quantizer_path = str(sources_of(args[0])[0].target)
     quantizer = student.get_submodule(quantizer_path)
     if not isinstance(quantizer, ActQuantizer):
         raise TypeError(f"{quantizer_path} is not an ActQuantizer")
+    name = str(node.meta.get("layer", node.name)).replace(".", "_")
+    layers = student.get_submodule("layers")
+    while hasattr(layers, name):
+        name += "_again"
+    bits = scheme.own_bits(f"layers.{name}") or bits
     layer = QuantizedLayer(
         layer_spec(node),
         tensor_of(student, args[1]),
@@ -119,10 +128,6 @@ def _replace_layer(
         bits,
         quantizer_path,
     )
-    name = str(node.meta.get("layer", node.name)).replace(".", "_")
-    layers = student.get_submodule("layers")
-    while hasattr(layers, name):
-        name += "_again"
     layers.add_module(name, layer)
     with student.graph.inserting_before(node):
         log_scale = student.graph.get_attr(f"{quantizer_path}.log_scale")

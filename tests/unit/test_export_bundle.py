@@ -15,6 +15,7 @@ from torch import Tensor
 from lrq_deploy.errors import BundleError, OutputError
 from lrq_deploy.export import output_directory
 from lrq_deploy.export.bundle import Bundle, check_output, load_bundle, write_bundle
+from lrq_deploy.export.manifest import MANIFEST_SCHEMA
 from lrq_deploy.student.frozen import QuantizedModel
 
 pytestmark = pytest.mark.unit
@@ -65,7 +66,7 @@ def test_a_rebuilt_student_is_written_to_the_same_bytes(tmp_path: Path) -> None:
 def test_manifest_states_everything(tmp_path: Path) -> None:
     write(tmp_path / "deep" / "out")
     document = json.loads((tmp_path / "deep" / "out" / "manifest.json").read_text())
-    assert document["schema_version"] == 1
+    assert document["schema_version"] == MANIFEST_SCHEMA
     assert document["created"] == "2026-01-01T12:00:00+00:00"
     assert document["seed"] == 7
     assert document["scheme"]["weight_bits"] == 4
@@ -101,7 +102,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"schema_version": 2},
+        {"schema_version": 99},
         {"producer": "someone else"},
         {"files": None},
         {"surprise": 1},
