@@ -1,0 +1,111 @@
+"""``--bits mixed``: widths per layer within a size, in every file of the bundle."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lrq_deploy.cli import main
+from lrq_deploy.cli.demo_network import TrainedDigits
+from lrq_deploy.cli.mixed_widths import MEGABYTE, file_sizes
+from lrq_deploy.cli.pipeline import quantize
+from lrq_deploy.cli.preparing import load_teacher
+from lrq_deploy.errors import OptionError
+from lrq_deploy.export.bundle import load_bundle
+from lrq_deploy.method.recipe import RecipeSettings
+from lrq_deploy.options import QuantizeOptions
+from lrq_deploy.scheme import LayerBits, Scheme
+from lrq_deploy.sensitivity import SensitivityTable
+
+pytestmark = pytest.mark.integration
+
+TINY = RecipeSettings(
+    generator_steps=3,
+    refinement_steps=2,
+    pool_images=48,
+    held_out_images=16,
+    student_steps=3,
+    batch_size=16,
+    calibration_images=16,
+)
+
+
+def test_a_mixed_bundle_keeps_its_size_and_passes_every_rung(
+    digits_teacher: TrainedDigits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = QuantizeOptions(
+        digits_teacher.model_file,
+        tmp_path / "bundle",
+        Scheme(8, 8, None),
+        device="cpu",
+        bench=False,
+        target_size=1.0,
+    )
+    sizes = file_sizes(load_teacher(options), options)
+    target = (sizes.smallest + sizes.largest) / 2 / MEGABYTE
+    result = quantize(replace(options, target_size=target), settings=TINY)
+    bundle = load_bundle(result.bundle_path)
+    assert 0.8 * target * MEGABYTE < bundle.file("model.onnx").stat().st_size <= target * MEGABYTE
+
+    model = bundle.model()
+    widths = {own.layer: own.weight_bits for own in model.scheme.layer_bits}
+    assert set(widths.values()) == {4, 8}
+    assert {name: layer.qparams.bits for name, layer in model.layers().items()} == widths
+    for name, layer in model.layers().items():
+        assert (int(layer.weight_q.abs().max()) > 8) == (widths[name] == 8)
+    assert Scheme.from_json(bundle.manifest.scheme) == model.scheme
+    assert "mixed" in result.scheme
+    table = SensitivityTable.from_json(json.loads(bundle.file("sensitivity.json").read_text()))
+    assert {entry.name for entry in table.of("weight")} == set(widths)
+    assert bundle.file("sensitivity.png").read_bytes().startswith(b"\x89PNG")
+    assert bundle.file("model.tensorrt.onnx").exists()
+    assert result.parity_top1 == 100.0
+
+    monkeypatch.setattr(sys, "argv", ["lrq-deploy", "validate", str(result.bundle_path)])
+    with pytest.raises(SystemExit) as caught:
+        main.run()
+    assert caught.value.code == 0
+
+
+def test_a_size_out_of_reach_is_refused_before_training(
+    digits_teacher: TrainedDigits, tmp_path: Path
+) -> None:
+    options = QuantizeOptions(
+        digits_teacher.model_file, tmp_path / "b", Scheme(8, 8), device="cpu", target_size=0.001
+    )
+    with pytest.raises(OptionError, match=r"--target-size must be at least .* MB") as caught:
+        quantize(options, settings=TINY)
+    assert "--edge-bits same" in caught.value.remedy
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "part"),
+    [
+        (("--bits", "mixed"), "needs a target"),
+        (("--bits", "4", "--target-size", "1"), "is for --bits mixed"),
+        (("--bits", "mixed", "--target-size", "1", "--weight-bits", "4"), "drop --weight-bits"),
+        (("--bits", "mixed", "--target-size", "-1"), "above 0 MB"),
+        (("--bits", "some"), "or 'mixed'"),
+    ],
+)
+def test_flags_that_contradict_are_bad_input(
+    flags: tuple[str, ...],
+    part: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["lrq-deploy", "quantize", "none.pt", *flags])
+    with pytest.raises(SystemExit) as caught:
+        main.run()
+    assert caught.value.code == main.EXIT_INPUT
+    assert part in capsys.readouterr().err
+
+
+def test_a_layer_has_one_width() -> None:
+    with pytest.raises(OptionError, match="each layer once"):
+        Scheme(layer_bits=(LayerBits("layers.a", 4), LayerBits("layers.a", 8)))
+    with pytest.raises(OptionError, match=r"2\.\.8"):
+        LayerBits("layers.a", 9)
