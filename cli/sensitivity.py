@@ -1,6 +1,5 @@
 """``lrq-deploy sensitivity``: parse, measure, print. Nothing is trained but a small generator."""
 
-import os
 import sys
 from contextlib import ExitStack, redirect_stdout
 from json import dumps
@@ -16,7 +15,7 @@ from lrq_deploy.cli.quantize_flags import (
     parse_floats,
     parse_integers,
 )
-from lrq_deploy.errors import OutputError
+from lrq_deploy.cli.result_files import check_folder, write_files
 from lrq_deploy.options import QuantizeOptions
 from lrq_deploy.progress import ProgressCallback
 
@@ -76,7 +75,7 @@ def sensitivity(
     )
     options = options_from(model, flags)
     if out is not None:
-        _check_folder(out, force)
+        check_folder(out, (JSON_NAME, PICTURE_NAME), force)
     _run(options, out, json, quiet)
 
 
@@ -95,7 +94,7 @@ def _run(options: QuantizeOptions, out: Path | None, json: bool, quiet: bool) ->
             stack.enter_context(redirect_stdout(sys.stderr))
         table = _measure(options, view)
         if out is not None:
-            _write(out, table_files(table))
+            write_files(out, table_files(table))
     if json:
         stdout.print_json(data=table.to_json())
     else:
@@ -137,32 +136,3 @@ def table_files(table: "SensitivityTable") -> dict[str, bytes]:
 
     text = dumps(table.to_json(), indent=2, sort_keys=True, allow_nan=False)
     return {JSON_NAME: f"{text}\n".encode(), PICTURE_NAME: sensitivity_png(table)}
-
-
-def _check_folder(out: Path, force: bool) -> None:
-    """Refuse a folder before any work is done."""
-    present = [name for name in (JSON_NAME, PICTURE_NAME) if (out / name).exists()]
-    if present and not force:
-        raise OutputError(
-            "--out must not hold a table yet",
-            f"{', '.join(present)} in {out}",
-            "choose another --out, or replace them with --force",
-        )
-    existing = next(p for p in [out, *out.absolute().parents] if p.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise OutputError("--out must be a folder that can be written", f"{out}", "choose another")
-
-
-def _write(out: Path, files: dict[str, bytes]) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for name, data in files.items():
-            partial = out / f".{name}.partial"
-            partial.write_bytes(data)
-            partial.replace(out / name)
-    except OSError as error:
-        raise OutputError(
-            "the table must be written completely",
-            f"{error.strerror or error} at {error.filename or out}",
-            "free space on the disk or choose another --out",
-        ) from error
