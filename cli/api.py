@@ -27,7 +27,7 @@ def quantize(
     weight_bits: int | None = None,
     act_bits: int | None = None,
     edge_bits: int | Literal["same"] = 8,
-    residual_bits: int | Literal["same"] = "same",
+    residual_bits: int | Literal["same"] = 8,
     act_symmetry: ActSymmetry = "symmetric",
     target: str = "auto",
     cache: str | Path | None = None,
@@ -65,7 +65,7 @@ def quantize(
         input_shape: ``(C, H, W)``; needed for a network in memory.
         weight_bits, act_bits: 2..8, instead of ``bits``.
         edge_bits: 2..8 or ``same``, of the first and the last layer.
-        residual_bits: 2..8 or ``same``, of tensors that no layer multiplies.
+        residual_bits: 2..8 or ``same``, of tensors that additions and poolings read.
         act_symmetry: zero points of activations all 0, or free.
         target: ``onnxruntime``, ``tensorrt``, ``all``, or ``auto`` for all that can run the
             zero points.

@@ -239,7 +239,7 @@ def _scheme_from(flags: QuantizeFlags) -> Scheme:
             "pass --bits 4",
         )
     edge_bits = 8 if flags.edge_bits is None else flags.edge_bits
-    residual_bits = "same" if flags.residual_bits is None else flags.residual_bits
+    residual_bits = 8 if flags.residual_bits is None else flags.residual_bits
     return Scheme(
         weight_bits=weight_bits,
         act_bits=act_bits,

@@ -115,7 +115,7 @@ ResidualBits = Annotated[
     typer.Option(
         "--residual-bits",
         metavar="2..8|same",
-        help="Tensors that only additions and poolings read. Default: same as activations.",
+        help="Tensors that additions and poolings read. Default: 8.",
     ),
 ]
 ActSymmetry = Annotated[

@@ -137,8 +137,8 @@ def _width_flags(scheme: Scheme, target_size: float | None) -> list[str]:
     if target_size is not None:
         widths = ["--bits", "mixed", "--target-size", f"{target_size:g}"]
     flags = [*widths, "--edge-bits", edge]
-    if scheme.residual_bits is not None:
-        flags += ["--residual-bits", str(scheme.residual_bits)]
+    if scheme.residual_bits != Scheme.residual_bits:
+        flags += ["--residual-bits", str(scheme.residual_bits or "same")]
     if scheme.act_symmetry != "symmetric":
         flags += ["--act-symmetry", scheme.act_symmetry]
     return flags

@@ -71,8 +71,9 @@ class Scheme:
         edge_bits: width of weights and inputs of the first and the last layer;
             ``None`` means "same as inner layers" (the input image always keeps 8 bits,
             which is what a camera delivers).
-        residual_bits: width of tensors read only by additions, poolings and other
-            operations that multiply no weights; ``None`` means ``act_bits``.
+        residual_bits: width of tensors that additions, products and poolings read, at least
+            ``act_bits`` where a layer reads them too: that then requantizes its own copy.
+            ``None`` means ``act_bits``.
         act_symmetry: ``symmetric`` keeps every zero point at 0.
         layer_bits: layers whose weights have a width of their own, which stands above all
             others; no layer twice.
@@ -81,7 +82,7 @@ class Scheme:
     weight_bits: int = 4
     act_bits: int = 4
     edge_bits: int | None = 8
-    residual_bits: int | None = None
+    residual_bits: int | None = 8
     act_symmetry: ActSymmetry = "symmetric"
     layer_bits: tuple[LayerBits, ...] = ()
 
@@ -116,11 +117,14 @@ class Scheme:
         return next((own.weight_bits for own in self.layer_bits if own.layer == layer), None)
 
     def describe(self) -> str:
-        """Short name such as ``W4A4, edge 8``."""
+        """Short name such as ``W4A4, edge 8``; residual widths are named unless 8."""
         if self.layer_bits:
             widths = sorted(own.weight_bits for own in self.layer_bits)
             counts = ", ".join(f"{widths.count(b)} layers W{b}" for b in dict.fromkeys(widths))
             edge = "as inner" if self.edge_bits is None else str(self.edge_bits)
             return f"mixed A{self.act_bits}, edge {edge} ({counts})"
         edge = "same" if self.edge_bits is None else str(self.edge_bits)
-        return f"W{self.weight_bits}A{self.act_bits}, edge {edge}"
+        name = f"W{self.weight_bits}A{self.act_bits}, edge {edge}"
+        if self.residual_bits == Scheme.residual_bits:
+            return name
+        return f"{name}, residual {self.residual_bits or 'same'}"

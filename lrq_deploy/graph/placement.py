@@ -7,6 +7,8 @@ movement only. A ReLU that an unsigned quantizer repeats is gone.
 """
 
 import copy
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -46,7 +48,13 @@ def place_quantizers(
     weighted = [node for node in student.graph.nodes if is_call(node, WEIGHTED)]
     for group in quantized_tensors(student.graph):
         signed = not all(node in positive for node in group.nodes)
-        _insert(student, group, _quantizer(group.role, signed, scheme, target, bounds))
+        bits = _act_bits(group, scheme)
+        wide = max(bits, _residual_bits(scheme)) if group.summed else bits
+        image = bounds if group.role is Role.IMAGE else []
+        path = _insert(student, group, _quantizer(wide, signed, scheme, target, image))
+        if wide > bits and group.multiplied:
+            make = partial(_quantizer, bits, signed, scheme, target, image)
+            _narrow(student, path, weighted, make)
     for node in weighted:
         is_edge = node in first or node in last
         bits = scheme.weight_bits if not is_edge else _edge_bits(scheme, scheme.weight_bits)
@@ -62,34 +70,35 @@ def _edge_bits(scheme: Scheme, inner: int) -> int:
     return inner if scheme.edge_bits is None else scheme.edge_bits
 
 
-def _act_bits(role: Role, scheme: Scheme) -> int:
-    if role is Role.IMAGE:
+def _act_bits(group: TensorGroup, scheme: Scheme) -> int:
+    if group.role is Role.IMAGE:
         return IMAGE_BITS
-    if role is Role.EDGE:
-        return _edge_bits(scheme, scheme.act_bits)
-    if role is Role.MULTIPLY:
-        return scheme.act_bits
-    if role is Role.SUM:
-        return scheme.act_bits if scheme.residual_bits is None else scheme.residual_bits
-    return CURVE_BITS
+    if group.role is Role.CURVE:
+        return CURVE_BITS
+    if group.role is Role.EDGE and scheme.edge_bits is not None:
+        return scheme.edge_bits
+    return scheme.act_bits if group.multiplied else _residual_bits(scheme)
+
+
+def _residual_bits(scheme: Scheme) -> int:
+    return scheme.act_bits if scheme.residual_bits is None else scheme.residual_bits
 
 
 def _quantizer(
-    role: Role,
+    bits: int,
     signed: bool,
     scheme: Scheme,
     target: TargetDescription,
     bounds: list[tuple[float, float]],
 ) -> ActQuantizer:
-    bits = _act_bits(role, scheme)
     symmetric = scheme.act_symmetry == "symmetric"
     known: tuple[float, float] | None = None
-    if role is Role.IMAGE and bounds:
+    if bounds:
         known = min(low for low, _ in bounds), max(high for _, high in bounds)
     return ActQuantizer(target.act_range(bits, signed, symmetric), bits, signed, known_range=known)
 
 
-def _insert(student: fx.GraphModule, group: TensorGroup, quantizer: ActQuantizer) -> None:
+def _insert(student: fx.GraphModule, group: TensorGroup, quantizer: ActQuantizer) -> str:
     name = group.nodes[0].name
     student.get_submodule("quantizers").add_module(name, quantizer)
     for node in group.nodes:
@@ -101,6 +110,28 @@ def _insert(student: fx.GraphModule, group: TensorGroup, quantizer: ActQuantizer
         if is_call(node, {aten.relu.default}) and not quantizer.signed:
             call.args = (node.args[0],)
             student.graph.erase_node(node)
+    return f"quantizers.{name}"
+
+
+def _narrow(
+    student: fx.GraphModule, wide: str, layers: list[fx.Node], make: Callable[[], ActQuantizer]
+) -> None:
+    """Requantize what ``layers`` read of the tensors of ``wide``, behind any data movement.
+
+    The layers then multiply few bits while the sums and poolings keep the wide tensor.
+    """
+    narrowed: dict[fx.Node, fx.Node] = {}
+    for layer in layers:
+        tensor = layer.all_input_nodes[0]
+        if all(str(source.target) != wide for source in sources_of(tensor)):
+            continue
+        if tensor not in narrowed:
+            name = f"{wide.removeprefix('quantizers.')}_narrow"
+            name += str(len(narrowed) + 1) if narrowed else ""
+            student.get_submodule("quantizers").add_module(name, make())
+            with student.graph.inserting_after(tensor):
+                narrowed[tensor] = student.graph.call_module(f"quantizers.{name}", (tensor,))
+        layer.replace_input_with(tensor, narrowed[tensor])
 
 
 def _replace_layer(

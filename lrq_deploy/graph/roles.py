@@ -47,10 +47,14 @@ class TensorGroup:
     Attributes:
         nodes: producers of the tensors, in graph order.
         role: what decides the width.
+        multiplied: whether a convolution or linear layer reads it.
+        summed: whether an addition, product or pooling reads it.
     """
 
     nodes: tuple[fx.Node, ...]
     role: Role
+    multiplied: bool
+    summed: bool
 
 
 def sources_of(node: fx.Node) -> list[fx.Node]:
@@ -87,6 +91,8 @@ class _Groups:
 
     def __init__(self) -> None:
         self.roles: dict[fx.Node, Role] = {}
+        self.multiplied: set[fx.Node] = set()
+        self.summed: set[fx.Node] = set()
         self._parent: dict[fx.Node, fx.Node] = {}
 
     def find(self, node: fx.Node) -> fx.Node:
@@ -102,6 +108,13 @@ class _Groups:
             self.roles[source] = max(wanted, self.roles.get(source, wanted))
             self._parent[self.find(source)] = self.find(sources[0])
 
+    def read(self, tensor: fx.Node, reader: fx.Node) -> None:
+        """Note what kind of reader ``tensor`` has; concatenation only passes it on."""
+        if is_call(reader, CONCATENATIONS | ACTIVATIONS):
+            return
+        kind = self.multiplied if is_call(reader, WEIGHTED) else self.summed
+        kind.update(sources_of(tensor))
+
 
 def quantized_tensors(graph: fx.Graph) -> list[TensorGroup]:
     """All tensors that a runtime holds as integers, in graph order."""
@@ -112,6 +125,7 @@ def quantized_tensors(graph: fx.Graph) -> list[TensorGroup]:
         is_edge = node in first or node not in ahead
         for tensor in _integer_inputs(node):
             groups.demand(tensor, _reading_role(node, tensor, is_edge))
+            groups.read(tensor, node)
         if _has_integer_output(node):
             groups.demand(node, Role.CURVE)
     members: dict[fx.Node, list[fx.Node]] = {}
@@ -119,7 +133,12 @@ def quantized_tensors(graph: fx.Graph) -> list[TensorGroup]:
         if node in groups.roles:
             members.setdefault(groups.find(node), []).append(node)
     return [
-        TensorGroup(tuple(nodes), max(groups.roles[node] for node in nodes))
+        TensorGroup(
+            tuple(nodes),
+            max(groups.roles[node] for node in nodes),
+            not groups.multiplied.isdisjoint(nodes),
+            not groups.summed.isdisjoint(nodes),
+        )
         for nodes in members.values()
     ]
 

@@ -48,7 +48,7 @@ class RecipeSettings:
     generator_steps: int = 300
     pool_images: int = 2560
     held_out_images: int = 1024
-    student_steps: int = 800
+    student_steps: int = 400
     batch_size: int = 128
     calibration_images: int = 256
     statistics_weight: float = 1.0

@@ -10,7 +10,7 @@ from lrq_deploy.qparams import QParams, ScaleTable
 from lrq_deploy.student.bias_grid import snap_to_grid
 from lrq_deploy.student.frozen import FrozenLayer, FrozenQuantizer
 from lrq_deploy.student.layers import ActQuantizer, QuantizedLayer, channel_scale_shape
-from lrq_deploy.student.untie import untie
+from lrq_deploy.student.untie import untie, untie_requantizations
 
 __all__ = ["freeze"]
 
@@ -20,7 +20,7 @@ def freeze(student: fx.GraphModule, nudge: bool = True) -> tuple[fx.GraphModule,
 
     Args:
         student: placed and calibrated.
-        nudge: move weight scales off rounding ties (see ``untie``); without it the frozen
+        nudge: move scales off rounding ties (see ``untie``); without it the frozen
             graph gives the bits of the student in evaluation mode on the CPU.
     """
     frozen = copy.deepcopy(student).cpu().eval()
@@ -29,6 +29,10 @@ def freeze(student: fx.GraphModule, nudge: bool = True) -> tuple[fx.GraphModule,
     for path, module in modules.items():
         if isinstance(module, ActQuantizer):
             entries[path] = _act_qparams(module)
+    if nudge:
+        untie_requantizations(frozen, entries)
+    for path, module in modules.items():
+        if isinstance(module, ActQuantizer):
             _set(frozen, path, FrozenQuantizer(entries[path]))
     for path, module in modules.items():
         if isinstance(module, QuantizedLayer):

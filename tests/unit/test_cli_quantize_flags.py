@@ -61,7 +61,7 @@ def parse(recorder: Recorder, arguments: list[str]) -> QuantizeOptions:
 def test_bits_alone_is_a_complete_command(recorder: Recorder) -> None:
     options = parse(recorder, [str(MODEL), "--bits", "4"])
     assert options == QuantizeOptions(
-        model=MODEL, out=Path("runs/resnet-w4a4"), scheme=Scheme(4, 4, 8, None, "symmetric")
+        model=MODEL, out=Path("runs/resnet-w4a4"), scheme=Scheme(4, 4, 8, 8, "symmetric")
     )
     assert not recorder.json
     assert not recorder.quiet

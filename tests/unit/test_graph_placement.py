@@ -97,12 +97,28 @@ def test_every_layer_reads_one_quantizer_through_movement(name: str) -> None:
 
 def test_both_inputs_of_a_residual_add_and_the_pooling_are_integers() -> None:
     student = placed(Residual(), Scheme(4, 4, 8, residual_bits=6))
-    assert bits_before(student, aten.add.Tensor) == [4, 6]
+    assert bits_before(student, aten.add.Tensor) == [6, 6]
     assert bits_before(student, aten.avg_pool2d.default) == [6]
     last = [n for n in student.graph.nodes if n.target is aten.add.Tensor][1]
     convolution, shortcut = last.args
     assert is_movement(shortcut)
     assert sources_of(shortcut)[0].op == sources_of(convolution)[0].op == "call_module"
+
+
+def test_layers_read_a_narrow_copy_of_what_an_addition_reads() -> None:
+    student = placed(Residual(), Scheme(4, 4, 8, residual_bits=8))
+    narrow = {name: q for name, q in quantizers(student).items() if name.endswith("_narrow")}
+    assert narrow
+    assert {q.bits for q in narrow.values()} == {4}
+    for node in student.graph.nodes:
+        if str(node.target).removeprefix("quantizers.") in narrow:
+            wide = student.get_submodule(str(sources_of(node.all_input_nodes[0])[0].target))
+            assert isinstance(wide, ActQuantizer)
+            assert wide.bits == 8
+            readers = [student.get_submodule(str(user.target)) for user in node.users]
+            assert all(isinstance(reader, QuantizedLayer) for reader in readers)
+    strict = placed(Residual(), Scheme(4, 4, 8, residual_bits=None))
+    assert not [name for name in quantizers(strict) if name.endswith("_narrow")]
 
 
 def test_rectifiers_are_the_lower_bound_of_unsigned_quantizers() -> None:
@@ -116,7 +132,7 @@ def test_rectifiers_are_the_lower_bound_of_unsigned_quantizers() -> None:
 
 def test_edges_keep_their_width_and_same_means_same() -> None:
     assert list(layer_bits(placed(Residual(), Scheme(3, 4, 8))).values()) == [8, 3, 3, 3, 3, 8]
-    same = placed(Residual(), Scheme(3, 4, None))
+    same = placed(Residual(), Scheme(3, 4, None, residual_bits=None))
     assert set(layer_bits(same).values()) == {3}
     widths = [q.bits for q in quantizers(same).values()]
     assert widths[0] == 8
@@ -145,8 +161,8 @@ def test_curves_and_gates_keep_eight_bits() -> None:
     assert bits_before(student, aten.hardswish.default) == [8]
     assert bits_before(student, aten.hardsigmoid.default) == [8]
     value, gate = bits_before(student, aten.mul.Tensor)
-    assert (value, gate) == (4, 8)
-    assert bits_before(student, aten.mean.dim) == [4]
+    assert (value, gate) == (8, 8)
+    assert bits_before(student, aten.mean.dim) == [8]
     assert aten.hardtanh.default in targets(student) or aten.relu6.default in targets(student)
     assert aten.dropout.default not in targets(student)
 
@@ -239,7 +255,7 @@ def test_edges_of_branches() -> None:
     assert roles[-1] is Role.EDGE
 
 
-def test_what_lies_behind_the_last_layer_keeps_the_width_of_the_edge() -> None:
+def test_a_pooling_behind_the_last_layer_has_the_residual_width() -> None:
     class Convolutional(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -250,7 +266,7 @@ def test_what_lies_behind_the_last_layer_keeps_the_width_of_the_edge() -> None:
             return F.relu(self.last(F.relu(self.inner(F.relu(self.stem(x)))))).mean((2, 3))
 
     student = placed(Convolutional(), Scheme(3, 3, 7))
-    assert [q.bits for q in quantizers(student).values()] == [8, 3, 7, 7]
+    assert [q.bits for q in quantizers(student).values()] == [8, 3, 7, 8]
     assert list(layer_bits(student).values()) == [7, 3, 7]
 
 
