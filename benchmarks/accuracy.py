@@ -53,6 +53,7 @@ NETWORKS = {
 SETTINGS = {
     "w8a8": ("--bits=8",),
     "w4a8": ("--weight-bits=4", "--act-bits=8"),
+    "w8a8-ort": ("--bits=8", "--target=onnxruntime"),
     "w4a4": ("--bits=4",),
     "w4a4-same": ("--bits=4", "--edge-bits=same"),
     "w3a3": ("--bits=3",),
