@@ -27,11 +27,18 @@ BundleFolder = Annotated[
     ),
 ]
 Engine = Annotated[
-    str,
+    str | None,
     typer.Option(
         metavar="tensorrt|tensorrt-rtx",
         show_default=False,
         help="tensorrt builds for the GPU of this machine; tensorrt-rtx needs none.",
+    ),
+]
+Preoptimize = Annotated[
+    bool,
+    typer.Option(
+        "--preoptimize",
+        help="Write the graph that ONNX Runtime fuses, for the CPU type of this machine only.",
     ),
 ]
 Sm = Annotated[
@@ -64,7 +71,8 @@ Force = Annotated[bool, typer.Option("--force", help="Replace an engine that is 
 
 def build(
     bundle: BundleFolder,
-    engine: Engine,
+    engine: Engine = None,
+    preoptimize: Preoptimize = False,
     sm: Sm = None,
     batch: Batch = "1,1,8",
     workspace: Workspace = None,
@@ -72,7 +80,16 @@ def build(
     force: Force = False,
     json: parameter.Json = False,
 ) -> None:
-    """Build a TensorRT engine from a bundle and say which layers run in INT8."""
+    """Build a TensorRT engine, or a graph fused ahead of time for this CPU, from a bundle."""
+    if preoptimize == (engine is not None):
+        raise OptionError(
+            "build needs one of --engine and --preoptimize",
+            "both" if preoptimize else "neither",
+            "pass --engine tensorrt-rtx, or --preoptimize",
+        )
+    if engine is None:
+        _preoptimize(bundle, out, force, json)
+        return
     options = _options(engine, sm, batch, workspace)
     from rich.console import Console
 
@@ -86,6 +103,30 @@ def build(
         console.print_json(data=_document(result))
     else:
         _print(console, result)
+
+
+def _preoptimize(folder: Path, out: Path | None, force: bool, json: bool) -> None:
+    from dataclasses import asdict
+
+    from rich.console import Console
+
+    from lrq_deploy.export.bundle import load_bundle
+    from lrq_deploy.export.preoptimized import preoptimize
+
+    loaded = load_bundle(folder)
+    path = loaded.path.absolute()
+    result = preoptimize(loaded, out or path.with_name(f"{path.name}.optimized.onnx"), force)
+    console = Console()
+    if json:
+        document = {**asdict(result), "path": str(result.path)}
+        console.print_json(data={"schema_version": BUILD_SCHEMA, **document})
+        return
+    cpu = f"{result.cpu.name} ({result.cpu.machine} {result.cpu.features})"
+    for line in (
+        f"{result.path}  {result.size_bytes / _MIB:.2f} MiB",
+        f"for {cpu} and onnxruntime {result.runtime} only; the same bits as model.onnx",
+    ):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _options(engine: str, sm: str | None, batch: str, workspace: int | None) -> "EngineOptions":

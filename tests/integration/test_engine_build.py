@@ -6,20 +6,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.bundles import bundle_of
 from support.frozen_graphs import mobile_student, residual_student
 from typer.testing import CliRunner
 
 from lrq_deploy.calibration.observe import calibrate
 from lrq_deploy.cli.main import app
 from lrq_deploy.errors import BundleError, ExportError, LrqError, OptionError, OutputError
-from lrq_deploy.export.bundle import Bundle, write_bundle
+from lrq_deploy.export.bundle import Bundle
 from lrq_deploy.export.engine import build_from_bundle, default_engine_path
 from lrq_deploy.export.engine_build import build_engine
 from lrq_deploy.export.engine_file import read_engine
 from lrq_deploy.export.engine_log import audit_engine
 from lrq_deploy.export.engine_options import BatchProfile, EngineOptions
 from lrq_deploy.export.onnx_graph import to_onnx
-from lrq_deploy.export.targets import targets
 from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
 from lrq_deploy.graph.placement import place_quantizers
 from lrq_deploy.graph.teach import make_teacher
@@ -33,14 +33,6 @@ trt = pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not instal
 pytestmark = pytest.mark.integration
 
 AMPERE = EngineOptions("tensorrt-rtx", sms=(86,))
-
-
-def bundle_of(model: QuantizedModel, path: Path) -> Bundle:
-    graphs = {
-        target.file_name: to_onnx(model, target).SerializeToString(deterministic=True)
-        for target in targets().choose("auto", model.scheme).targets
-    }
-    return write_bundle(path, model, graphs, torch.zeros(1, *model.input_shape), 0, {}, {})
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,65 @@
+"""Graphs fused ahead of time: the same bits, on this CPU type only."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from support.bundles import bundle_of
+from support.frozen_graphs import residual_student
+
+from lrq_deploy.errors import BundleError, OutputError
+from lrq_deploy.export import preoptimized
+from lrq_deploy.export.bundle import Bundle
+from lrq_deploy.export.preoptimized import cpu_type, open_preoptimized, preoptimize
+from lrq_deploy.export.session import open_session
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    return bundle_of(residual_student(4, 4, blocks=(1,)), tmp_path / "net")
+
+
+def test_the_graph_is_fused_and_gives_the_same_bits(bundle: Bundle, tmp_path: Path) -> None:
+    written = preoptimize(bundle, tmp_path / "fast.onnx")
+    assert written.size_bytes == written.path.stat().st_size
+    kinds = {node.op_type for node in onnx.load(written.path).graph.node}
+    assert "QLinearConv" in kinds
+    images = torch.randn(3, *bundle.manifest.input_shape)
+    theirs = open_session(bundle.file("model.onnx")).logits(images)
+    assert torch.equal(open_preoptimized(written.path).logits(images), theirs)
+
+
+def test_another_cpu_is_refused(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = preoptimize(bundle, tmp_path / "fast.onnx")
+    other = replace(cpu_type(), features="amx_int8")
+    monkeypatch.setattr(preoptimized, "cpu_type", lambda: other)
+    with pytest.raises(BundleError, match="cpu features"):
+        open_preoptimized(written.path)
+
+
+def test_a_graph_without_marks_is_refused(bundle: Bundle) -> None:
+    with pytest.raises(BundleError, match="machine"):
+        open_preoptimized(bundle.file("model.onnx"))
+
+
+def test_an_existing_file_stays_unless_forced(bundle: Bundle, tmp_path: Path) -> None:
+    out = tmp_path / "fast.onnx"
+    out.write_text("mine")
+    with pytest.raises(OutputError, match="exist"):
+        preoptimize(bundle, out)
+    assert out.read_text() == "mine"
+    assert preoptimize(bundle, out, force=True).path == out
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+
+
+def test_features_are_read_from_the_system(tmp_path: Path) -> None:
+    listing = tmp_path / "cpuinfo"
+    listing.write_text("model name : A CPU\nflags : fpu avx2 avx512f avx512_vnni\n")
+    found = cpu_type(listing)
+    assert (found.name, found.features) == ("A CPU", "avx2 avx512f avx512_vnni")
