@@ -12,6 +12,7 @@ from pathlib import Path
 
 import onnx
 import torch
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from lrq_deploy.errors import BundleError, ExportError, OutputError
 from lrq_deploy.export.bundle import Bundle
@@ -152,8 +153,6 @@ def _mark(path: Path, cpu: CpuType, source_sha256: str) -> None:
 
 
 def _marks(path: Path) -> dict[str, str]:
-    from google.protobuf.message import DecodeError
-
     try:
         model = onnx.load(path)
     except (OSError, DecodeError) as error:

@@ -88,7 +88,7 @@ def test_the_report_follows_the_progress(quiet: bool, capsys: pytest.CaptureFixt
     run_and_report(MODEL, FLAGS, json=False, quiet=quiet)
     written = capsys.readouterr().out
     assert ("export: 1 step" in written) != quiet
-    assert written.rstrip().endswith("SHIP IT: equal.")
+    assert "SHIP IT: equal." in written
 
 
 def test_an_interrupted_run_says_so_and_exits_130(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_an_interrupted_run_says_so_and_exits_130(tmp_path: Path) -> None:
         assert process.stdout is not None
         assert process.stdout.readline().startswith("teacher: ")
         process.send_signal(signal.SIGINT)
-        _, complaint = process.communicate(timeout=60)
+        _, complaint = process.communicate(timeout=240)
     assert process.returncode == 130
     assert complaint.strip() == "interrupted"
     assert not (tmp_path / "demo").exists()

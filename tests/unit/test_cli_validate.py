@@ -139,10 +139,10 @@ def test_bundles_that_are_refused(bundle: Path, tmp_path: Path) -> None:
     (changed / "model.onnx").write_bytes(good + b"\0")
     manifest = json.loads((bundle / "manifest.json").read_text())
     later = shutil.copytree(bundle, tmp_path / "later")
-    (later / "manifest.json").write_text(json.dumps({**manifest, "schema_version": 2}))
+    (later / "manifest.json").write_text(json.dumps({**manifest, "schema_version": 99}))
     for path, message in (
         (changed, "SHA-256"),
-        (later, "manifest schema_version must be 1"),
+        (later, "manifest schema_version must be one of"),
         (bundle / "model.onnx", "pass the directory"),
         (tmp_path / "missing", "pass the directory"),
     ):
