@@ -8,6 +8,7 @@ from lrq_deploy.export.passes.fold_activation import FoldActivationPass
 from lrq_deploy.export.passes.global_pool import GlobalPoolPass
 from lrq_deploy.export.passes.integer_movement import IntegerMovementPass
 from lrq_deploy.export.passes.integer_weights import IntegerWeightsPass
+from lrq_deploy.export.passes.table_requantization import TableRequantizationPass
 from lrq_deploy.export.passes.uint8_activations import Uint8ActivationsPass
 from lrq_deploy.scheme import Scheme
 
@@ -35,6 +36,7 @@ class OnnxRuntimeTarget:
         for graph_pass in (
             GlobalPoolPass(),
             FoldActivationPass(),
+            TableRequantizationPass(),
             Uint8ActivationsPass(),
             IntegerMovementPass(),
             IntegerWeightsPass(self.packed),
