@@ -31,7 +31,6 @@ from lrq_deploy.target import PORTABLE
 from lrq_deploy.teacher import Preprocessing, Teacher
 
 IMAGES = 8
-SCHEME = Scheme(8, 8, 8)
 PREPROCESSING = Preprocessing((0.5,) * 3, (0.5,) * 3)
 
 SIZES = {"torchvision:inception_v3": 299, "torchvision:vit_b_16": 224}
@@ -129,7 +128,7 @@ def _create(family: str, key: str) -> nn.Module:
     return network
 
 
-def measure(name: str, size: int) -> Row:
+def measure(name: str, size: int, bits: int = 8) -> Row:
     """Take a network from its module to a checked ONNX graph."""
     start = time.perf_counter()
     with warnings.catch_warnings():
@@ -140,16 +139,16 @@ def measure(name: str, size: int) -> Row:
             tap_batch_norms(teacher.graph)
         except LrqError as error:
             return Row(name, size, f"{error.rule}; got {error.received}")
-        return _quantize(teacher, start)
+        return _quantize(teacher, Scheme(bits, bits, 8), start)
 
 
-def _quantize(teacher: Teacher, start: float) -> Row:
+def _quantize(teacher: Teacher, scheme: Scheme, start: float) -> Row:
     random = torch.Generator().manual_seed(0)
     x = torch.rand(IMAGES, *teacher.input_shape, generator=random) * 2 - 1
     expected = teacher.logits(x)
     largest = float(expected.abs().max())
     folded = fold_batch_norm(teacher.graph)
-    student = place_quantizers(folded, SCHEME, PORTABLE, PREPROCESSING)
+    student = place_quantizers(folded, scheme, PORTABLE, PREPROCESSING)
     with torch.no_grad():
         fold_error = float((folded(x) - expected).abs().max()) / largest
         set_enabled(student, False)
@@ -161,7 +160,7 @@ def _quantize(teacher: Teacher, start: float) -> Row:
     model = QuantizedModel(
         graph,
         table,
-        SCHEME,
+        scheme,
         teacher.input_shape,
         teacher.num_classes,
         PREPROCESSING,
@@ -192,24 +191,27 @@ def main() -> None:
     parser.add_argument("names", nargs="*", default=NAMES)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--bits", type=int, default=8)
     options = parser.parse_args()
     lines = [HEADER]
     print(HEADER, flush=True)
     for name in options.names:
-        line = measure(name, SIZES.get(name, options.size)).markdown()
+        line = measure(name, SIZES.get(name, options.size), options.bits).markdown()
         print(line, flush=True)
         lines.append(line)
         if options.out:
-            options.out.write_text(INTRODUCTION + "\n".join(lines) + "\n")
+            options.out.write_text(introduction(options.bits) + "\n".join(lines) + "\n")
 
 
-INTRODUCTION = f"""# Networks
+def introduction(bits: int) -> str:
+    """What the table says, and how it was made."""
+    return f"""# Networks
 
 Written by `python benchmarks/zoo.py --out docs/zoo.md` (torch {torch.__version__}, CPU).
-W8A8, random weights, BatchNorm statistics of noise, calibrated on {IMAGES} noise images. "Same
-top-1", "same rows" and "largest difference" (relative to the largest logit) compare ONNX Runtime,
-all optimisations on, with the exactly evaluated student on those images. Where rows differ, the
-first different tensor was looked at for three networks (mobilenet_v2, resnet50, repvgg_a0): the
+W{bits}A{bits}, random weights, BatchNorm statistics of noise, calibrated on {IMAGES} noise images.
+"Same top-1", "same rows" and "largest difference" (relative to the largest logit) compare ONNX
+Runtime, all optimisations on, with the exactly evaluated student on those images. Where rows
+differ, the first different tensor was looked at for three networks (mobilenet_v2, resnet50, repvgg_a0): the
 result of a residual addition, off by one integer in a few values that lie within 0.00002 steps
 of a rounding tie (`lrq_deploy/student/untie.py` moves such ties away for layers, not for
 additions). Random networks enlarge that and have next to no margin between classes.

@@ -38,10 +38,10 @@ REFUSED = [
 ]
 
 
-def _check(name: str, size: int) -> None:
+def _check(name: str, size: int, bits: int = 8) -> None:
     if name.startswith("timm:"):
         pytest.importorskip("timm", reason="timm is an optional extra")
-    row = zoo.measure(name, size)
+    row = zoo.measure(name, size, bits)
     if name in REFUSED:
         assert "BatchNorm" in row.refusal
         return
@@ -60,6 +60,12 @@ def _check(name: str, size: int) -> None:
 @pytest.mark.parametrize("name", SMALL)
 def test_small_networks(name: str) -> None:
     _check(name, 32)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("name", ["torchvision:mobilenet_v3_small", "torchvision:mobilenet_v2"])
+def test_layers_read_narrow_copies_at_four_bits(name: str) -> None:
+    _check(name, 32, bits=4)
 
 
 @pytest.mark.integration

@@ -91,10 +91,17 @@ def test_the_report_follows_the_progress(quiet: bool, capsys: pytest.CaptureFixt
     assert "SHIP IT: equal." in written
 
 
+def _default_interrupts() -> None:
+    """Shells start jobs in the background with interrupts ignored, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_an_interrupted_run_says_so_and_exits_130(tmp_path: Path) -> None:
     arguments = [sys.executable, "-m", "lrq_deploy", "demo", "--out", str(tmp_path / "demo")]
     pipe = subprocess.PIPE
-    with subprocess.Popen(arguments, stdout=pipe, stderr=pipe, text=True) as process:
+    with subprocess.Popen(
+        arguments, stdout=pipe, stderr=pipe, text=True, preexec_fn=_default_interrupts
+    ) as process:
         assert process.stdout is not None
         assert process.stdout.readline().startswith("teacher: ")
         process.send_signal(signal.SIGINT)
