@@ -25,7 +25,7 @@ from lrq_deploy.graph.placement import place_quantizers
 from lrq_deploy.graph.teach import make_teacher
 from lrq_deploy.images import read_image_folder
 from lrq_deploy.scheme import Scheme
-from lrq_deploy.student.freeze import freeze
+from lrq_deploy.student.freeze import frozen_model
 from lrq_deploy.student.frozen import QuantizedModel
 from lrq_deploy.teacher import Preprocessing, Teacher
 
@@ -83,17 +83,7 @@ def student(source: Network, scheme: Scheme, target: str) -> QuantizedModel:
     limits = targets().choose(target, scheme).limits
     placed = place_quantizers(fold_batch_norm(teacher.graph), scheme, limits, PREPROCESSING)
     calibrate(placed, source.images, symmetric=True, seed=0)
-    graph, table = freeze(placed)
-    return QuantizedModel(
-        graph,
-        table,
-        scheme,
-        teacher.input_shape,
-        teacher.num_classes,
-        PREPROCESSING,
-        teacher.name,
-        teacher.fingerprint,
-    )
+    return frozen_model(placed, scheme, teacher)
 
 
 def row(name: str, scheme: str, folder: Path, runs: int, images: Path | None) -> str:

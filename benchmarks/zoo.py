@@ -24,8 +24,7 @@ from lrq_deploy.graph.placement import place_quantizers
 from lrq_deploy.graph.statistics import tap_batch_norms
 from lrq_deploy.graph.teach import make_teacher
 from lrq_deploy.scheme import Scheme
-from lrq_deploy.student.freeze import freeze
-from lrq_deploy.student.frozen import QuantizedModel
+from lrq_deploy.student.freeze import freeze, frozen_model
 from lrq_deploy.student.layers import set_enabled
 from lrq_deploy.target import PORTABLE
 from lrq_deploy.teacher import Preprocessing, Teacher
@@ -156,17 +155,7 @@ def _quantize(teacher: Teacher, scheme: Scheme, start: float) -> Row:
         calibrate(student, x, symmetric=True, seed=0)
         trained = student(x)
         frozen_equal = torch.equal(freeze(student, nudge=False)[0](x), trained)
-    graph, table = freeze(student)
-    model = QuantizedModel(
-        graph,
-        table,
-        scheme,
-        teacher.input_shape,
-        teacher.num_classes,
-        PREPROCESSING,
-        teacher.name,
-        teacher.fingerprint,
-    )
+    model = frozen_model(student, scheme, teacher)
     data = to_onnx(model).SerializeToString()
     coverage = audit(model, data)
     parity = student_parity(model, open_session(data), x, min_same_top1=0.0)

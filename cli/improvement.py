@@ -67,7 +67,7 @@ def _latency(benchmark: Benchmark | None, coverage: Coverage) -> str:
         return ""
     if coverage.float_operators:
         rest = ", ".join(f"{count} {name}" for name, count in coverage.float_operators.items())
-        return f"{rest} run on floats between the layers; ReLU in their place would be fused"
+        return f"{rest} run on floats between the layers and are not fused with them"
     return (
         "every layer runs in integers, so the rest is the cost per operator and the CPU; measure "
         "on the device with bench, where there are more threads with --threads"

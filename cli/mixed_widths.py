@@ -17,8 +17,7 @@ from lrq_deploy.options import QuantizeOptions
 from lrq_deploy.progress import ProgressCallback
 from lrq_deploy.scheme import LayerBits, Scheme
 from lrq_deploy.sensitivity import SensitivityTable
-from lrq_deploy.student.freeze import freeze
-from lrq_deploy.student.frozen import QuantizedModel
+from lrq_deploy.student.freeze import frozen_model
 from lrq_deploy.student.layers import QuantizedLayer
 from lrq_deploy.target import PORTABLE
 from lrq_deploy.teacher import Teacher
@@ -149,16 +148,5 @@ def _file_bytes(student: fx.GraphModule, teacher: Teacher, scheme: Scheme) -> in
     for layer in _layers(student).values():
         layer.set_scale(full_weight_scale(layer.weight, layer.spec.channel_axis, layer.bounds))
     with torch.no_grad():
-        graph, table = freeze(student, nudge=False)
-    model = QuantizedModel(
-        graph=graph,
-        table=table,
-        scheme=scheme,
-        input_shape=teacher.input_shape,
-        num_classes=teacher.num_classes,
-        preprocessing=teacher.preprocessing,
-        name=teacher.name,
-        teacher_fingerprint=teacher.fingerprint,
-        task=teacher.task,
-    )
+        model = frozen_model(student, scheme, teacher, nudge=False)
     return int(to_onnx(model).ByteSize())

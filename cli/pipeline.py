@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnx_ir as ir
@@ -41,7 +42,7 @@ from lrq_deploy.progress import ProgressCallback, StageProgress, silent
 from lrq_deploy.resume.control import RunControl
 from lrq_deploy.resume.run_folder import RunFolder, run_folder_of
 from lrq_deploy.resume.stage_store import StageStore
-from lrq_deploy.student.freeze import freeze
+from lrq_deploy.student.freeze import frozen_model
 from lrq_deploy.student.frozen import QuantizedModel
 from lrq_deploy.synthetic import SyntheticSet
 from lrq_deploy.target import TargetDescription
@@ -87,19 +88,7 @@ def quantize(
     keeper.begin(run_identity(options, settings, teacher))
     with _last_good_kept(options.out, keeper):
         with clock.stage("synthesize"):
-            store = StageStore(control.cache or keeper.folder)
-            count = settings.pool_images + settings.held_out_images
-            made = synthesize_once(
-                store,
-                teacher,
-                settings,
-                options.method,
-                options.seed,
-                device,
-                progress,
-                keeper,
-                keeper.pool_file(pool_bytes(count, teacher.input_shape)),
-            )
+            made = _made(teacher, options, settings, control, keeper, device, progress)
             synthetic = made.synthetic
             keeper.release("generator", "images")
         chosen, tables = _with_widths(options, sizes, teacher, synthetic, clock, progress)
@@ -112,23 +101,12 @@ def quantize(
         neutral = neutral_graph(model)
         graphs = _graphs(model, neutral, choice, progress)
         twin = _serialised(float_twin(model, neutral)) if options.bench else None
-        file_name = targets().get(REFERENCE).file_name
     with clock.stage("check"):
         checked = check(teacher, model, graphs, twin, synthetic, images, progress)
     metrics = {
         "generator": synthetic.metrics,
         "student": fit_metrics,
-        "fidelity": checked.fidelity.to_json(),
-        "parity": checked.parity.to_json(),
-        "coverage": checked.coverage.to_json(),
-        "ladder": [rung.to_json() for rung in checked.ladder.rungs],
-        "bench": None if checked.benchmark is None else checked.benchmark.to_json(),
-        "images_source": checked.source,
-        "images_remarks": list(checked.remarks),
-        "targets": {
-            "written": [target.name for target in choice.targets],
-            "refused": dict(choice.refused),
-        },
+        **_checked_metrics(checked, choice),
         "seconds": clock.seconds,
         "seconds_saved": _saved(made),
     }
@@ -143,7 +121,47 @@ def quantize(
         options.force,
     )
     keeper.remove()
-    return _result(chosen, model, checked, choice, clock, made, options.out / file_name)
+    return _result(chosen, model, checked, choice, clock, made)
+
+
+def _made(
+    teacher: Teacher,
+    options: QuantizeOptions,
+    settings: RecipeSettings,
+    control: RunControl,
+    keeper: RunFolder,
+    device: torch.device,
+    progress: ProgressCallback,
+) -> MadeSet:
+    count = settings.pool_images + settings.held_out_images
+    return synthesize_once(
+        StageStore(control.cache or keeper.folder),
+        teacher,
+        settings,
+        options.method,
+        options.seed,
+        device,
+        progress,
+        keeper,
+        keeper.pool_file(pool_bytes(count, teacher.input_shape)),
+    )
+
+
+def _checked_metrics(checked: Checked, choice: TargetChoice) -> dict[str, Any]:
+    """What was measured of the finished graphs, for the manifest."""
+    return {
+        "fidelity": checked.fidelity.to_json(),
+        "parity": checked.parity.to_json(),
+        "coverage": checked.coverage.to_json(),
+        "ladder": [rung.to_json() for rung in checked.ladder.rungs],
+        "bench": None if checked.benchmark is None else checked.benchmark.to_json(),
+        "images_source": checked.source,
+        "images_remarks": list(checked.remarks),
+        "targets": {
+            "written": [target.name for target in choice.targets],
+            "refused": dict(choice.refused),
+        },
+    }
 
 
 class _Clock:
@@ -214,19 +232,7 @@ def _fit(
             teacher.task,
             keeper,
         )
-    frozen, table = freeze(student)
-    model = QuantizedModel(
-        graph=frozen,
-        table=table,
-        scheme=options.scheme,
-        input_shape=teacher.input_shape,
-        num_classes=teacher.num_classes,
-        preprocessing=teacher.preprocessing,
-        name=teacher.name,
-        teacher_fingerprint=teacher.fingerprint,
-        task=teacher.task,
-    )
-    return model, metrics
+    return frozen_model(student, options.scheme, teacher), metrics
 
 
 @contextmanager
@@ -279,8 +285,8 @@ def _result(
     choice: TargetChoice,
     clock: _Clock,
     made: MadeSet,
-    model_file: Path,
 ) -> QuantizeResult:
+    model_file = options.out / targets().get(REFERENCE).file_name
     fidelity, parity = checked.fidelity, checked.parity
     stored = [t for layer in model.layers().values() for t in (layer.weight_q, layer.bias)]
     float_bytes = 4 * sum(tensor.numel() for tensor in stored if tensor is not None)

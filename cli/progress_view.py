@@ -1,7 +1,9 @@
 """Progress on the screen: live bars on a terminal, plain lines elsewhere."""
 
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -11,7 +13,7 @@ from rich.table import Column
 
 from lrq_deploy.progress import ProgressEvent
 
-__all__ = ["LiveView", "PlainView", "ProgressView", "SilentView", "progress_view"]
+__all__ = ["LiveView", "PlainView", "ProgressView", "SilentView", "progress_view", "view_beside"]
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -47,6 +49,20 @@ def progress_view(console: Console, *, quiet: bool, plain: bool) -> ProgressView
     if plain or not console.is_terminal:
         return PlainView(console)
     return LiveView(console)
+
+
+@contextmanager
+def view_beside(stdout: Console, *, json: bool, quiet: bool) -> Iterator[ProgressView]:
+    """Progress on ``stdout``, or with ``json`` on stderr, which then gets all other output too.
+
+    Libraries write to stdout as they like; scripts read it as JSON.
+    """
+    screen = Console(stderr=True) if json else stdout
+    with ExitStack() as stack:
+        view = stack.enter_context(progress_view(screen, quiet=quiet, plain=json))
+        if json:
+            stack.enter_context(redirect_stdout(sys.stderr))
+        yield view
 
 
 class SilentView:

@@ -1,7 +1,5 @@
 """``lrq-deploy quantize``: parse, one call, a typed result."""
 
-import sys
-from contextlib import ExitStack, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -136,23 +134,16 @@ def run_and_report(
     from rich.console import Console
 
     from lrq_deploy.cli.pipeline import quantize as run_pipeline
-    from lrq_deploy.cli.progress_view import progress_view
+    from lrq_deploy.cli.progress_view import view_beside
     from lrq_deploy.cli.report import print_report
 
     options, control = options_from(model, flags), control_from(flags)
     stdout = Console()
-    screen = Console(stderr=True) if json else stdout
-    with ExitStack() as stack:
-        view = stack.enter_context(progress_view(screen, quiet=quiet, plain=json))
-        if json:
-            # Exporters and compilers write to stdout as they like; scripts read it as JSON.
-            stack.enter_context(redirect_stdout(sys.stderr))
-        stop = stack.enter_context(stop_on_signals())
-        try:
+    try:
+        with view_beside(stdout, json=json, quiet=quiet) as view, stop_on_signals() as stop:
             result = run_pipeline(options, view, control=replace(control, stop=stop))
-        except RunStopped as stopped:
-            stack.close()
-            raise _stopped(model, flags, options, stopped) from stopped
+    except RunStopped as stopped:
+        raise _stopped(model, flags, options, stopped) from stopped
     if json:
         stdout.print_json(data=result.to_json())
     else:

@@ -1,7 +1,5 @@
 """``lrq-deploy sensitivity``: parse, measure, print. Nothing is trained but a small generator."""
 
-import sys
-from contextlib import ExitStack, redirect_stdout
 from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -82,16 +80,11 @@ def sensitivity(
 def _run(options: QuantizeOptions, out: Path | None, json: bool, quiet: bool) -> None:
     from rich.console import Console
 
-    from lrq_deploy.cli.progress_view import progress_view
+    from lrq_deploy.cli.progress_view import view_beside
     from lrq_deploy.cli.sensitivity_report import print_sensitivity
 
     stdout = Console()
-    screen = Console(stderr=True) if json else stdout
-    with ExitStack() as stack:
-        view = stack.enter_context(progress_view(screen, quiet=quiet, plain=json))
-        if json:
-            # Libraries write to stdout as they like; scripts read it as JSON.
-            stack.enter_context(redirect_stdout(sys.stderr))
+    with view_beside(stdout, json=json, quiet=quiet) as view:
         table = _measure(options, view)
         if out is not None:
             write_files(out, table_files(table))

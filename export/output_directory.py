@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from lrq_deploy.durable import sync_directory
 from lrq_deploy.errors import BundleError, OutputError
 from lrq_deploy.export.manifest import MANIFEST_NAME, Manifest
 
@@ -56,9 +57,9 @@ def publish(out: Path, files: Mapping[str, bytes], force: bool) -> None:
         for name, data in files.items():
             _write(partial / name, data)
         partial.chmod(0o777 & ~_umask())
-        _sync_directory(partial)
+        sync_directory(partial)
         _swap(partial, out)
-        _sync_directory(out.parent)
+        sync_directory(out.parent)
     except OSError as error:
         raise _refused(out, error) from error
     finally:
@@ -112,16 +113,6 @@ def _write(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync_directory(path: Path) -> None:
-    if not hasattr(os, "O_DIRECTORY"):
-        return
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _umask() -> int:

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, cast
 
 import torch
 
+from lrq_deploy.durable import sync_directory
 from lrq_deploy.errors import OutputError, StateFileError
 
 __all__ = ["DIGEST_DIGITS", "SUFFIX", "read_state", "write_bytes", "write_state"]
@@ -103,7 +104,7 @@ def _partial(folder: Path, name: str) -> Iterator[tuple[Path, BinaryIO]]:
 def _finish(partial: Path, file: BinaryIO, path: Path) -> None:
     os.fsync(file.fileno())
     partial.rename(path)
-    _sync_directory(path.parent)
+    sync_directory(path.parent)
 
 
 class _Digesting:
@@ -130,16 +131,6 @@ class _Digesting:
 
     def digest(self) -> str:
         return self._sum.hexdigest()[:DIGEST_DIGITS]
-
-
-def _sync_directory(path: Path) -> None:
-    if not hasattr(os, "O_DIRECTORY"):
-        return
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _unusable(path: Path, received: str) -> StateFileError:

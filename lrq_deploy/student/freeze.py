@@ -7,12 +7,32 @@ from torch import Tensor, fx
 
 from lrq_deploy.graph.absorb import absorb_rectifiers
 from lrq_deploy.qparams import QParams, ScaleTable
+from lrq_deploy.scheme import Scheme
 from lrq_deploy.student.bias_grid import snap_to_grid
-from lrq_deploy.student.frozen import FrozenLayer, FrozenQuantizer
+from lrq_deploy.student.frozen import FrozenLayer, FrozenQuantizer, QuantizedModel
 from lrq_deploy.student.layers import ActQuantizer, QuantizedLayer, channel_scale_shape
 from lrq_deploy.student.untie import untie, untie_requantizations
+from lrq_deploy.teacher import Teacher
 
-__all__ = ["freeze"]
+__all__ = ["freeze", "frozen_model"]
+
+
+def frozen_model(
+    student: fx.GraphModule, scheme: Scheme, teacher: Teacher, nudge: bool = True
+) -> QuantizedModel:
+    """What ships of a student of ``teacher``; ``nudge`` as for ``freeze``."""
+    graph, table = freeze(student, nudge)
+    return QuantizedModel(
+        graph=graph,
+        table=table,
+        scheme=scheme,
+        input_shape=teacher.input_shape,
+        num_classes=teacher.num_classes,
+        preprocessing=teacher.preprocessing,
+        name=teacher.name,
+        teacher_fingerprint=teacher.fingerprint,
+        task=teacher.task,
+    )
 
 
 def freeze(student: fx.GraphModule, nudge: bool = True) -> tuple[fx.GraphModule, ScaleTable]:

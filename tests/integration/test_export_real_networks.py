@@ -22,7 +22,7 @@ from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
 from lrq_deploy.graph.placement import place_quantizers
 from lrq_deploy.graph.teach import make_teacher
 from lrq_deploy.scheme import Scheme
-from lrq_deploy.student.freeze import freeze
+from lrq_deploy.student.freeze import frozen_model
 from lrq_deploy.student.frozen import QuantizedModel
 from lrq_deploy.target import PORTABLE
 from lrq_deploy.teacher import Preprocessing, Teacher
@@ -74,17 +74,7 @@ def student_of(teacher: Teacher, scheme: Scheme) -> QuantizedModel:
     folded = fold_batch_norm(teacher.graph)
     student = place_quantizers(folded, scheme, PORTABLE, teacher.preprocessing)
     calibrate(student, smooth_images(teacher, 32, 0), scheme.act_symmetry == "symmetric", 0)
-    graph, table = freeze(student)
-    return QuantizedModel(
-        graph=graph,
-        table=table,
-        scheme=scheme,
-        input_shape=teacher.input_shape,
-        num_classes=teacher.num_classes,
-        preprocessing=teacher.preprocessing,
-        name=teacher.name,
-        teacher_fingerprint=teacher.fingerprint,
-    )
+    return frozen_model(student, scheme, teacher)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
