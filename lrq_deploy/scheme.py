@@ -118,13 +118,11 @@ class Scheme:
 
     def describe(self) -> str:
         """Short name such as ``W4A4, edge 8``; residual widths are named unless 8."""
+        name = f"W{self.weight_bits}A{self.act_bits}, edge {self.edge_bits or 'same'}"
         if self.layer_bits:
             widths = sorted(own.weight_bits for own in self.layer_bits)
             counts = ", ".join(f"{widths.count(b)} layers W{b}" for b in dict.fromkeys(widths))
-            edge = "as inner" if self.edge_bits is None else str(self.edge_bits)
-            return f"mixed A{self.act_bits}, edge {edge} ({counts})"
-        edge = "same" if self.edge_bits is None else str(self.edge_bits)
-        name = f"W{self.weight_bits}A{self.act_bits}, edge {edge}"
+            name = f"mixed A{self.act_bits}, edge {self.edge_bits or 'as inner'} ({counts})"
         if self.residual_bits == Scheme.residual_bits:
             return name
         return f"{name}, residual {self.residual_bits or 'same'}"

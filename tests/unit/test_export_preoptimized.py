@@ -1,5 +1,6 @@
 """Graphs fused ahead of time: the same bits, on this CPU type only."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,8 +9,10 @@ import pytest
 import torch
 from support.bundles import bundle_of
 from support.frozen_graphs import residual_student
+from typer.testing import CliRunner
 
-from lrq_deploy.errors import BundleError, OutputError
+from lrq_deploy.cli.main import app
+from lrq_deploy.errors import BundleError, OptionError, OutputError
 from lrq_deploy.export import preoptimized
 from lrq_deploy.export.bundle import Bundle
 from lrq_deploy.export.preoptimized import cpu_type, open_preoptimized, preoptimize
@@ -63,3 +66,20 @@ def test_features_are_read_from_the_system(tmp_path: Path) -> None:
     listing.write_text("model name : A CPU\nflags : fpu avx2 avx512f avx512_vnni\n")
     found = cpu_type(listing)
     assert (found.name, found.features) == ("A CPU", "avx2 avx512f avx512_vnni")
+
+
+def test_the_command_writes_beside_the_bundle(bundle: Bundle) -> None:
+    done = CliRunner().invoke(app, ["build", str(bundle.path), "--preoptimize", "--json"])
+    assert done.exit_code == 0, done.output
+    document = json.loads(done.stdout)
+    path = bundle.path.with_name("net.optimized.onnx")
+    assert (document["path"], document["size_bytes"]) == (str(path), path.stat().st_size)
+    assert document["cpu"]["machine"] == cpu_type().machine
+    open_preoptimized(path)
+
+
+@pytest.mark.parametrize("flags", [[], ["--preoptimize", "--engine", "tensorrt-rtx"]])
+def test_the_command_builds_one_thing(bundle: Bundle, flags: list[str]) -> None:
+    done = CliRunner().invoke(app, ["build", str(bundle.path), *flags])
+    assert isinstance(done.exception, OptionError)
+    assert "--preoptimize" in done.exception.rule
