@@ -5,8 +5,9 @@ Gradients follow Learned Step Size Quantization (Esser et al. 2020, arXiv 1902.0
 5): straight through for ``x`` inside the range, and for the scale the rounding error inside and
 the clipped integer outside. With ``g`` the gradient of the result ``y`` and ``m`` the mask of the
 range that sum is ``sum(g * y) / scale - sum(g * m * x / scale)``: two dot products, no further
-tensor. Training multiplies by ``1 / scale``, which moves single values that lie on a tie; without
-gradients the division is done as stated, so that an evaluated student has the bits of the frozen one.
+tensor. Training multiplies by ``1 / scale``, which moves single values that lie on a tie;
+without gradients the division is done as stated, so that an evaluated student has the bits of
+the frozen one.
 """
 
 from typing import Any
