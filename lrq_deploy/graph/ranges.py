@@ -3,6 +3,7 @@
 import torch
 from torch import fx
 
+from lrq_deploy.graph.clipping import clip_limits
 from lrq_deploy.graph.operators import (
     AVERAGES,
     CONCATENATIONS,
@@ -39,7 +40,5 @@ def non_negative_nodes(graph: fx.Graph, input_is_non_negative: bool) -> set[fx.N
 
 
 def _clips_at_zero(node: fx.Node) -> bool:
-    if is_call(node, {aten.hardtanh.default, aten.clamp.default, aten.clamp_min.default}):
-        low = node.args[1] if len(node.args) > 1 else None
-        return isinstance(low, int | float) and low >= 0
-    return False
+    limits = clip_limits(node)
+    return limits is not None and limits[0] is not None and limits[0] >= 0

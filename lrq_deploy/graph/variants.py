@@ -15,6 +15,7 @@ from torch import fx
 from lrq_deploy.errors import UnsupportedNetworkError
 from lrq_deploy.graph.attributes import add_tensor_node, tensor_of
 from lrq_deploy.graph.operators import WEIGHTED, is_call
+from lrq_deploy.graph.replacement import replace_call
 
 __all__ = ["unify_variants"]
 
@@ -53,14 +54,6 @@ def unify_variants(graph_module: fx.GraphModule) -> None:
             _check_stored(node)
 
 
-def _replace(graph: fx.Graph, node: fx.Node, target: Any, args: tuple[Any, ...]) -> None:
-    with graph.inserting_before(node):
-        unified = graph.call_function(target, args)
-    unified.meta = dict(node.meta)
-    node.replace_all_uses_with(unified)
-    graph.erase_node(node)
-
-
 def _split_convolution(graph_module: fx.GraphModule, node: fx.Node) -> None:
     """``convolution`` states transposition by a flag and any rank by its lists."""
     args: list[Any] = list(node.args)
@@ -71,7 +64,7 @@ def _split_convolution(graph_module: fx.GraphModule, node: fx.Node) -> None:
     if transposed:
         target = aten.conv_transpose2d.input
         rest = [stride, padding, output_padding, groups, dilation]
-    _replace(graph_module.graph, node, target, (x, weight, bias, *rest))
+    replace_call(node, target, (x, weight, bias, *rest))
 
 
 def _state_padding(graph_module: fx.GraphModule, node: fx.Node) -> None:
@@ -92,7 +85,7 @@ def _state_padding(graph_module: fx.GraphModule, node: fx.Node) -> None:
                 x = graph_module.graph.call_function(aten.constant_pad_nd.default, (x, sides))
             before = [0, 0]
     arguments = (x, weight, bias, stride, before, dilation, groups)
-    _replace(graph_module.graph, node, aten.conv2d.default, arguments)
+    replace_call(node, aten.conv2d.default, arguments)
 
 
 def _as_linear(graph_module: fx.GraphModule, node: fx.Node) -> None:
@@ -107,7 +100,7 @@ def _as_linear(graph_module: fx.GraphModule, node: fx.Node) -> None:
     with graph_module.graph.inserting_before(node):
         weight = add_tensor_node(graph_module, f"{matrix.target}_rows", value.t())
     weight.meta["layer"] = matrix.meta.get("layer", str(matrix.target))
-    _replace(graph_module.graph, node, aten.linear.default, (x, weight, bias))
+    replace_call(node, aten.linear.default, (x, weight, bias))
 
 
 def _drop_indices(graph: fx.Graph, node: fx.Node) -> None:

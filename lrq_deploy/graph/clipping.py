@@ -1,0 +1,29 @@
+"""Analysis: the limits of a clipping activation, whichever operator states them."""
+
+import torch
+from torch import fx
+
+from lrq_deploy.graph.operators import is_call
+
+__all__ = ["clip_limits"]
+
+aten = torch.ops.aten
+
+
+def clip_limits(node: fx.Node) -> tuple[float | None, float | None] | None:
+    """Clip limits ``(low, high)`` of a rectifier; ``None`` where the node is none."""
+    if is_call(node, {aten.relu.default}):
+        return 0.0, None
+    if is_call(node, {aten.relu6.default}):
+        return 0.0, 6.0
+    if is_call(node, {aten.clamp_max.default}):
+        return None, _number(node.args[1])
+    if is_call(node, {aten.hardtanh.default, aten.clamp.default, aten.clamp_min.default}):
+        default = (-1.0, 1.0) if node.target is aten.hardtanh.default else (None, None)
+        low, high = [*node.args[1:], *default[len(node.args) - 1 :]][:2]
+        return _number(low), _number(high)
+    return None
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
