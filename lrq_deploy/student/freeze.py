@@ -11,7 +11,8 @@ from lrq_deploy.scheme import Scheme
 from lrq_deploy.student.bias_grid import snap_to_grid
 from lrq_deploy.student.frozen import FrozenLayer, FrozenQuantizer, QuantizedModel
 from lrq_deploy.student.layers import ActQuantizer, QuantizedLayer, channel_scale_shape
-from lrq_deploy.student.untie import untie, untie_requantizations
+from lrq_deploy.student.untie import untie
+from lrq_deploy.student.untie_activations import untie_activations
 from lrq_deploy.teacher import Teacher
 
 __all__ = ["freeze", "frozen_model"]
@@ -50,7 +51,7 @@ def freeze(student: fx.GraphModule, nudge: bool = True) -> tuple[fx.GraphModule,
         if isinstance(module, ActQuantizer):
             entries[path] = _act_qparams(module)
     if nudge:
-        untie_requantizations(frozen, entries)
+        untie_activations(frozen, entries)
     for path, module in modules.items():
         if isinstance(module, ActQuantizer):
             _set(frozen, path, FrozenQuantizer(entries[path]))

@@ -15,11 +15,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor, fx
 
-from lrq_deploy.graph.roles import sources_of
 from lrq_deploy.qparams import QParams, ScaleTable
 from lrq_deploy.student.frozen import FrozenLayer, FrozenQuantizer
 
-__all__ = ["MAX_NUDGE", "count_ties", "untie", "untie_requantizations", "untie_scales"]
+__all__ = ["MAX_NUDGE", "count_ties", "nearby_scales", "untie", "untie_scales"]
 
 MAX_NUDGE = 2.0**-14
 CANDIDATES = 129
@@ -53,38 +52,12 @@ def untie(frozen: fx.GraphModule, table: ScaleTable) -> ScaleTable:
     return ScaleTable(entries)
 
 
-def untie_requantizations(student: fx.GraphModule, entries: dict[str, QParams]) -> None:
-    """Nudge, in ``entries``, the scale of every quantizer that reads another one.
-
-    It rounds ``q * scale_x / scale_y`` with the few integers ``q`` of the wider tensor.
-    """
-    for node in student.graph.nodes:
-        source = _requantized(node, entries)
-        if source is None:
-            continue
-        target = entries[str(node.target)]
-        candidates = _candidates(target.scale[None])[0]
-        integers = torch.arange(source.qmin, source.qmax + 1) - source.zero_point
-        steps = integers.double() * source.scale.double() / candidates.double()[:, None]
-        gap = ((steps - 0.5).round() + 0.5 - steps).abs()
-        ties = (gap <= steps.abs() * LOOSE_FACTOR * RELATIVE_ERROR).sum(1)
-        entries[str(node.target)] = replace(target, scale=candidates[ties.argmin()])
-
-
-def _requantized(node: fx.Node, entries: dict[str, QParams]) -> QParams | None:
-    """Scales of the quantizer whose integers the quantizer ``node`` reads."""
-    if node.op != "call_module" or str(node.target) not in entries:
-        return None
-    sources = sources_of(node.all_input_nodes[0])
-    return entries.get(str(sources[0].target)) if sources[0].op == "call_module" else None
-
-
-def _candidates(scale: Tensor) -> Tensor:
-    """Scales near ``scale`` ``[C]``, the nearest first: ``[C, CANDIDATES]``."""
-    steps = torch.arange(CANDIDATES, dtype=torch.float64)
+def nearby_scales(scale: Tensor, count: int = CANDIDATES) -> Tensor:
+    """Scales within ``MAX_NUDGE`` of ``scale`` ``[C]``, the nearest first: ``[C, count]``."""
+    steps = torch.arange(count, dtype=torch.float64)
     # 0, 1, -1, 2, -2, ...: the first of equals is the nearest.
     offsets = torch.where(steps % 2 == 1, (steps + 1) / 2, -steps / 2)
-    factors = 1 + offsets / (CANDIDATES // 2) * MAX_NUDGE
+    factors = 1 + offsets / (count // 2) * MAX_NUDGE
     return (scale.double()[:, None] * factors).to(torch.float32)
 
 
@@ -96,7 +69,7 @@ def untie_scales(scale_x: Tensor, scale_w: Tensor, output: QParams) -> Tensor:
         scale_w: per output channel, ``[C]``.
         output: quantizer of the layer's result.
     """
-    candidates = _candidates(scale_w)
+    candidates = nearby_scales(scale_w)
     cost = torch.stack([_cost(scale_x, column, output) for column in candidates.unbind(1)])
     return candidates.gather(1, cost.argmin(0)[:, None])[:, 0]
 

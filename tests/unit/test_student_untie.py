@@ -8,10 +8,7 @@ from support.frozen_graphs import residual_student
 
 from lrq_deploy.export.simulation import exact_logits
 from lrq_deploy.qparams import QParams
-from lrq_deploy.scheme import IntegerRange
-from lrq_deploy.student.freeze import freeze
 from lrq_deploy.student.frozen import QuantizedModel
-from lrq_deploy.student.layers import ActQuantizer
 from lrq_deploy.student.untie import MAX_NUDGE, count_ties, untie, untie_scales
 
 pytestmark = pytest.mark.unit
@@ -31,7 +28,7 @@ def test_an_exact_tie_is_found_and_removed() -> None:
     assert count_ties(scale_x, scale, y).tolist() == [0, 0]
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(st.floats(0.001, 0.1), st.floats(0.001, 0.1), st.floats(0.01, 0.2), st.integers(0, 99))
 def test_scales_stay_close_and_never_get_worse(x: float, w: float, y: float, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -71,19 +68,3 @@ def _bias_integers(model: QuantizedModel, name: str) -> torch.Tensor:
     assert layer.bias is not None
     scale_x = model.table[layer.input_quantizer].scale.double()
     return torch.round(layer.bias.double() / (scale_x * layer.weight_scale.double()))
-
-
-@pytest.mark.parametrize("ratio", [8.0, 8.5, 127 / 15])
-def test_a_narrow_copy_meets_no_tie(ratio: float) -> None:
-    wide = ActQuantizer(IntegerRange(0, 127), 8, False)
-    narrow = ActQuantizer(IntegerRange(0, 15), 4, False)
-    graph = torch.fx.Graph()
-    x = graph.placeholder("x")
-    graph.output(graph.call_module("narrow", (graph.call_module("wide", (x,)),)))
-    wide.set_range(0.037)
-    narrow.set_range(0.037 * ratio)
-    student = torch.fx.GraphModule({"wide": wide, "narrow": narrow}, graph)
-    _, table = freeze(student)
-    steps = torch.arange(128).double() * (table["wide"].scale / table["narrow"].scale).double()
-    assert float(((steps - 0.5).round() + 0.5 - steps).abs().min()) > 1e-6
-    assert float(table["narrow"].scale) / (0.037 * ratio) == pytest.approx(1, abs=2.0**-13)

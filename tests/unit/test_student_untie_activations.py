@@ -1,0 +1,170 @@
+"""Activation scales without rounding ties."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, fx
+
+from lrq_deploy.qparams import QParams
+from lrq_deploy.scheme import IntegerRange
+from lrq_deploy.student.freeze import freeze
+from lrq_deploy.student.layers import ActQuantizer
+from lrq_deploy.student.untie import MAX_NUDGE
+from lrq_deploy.student.untie_activations import clearance, rounded_values, untie_activations
+
+pytestmark = pytest.mark.unit
+
+aten = torch.ops.aten
+
+SIGNED, UNSIGNED = (-128, 127), (0, 127)
+ranges = st.sampled_from([SIGNED, UNSIGNED, (0, 255), (-8, 7)])
+
+
+def entry(scale: float, limits: tuple[int, int]) -> QParams:
+    zero = torch.tensor(0, dtype=torch.int32)
+    return QParams("activation", torch.tensor(scale), zero, *limits, 8)
+
+
+def joined(operator: object, *names: str) -> fx.GraphModule:
+    """``out = quantize(operator(a, b))`` on quantized inputs; only the graph matters."""
+    graph = fx.Graph()
+    x = graph.placeholder("x")
+    operands = [graph.call_module(name, (x,)) for name in names]
+    result = graph.call_function(operator, tuple(operands))  # type: ignore[arg-type]
+    graph.output(graph.call_module("out", (result,)))
+    parts = {name: torch.nn.Identity() for name in (*names, "out")}
+    return fx.GraphModule(parts, graph)
+
+
+def untied(operator: object, entries: dict[str, QParams]) -> dict[str, QParams]:
+    moved = dict(entries)
+    untie_activations(joined(operator, *[name for name in entries if name != "out"]), moved)
+    return moved
+
+
+def all_integers(limits: tuple[int, int]) -> Tensor:
+    return torch.arange(limits[0], limits[1] + 1)
+
+
+def rounded(steps: Tensor, output: QParams) -> Tensor:
+    return torch.round(steps.double()).clamp(output.qmin, output.qmax)
+
+
+def sums_in_float32(a: Tensor, b: Tensor, x: QParams, y: QParams, out: QParams) -> list[Tensor]:
+    """Steps of ``a + b`` as torch, an engine and a kernel on stored integers compute them."""
+    real = a * x.scale + b * y.scale
+    ratios = x.scale / out.scale, y.scale / out.scale
+    fixed = -out.qmin - (ratios[0] * -x.qmin + ratios[1] * -y.qmin)
+    folded = (fixed + (a - x.qmin) * ratios[0]) + (b - y.qmin) * ratios[1]
+    return [real / out.scale, real * (1 / out.scale), folded + out.qmin]
+
+
+@settings(max_examples=12, deadline=None)
+@given(ranges, ranges, ranges, st.floats(0.2, 2.0), st.floats(0.2, 2.0), st.floats(0.001, 9.0))
+def test_every_order_of_float32_gives_the_same_sums(
+    first: tuple[int, int],
+    second: tuple[int, int],
+    result: tuple[int, int],
+    ratio_a: float,
+    ratio_b: float,
+    scale: float,
+) -> None:
+    entries = {
+        "a": entry(scale * ratio_a, first),
+        "b": entry(scale * ratio_b, second),
+        "out": entry(scale, result),
+    }
+    out = untied(aten.add.Tensor, entries)["out"]
+    assert float(out.scale) == pytest.approx(scale, rel=MAX_NUDGE * 1.01)
+    a, b = all_integers(first)[:, None], all_integers(second)[None]
+    x, y = entries["a"], entries["b"]
+    exact = (a * x.scale.double() + b * y.scale.double()) / out.scale.double()
+    for steps in sums_in_float32(a, b, x, y, out):
+        assert torch.equal(rounded(steps, out), rounded(exact, out))
+
+
+@settings(max_examples=12, deadline=None)
+@given(ranges, ranges, st.floats(0.001, 9.0), st.floats(0.001, 0.02))
+def test_every_order_of_float32_gives_the_same_products(
+    first: tuple[int, int], result: tuple[int, int], scale: float, gate: float
+) -> None:
+    entries = {"a": entry(scale, first), "b": entry(gate, UNSIGNED), "out": entry(scale, result)}
+    out = untied(aten.mul.Tensor, entries)["out"]
+    a, b = all_integers(first)[:, None], all_integers(UNSIGNED)[None]
+    sa, sb = entries["a"].scale, entries["b"].scale
+    exact = a * b * sa.double() * sb.double() / out.scale.double()
+    kernel = (a * b).float() * (sa * sb / out.scale)
+    for steps in ((a * sa) * (b * sb) / out.scale, kernel + -out.qmin + out.qmin):
+        assert torch.equal(rounded(steps, out), rounded(exact, out))
+
+
+def test_exact_ties_are_found_and_removed() -> None:
+    # Every odd a + b is a tie.
+    entries = {"a": entry(0.5, UNSIGNED), "b": entry(0.5, UNSIGNED), "out": entry(1.0, UNSIGNED)}
+    graph = joined(aten.add.Tensor, "a", "b")
+    call = next(node for node in graph.graph.nodes if node.target == "out")
+    values = rounded_values(call, entries)
+    assert values is not None
+    assert len(values.real) == 128 * 128
+    assert float(clearance(values, entries["out"].scale[None], entries["out"])) == 0
+    scale = untied(aten.add.Tensor, entries)["out"].scale
+    assert float(clearance(values, scale[None], entries["out"])) >= 1
+
+
+def test_a_scale_that_meets_no_tie_stays() -> None:
+    entries = {"a": entry(1.0, (-8, 7)), "b": entry(1.0, (-8, 7)), "out": entry(1.0, SIGNED)}
+    assert float(untied(aten.add.Tensor, entries)["out"].scale) == 1.0
+
+
+def test_a_curve_is_evaluated_at_every_integer() -> None:
+    entries = {"a": entry(0.05, SIGNED), "out": entry(0.031, SIGNED)}
+    graph = joined(aten.silu.default, "a")
+    call = next(node for node in graph.graph.nodes if node.target == "out")
+    values = rounded_values(call, entries)
+    assert values is not None
+    integers = torch.arange(-128, 128).double() * entries["a"].scale.double()
+    assert torch.equal(values.real, torch.nn.functional.silu(integers))
+    scale = untied(aten.silu.default, entries)["out"].scale
+    assert float(clearance(values, scale[None], entries["out"])) >= 1
+
+
+def test_a_shared_scale_is_settled_for_all_its_sums() -> None:
+    graph = fx.Graph()
+    x = graph.placeholder("x")
+    a, b = graph.call_module("a", (x,)), graph.call_module("b", (x,))
+    first = graph.call_module("out", (graph.call_function(aten.add.Tensor, (a, a)),))
+    second = graph.call_module("out", (graph.call_function(aten.add.Tensor, (a, b)),))
+    graph.output((first, second))
+    parts = {name: torch.nn.Identity() for name in ("a", "b", "out")}
+    entries = {"a": entry(0.5, UNSIGNED), "b": entry(1.5, UNSIGNED), "out": entry(1.0, UNSIGNED)}
+    untie_activations(fx.GraphModule(parts, graph), entries)
+    for call in (first, second):
+        values = rounded_values(call, entries)
+        assert values is not None
+        assert float(clearance(values, entries["out"].scale[None], entries["out"])) >= 1
+
+
+def test_the_result_of_a_layer_is_left_to_its_weights() -> None:
+    graph = fx.Graph()
+    x = graph.call_module("a", (graph.placeholder("x"),))
+    call = graph.call_module("out", (graph.call_module("layer", (x,)),))
+    graph.output(call)
+    entries = {"a": entry(0.5, UNSIGNED), "out": entry(1.0, UNSIGNED)}
+    assert rounded_values(call, entries) is None
+
+
+@pytest.mark.parametrize("ratio", [8.0, 8.5, 127 / 15])
+def test_a_narrow_copy_meets_no_tie(ratio: float) -> None:
+    wide = ActQuantizer(IntegerRange(0, 127), 8, False)
+    narrow = ActQuantizer(IntegerRange(0, 15), 4, False)
+    graph = fx.Graph()
+    x = graph.placeholder("x")
+    graph.output(graph.call_module("narrow", (graph.call_module("wide", (x,)),)))
+    wide.set_range(0.037)
+    narrow.set_range(0.037 * ratio)
+    student = fx.GraphModule({"wide": wide, "narrow": narrow}, graph)
+    _, table = freeze(student)
+    steps = torch.arange(128).double() * (table["wide"].scale / table["narrow"].scale).double()
+    assert float(((steps - 0.5).round() + 0.5 - steps).abs().min()) > 1e-6
+    assert float(table["narrow"].scale) / (0.037 * ratio) == pytest.approx(1, abs=2.0**-13)
