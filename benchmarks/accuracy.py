@@ -138,20 +138,22 @@ def _run(cell: Cell, shared: Path, out: Path, cache: str | None, record: Path) -
     if done.returncode != 0:
         sys.exit(f"{cell.name} failed:\n{done.stderr[-2000:]}")
     result = json.loads(done.stdout)
-    context = {"commit": _commit(), "machine": _machine()}
+    context = {"commit": commit(), "machine": machine()}
     partial = record.with_suffix(".partial")
     partial.write_text(json.dumps({**asdict(cell), **context, "result": result}, indent=1))
     os.replace(partial, record)
 
 
-def _commit() -> str:
+def commit() -> str:
+    """Short name of the commit that is checked out."""
     done = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
     )
     return done.stdout.strip() or "unknown"
 
 
-def _machine() -> str:
+def machine() -> str:
+    """Cores and model of the processor."""
     model = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():

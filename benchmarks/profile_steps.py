@@ -29,6 +29,7 @@ from lrq_deploy.method.recipe import recipe_settings
 from lrq_deploy.method.student_training import StudentTraining
 from lrq_deploy.options import MethodSwitches, QuantizeOptions
 from lrq_deploy.scheme import Scheme
+from lrq_deploy.student.layers import float_twin
 from lrq_deploy.target import PORTABLE
 from lrq_deploy.teacher import Teacher
 
@@ -80,7 +81,9 @@ def our_steps(teacher: Teacher) -> dict[str, Callable[[], None]]:
     return {
         "generator": GeneratorTraining(generator, tapped, settings, "a2", 0, CPU).step,
         "refinement": ImageDrawing(generator, tapped, settings, 0, CPU, teacher.input_shape).step,
-        "student": StudentTraining(student, pool, settings, switches, 0, CPU, "multiclass").step,
+        "student": StudentTraining(
+            student, float_twin(student), pool, settings, switches, 0, CPU, "multiclass"
+        ).step,
     }
 
 

@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from lrq_deploy.calibration.fit import fit_student
 from lrq_deploy.calibration.image_pool import pool_bytes
-from lrq_deploy.calibration.observe import calibrate
 from lrq_deploy.calibration.synthetic_store import MadeSet, synthesize_once
 from lrq_deploy.cli.checking import Checked, check
 from lrq_deploy.cli.improvement import improvements
@@ -36,7 +36,6 @@ from lrq_deploy.graph.placement import place_quantizers
 from lrq_deploy.images import ImageSet, read_image_folder
 from lrq_deploy.method.methods import method_settings
 from lrq_deploy.method.recipe import RecipeSettings, recipe_settings
-from lrq_deploy.method.student_training import train_student
 from lrq_deploy.options import QuantizeOptions
 from lrq_deploy.progress import ProgressCallback, StageProgress, silent
 from lrq_deploy.resume.control import RunControl
@@ -214,24 +213,18 @@ def _fit(
 ) -> tuple[QuantizedModel, dict[str, float]]:
     folded = fold_batch_norm(teacher.graph)
     student = place_quantizers(folded, options.scheme, limits, teacher.preprocessing)
-    calibration = synthetic.images[: settings.calibration_images]
-    symmetric = options.scheme.act_symmetry == "symmetric"
-    report = StageProgress(progress, "ranges", 1)
-    calibrate(student, calibration, symmetric, options.seed, options.method.range_search)
-    report.advance()
-    metrics: dict[str, float] = {}
-    if settings.student_steps:
-        metrics = train_student(
-            student,
-            synthetic.images,
-            settings,
-            options.method,
-            options.seed,
-            device,
-            progress,
-            teacher.task,
-            keeper,
-        )
+    metrics = fit_student(
+        student,
+        synthetic,
+        settings,
+        options.method,
+        options.scheme.act_symmetry == "symmetric",
+        teacher.task,
+        options.seed,
+        device,
+        progress,
+        keeper,
+    )
     return frozen_model(student, options.scheme, teacher), metrics
 
 

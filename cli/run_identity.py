@@ -7,10 +7,10 @@ from typing import Any
 import torch
 
 from lrq_deploy import __version__
+from lrq_deploy.calibration.fit import fit_student
 from lrq_deploy.calibration.synthesize import synthesize
 from lrq_deploy.checkpoint.fingerprint import fingerprint
 from lrq_deploy.method.recipe import RecipeSettings
-from lrq_deploy.method.student_training import train_student
 from lrq_deploy.options import QuantizeOptions
 from lrq_deploy.resume.stage_key import code_digest, stage_key
 from lrq_deploy.teacher import Teacher
@@ -57,7 +57,7 @@ def run_identity(
         "code": stage_key(
             {
                 "images": code_digest(synthesize.__module__),
-                "student": code_digest(train_student.__module__),
+                "student": code_digest(fit_student.__module__),
             }
         ),
     }

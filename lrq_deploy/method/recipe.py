@@ -8,9 +8,14 @@ __all__ = ["STUDENT_SETTINGS", "RecipeSettings", "recipe_settings"]
 
 STUDENT_SETTINGS = frozenset(
     {
+        "block_scale_rate",
+        "block_steps",
         "calibration_images",
         "feature_weight",
+        "float_share",
         "other_weight",
+        "rounding_rate",
+        "rounding_weight",
         "scale_rate",
         "student_steps",
         "temperature",
@@ -28,7 +33,8 @@ class RecipeSettings:
         generator_steps: optimiser steps of the generator.
         pool_images: synthetic images to fit the student on.
         held_out_images: further images for label-free measurements.
-        student_steps: optimiser steps of the student.
+        block_steps: optimiser steps of each block of the student.
+        student_steps: optimiser steps of the whole student after that.
         batch_size: images per step, of both.
         calibration_images: images for the range search.
         statistics_weight: weight of the batch-norm statistics loss.
@@ -38,8 +44,12 @@ class RecipeSettings:
         generator_rate: Adam learning rate of the generator.
         refinement_steps: optimiser steps on the pixels of every drawn image.
         refinement_rate: Adam learning rate of these, in normalised pixels.
-        weight_rate: Adam learning rate of a layer's weights, relative to their RMS.
-        scale_rate: Adam learning rate of the logarithms of all scales.
+        float_share: share of the values that stay float while a block is fitted.
+        rounding_rate: Adam learning rate of the rounding preferences.
+        rounding_weight: weight of the penalty on undecided roundings.
+        block_scale_rate: Adam learning rate of the logarithms of a block's activation scales.
+        weight_rate: Adam learning rate of weights and biases, relative to the RMS of each.
+        scale_rate: Adam learning rate of the logarithms of all scales, in the whole student.
         feature_weight: weight of the feature loss beside distillation.
         temperature: of the distillation.
         other_weight: beta of the decoupled distillation.
@@ -48,6 +58,7 @@ class RecipeSettings:
     generator_steps: int = 300
     pool_images: int = 2560
     held_out_images: int = 1024
+    block_steps: int = 0
     student_steps: int = 400
     batch_size: int = 128
     calibration_images: int = 256
@@ -58,6 +69,10 @@ class RecipeSettings:
     generator_rate: float = 1e-3
     refinement_steps: int = 25
     refinement_rate: float = 0.02
+    float_share: float = 0.5
+    rounding_rate: float = 1e-2
+    rounding_weight: float = 1e-2
+    block_scale_rate: float = 1e-3
     weight_rate: float = 1e-3
     scale_rate: float = 3e-3
     feature_weight: float = 1.0

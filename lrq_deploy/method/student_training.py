@@ -5,7 +5,6 @@ teacher, so both share every tensor name. The loss is distillation of the logits
 relative squared error of the block outputs; no label takes part (except in margin mode ``b``).
 """
 
-import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from lrq_deploy.method.margin import add_margin
 from lrq_deploy.method.recipe import RecipeSettings
 from lrq_deploy.options import MethodSwitches
 from lrq_deploy.progress import ProgressCallback
-from lrq_deploy.student.layers import ActQuantizer, QuantizedLayer, set_enabled
+from lrq_deploy.student.layers import ActQuantizer, QuantizedLayer
 from lrq_deploy.task import Task
 
 __all__ = ["StudentTraining", "train_student"]
@@ -47,6 +46,7 @@ class _Twins:
 
 def train_student(
     student: fx.GraphModule,
+    teacher: fx.GraphModule,
     images: Tensor,
     settings: RecipeSettings,
     switches: MethodSwitches,
@@ -60,6 +60,7 @@ def train_student(
 
     Args:
         student: placed and calibrated; moved to ``device``.
+        teacher: its ``float_twin``; moved to ``device``.
         images: normalised synthetic images ``[N, C, H, W]`` on the CPU.
         settings: steps, rates and loss weights.
         switches: decoupled or plain distillation; margin mode ``b``.
@@ -75,7 +76,7 @@ def train_student(
     Raises:
         DivergenceError: a loss is not finite; ``student`` then holds the last good state.
     """
-    stage = StudentTraining(student, images, settings, switches, seed, device, task)
+    stage = StudentTraining(student, teacher, images, settings, switches, seed, device, task)
     return run_stage(stage, progress, keeper)
 
 
@@ -87,6 +88,7 @@ class StudentTraining:
     def __init__(
         self,
         student: fx.GraphModule,
+        teacher: fx.GraphModule,
         images: Tensor,
         settings: RecipeSettings,
         switches: MethodSwitches,
@@ -98,7 +100,8 @@ class StudentTraining:
         self.steps = settings.student_steps
         self.steps_done = 0
         self.images_per_step = settings.batch_size
-        self._twins = _twins(student)
+        teacher = teacher.to(device).to(memory_format=torch.channels_last)
+        self._twins = _Twins(with_features(student), with_features(teacher), head_layer(student))
         self._batches = AugmentedBatches(images, settings.batch_size, seed)
         self._settings = settings
         self._switches = switches
@@ -144,13 +147,6 @@ class StudentTraining:
         self.watched.load_state_dict(state["student"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._batches.load_state_dict(state["batches"])
-
-
-def _twins(student: fx.GraphModule) -> _Twins:
-    teacher = copy.deepcopy(student)
-    set_enabled(teacher, False)
-    teacher.requires_grad_(False)
-    return _Twins(with_features(student), with_features(teacher), head_layer(student))
 
 
 @dataclass(frozen=True)

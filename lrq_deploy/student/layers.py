@@ -1,7 +1,10 @@
 """Trainable parts of a student: activation quantizers and weighted layers."""
 
+import copy
+from dataclasses import dataclass
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from lrq_deploy.scheme import IntegerRange
 from lrq_deploy.student.bias_grid import snap_to_grid
@@ -10,8 +13,42 @@ from lrq_deploy.student.fake_quant import (
     fake_quantize_per_tensor,
 )
 from lrq_deploy.student.frozen import LayerSpec
+from lrq_deploy.student.rounding import LearnedRounding
 
-__all__ = ["ActQuantizer", "QuantizedLayer", "channel_scale_shape", "set_enabled"]
+__all__ = [
+    "ActQuantizer",
+    "FloatMix",
+    "QuantizedLayer",
+    "channel_scale_shape",
+    "float_twin",
+    "set_enabled",
+]
+
+
+@dataclass(frozen=True)
+class FloatMix:
+    """Single values that stay float while a student learns (QDrop, arXiv 2203.05740).
+
+    Attributes:
+        share: of the values, 0..1; 1 leaves one in 256 quantized.
+        random: chooses them anew at each call; on the device of the tensors.
+    """
+
+    share: float
+    random: torch.Generator
+
+    def __call__(self, quantized: Tensor, float_values: Tensor) -> Tensor:
+        """``float_values`` in places, ``quantized`` elsewhere; both of one shape."""
+        # Eight values share one random number: a draw per value would cost more than a convolution.
+        words = torch.empty(
+            -(-quantized.numel() // 8), dtype=torch.int64, device=quantized.device
+        ).random_(-(2**63), None, generator=self.random)
+        drawn = words.view(torch.uint8)[: quantized.numel()]
+        chosen = drawn < min(round(self.share * 256), 255)
+        if quantized.dim() == 4:
+            n, c, h, w = quantized.shape
+            chosen = chosen.view(n, h, w, c).permute(0, 3, 1, 2)
+        return torch.where(chosen.view(quantized.shape), float_values, quantized)
 
 
 class ActQuantizer(nn.Module):
@@ -25,6 +62,7 @@ class ActQuantizer(nn.Module):
         bits: nominal width.
         signed: whether the tensor may be negative.
         known_range: smallest and largest value where known beforehand (an image), else None.
+        float_mix: leaves single values float while gradients are taken; None quantizes all.
     """
 
     def __init__(
@@ -41,6 +79,7 @@ class ActQuantizer(nn.Module):
         self.known_range = known_range
         self.zero_point = 0
         self.enabled = True
+        self.float_mix: FloatMix | None = None
         self.log_scale = nn.Parameter(torch.zeros(()))
 
     @property
@@ -58,9 +97,12 @@ class ActQuantizer(nn.Module):
         """Fake-quantize ``x``; the shape stays. Disabled, it only clips what has no sign."""
         if not self.enabled:
             return x if self.signed else torch.relu(x)
-        return fake_quantize_per_tensor(
+        quantized = fake_quantize_per_tensor(
             x, self.scale, self.zero_point, self.bounds.qmin, self.bounds.qmax
         )
+        if self.float_mix is None or not torch.is_grad_enabled():
+            return quantized
+        return self.float_mix(quantized, x if self.signed else torch.relu(x))
 
 
 class QuantizedLayer(nn.Module):
@@ -74,6 +116,7 @@ class QuantizedLayer(nn.Module):
         bounds: smallest and largest stored weight.
         bits: nominal width.
         input_quantizer: module path of the quantizer that its input comes from.
+        rounding: chooses the integers while it is there; None rounds to the nearest.
     """
 
     bias: nn.Parameter | None
@@ -93,6 +136,7 @@ class QuantizedLayer(nn.Module):
         self.bits = bits
         self.input_quantizer = input_quantizer
         self.enabled = True
+        self.rounding: LearnedRounding | None = None
         self.weight = nn.Parameter(weight.detach().clone())
         self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
         channels = weight.shape[spec.channel_axis]
@@ -109,10 +153,32 @@ class QuantizedLayer(nn.Module):
             self.log_scale.copy_(scale.log())
 
     def quantized_weight(self) -> Tensor:
-        """Fake-quantized weight, differentiable in the weight and the scale."""
+        """Fake-quantized weight, differentiable in what is learned of it, and in the scale."""
+        if self.rounding is not None:
+            return self._stepped(self.rounding.integers())
         return fake_quantize_per_channel(
             self.weight, self.scale, self.spec.channel_axis, self.bounds.qmin, self.bounds.qmax
         )
+
+    def learn_rounding(self) -> LearnedRounding:
+        """Start to learn which way each weight is rounded."""
+        self.rounding = LearnedRounding(self.weight, self._broadcast_scale())
+        return self.rounding
+
+    def settle_rounding(self) -> None:
+        """Move the weights to the integers that were chosen, and stop to learn the rounding."""
+        if self.rounding is not None:
+            with torch.no_grad():
+                self.weight.copy_(self._stepped(self.rounding.settled()))
+            self.rounding = None
+
+    def _stepped(self, integers: Tensor) -> Tensor:
+        return integers.clamp(self.bounds.qmin, self.bounds.qmax) * self._broadcast_scale()
+
+    def _broadcast_scale(self) -> Tensor:
+        shape = [1] * self.weight.dim()
+        shape[self.spec.channel_axis] = -1
+        return self.scale.reshape(shape)
 
     def snapped_bias(self, input_scale: Tensor) -> Tensor | None:
         """Bias rounded to a multiple of ``input_scale * scale[c]``, what an int32 bias holds."""
@@ -141,3 +207,11 @@ def set_enabled(student: nn.Module, enabled: bool) -> None:
     for module in student.modules():
         if isinstance(module, ActQuantizer | QuantizedLayer):
             module.enabled = enabled
+
+
+def float_twin(student: fx.GraphModule) -> fx.GraphModule:
+    """The float network of a student that has not learned yet, with its names; constant."""
+    twin = copy.deepcopy(student)
+    set_enabled(twin, False)
+    twin.requires_grad_(False)
+    return twin

@@ -15,7 +15,7 @@ from lrq_deploy.method.student_training import train_student
 from lrq_deploy.options import MethodSwitches
 from lrq_deploy.progress import ProgressEvent, silent
 from lrq_deploy.scheme import Scheme
-from lrq_deploy.student.layers import ActQuantizer, QuantizedLayer
+from lrq_deploy.student.layers import ActQuantizer, QuantizedLayer, float_twin
 
 pytestmark = pytest.mark.unit
 
@@ -51,7 +51,8 @@ def trained(
     progress: Any = silent,
 ) -> tuple[fx.GraphModule, dict[str, float]]:
     student = copy.deepcopy(start)
-    return student, train_student(student, POOL, settings, switches, seed, CPU, progress)
+    twin = float_twin(student)
+    return student, train_student(student, twin, POOL, settings, switches, seed, CPU, progress)
 
 
 def state(student: fx.GraphModule) -> Tensor:
@@ -150,7 +151,7 @@ def test_an_infinite_rate_is_divergence_and_the_state_comes_back(start: fx.Graph
     student = copy.deepcopy(start)
     settings = replace(SETTINGS, weight_rate=float("inf"))
     with pytest.raises(DivergenceError, match=r"student stage.*distillation"):
-        train_student(student, POOL, settings, SWITCHES, 0, CPU, silent)
+        train_student(student, float_twin(student), POOL, settings, SWITCHES, 0, CPU, silent)
     assert bool(state(student).isfinite().all())
     assert torch.equal(state(student), state(start))
 

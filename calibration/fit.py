@@ -1,0 +1,54 @@
+"""Fit a placed student to the teacher: first scales, then block by block, then as a whole."""
+
+import torch
+from torch import fx
+
+from lrq_deploy.calibration.observe import calibrate
+from lrq_deploy.method.loop import StageKeeper
+from lrq_deploy.method.recipe import RecipeSettings
+from lrq_deploy.method.reconstruction import reconstruct
+from lrq_deploy.method.student_training import train_student
+from lrq_deploy.options import MethodSwitches
+from lrq_deploy.progress import ProgressCallback, StageProgress
+from lrq_deploy.student.layers import float_twin
+from lrq_deploy.synthetic import SyntheticSet
+from lrq_deploy.task import Task
+
+__all__ = ["fit_student"]
+
+
+def fit_student(
+    student: fx.GraphModule,
+    synthetic: SyntheticSet,
+    settings: RecipeSettings,
+    switches: MethodSwitches,
+    symmetric: bool,
+    task: Task,
+    seed: int,
+    device: torch.device,
+    progress: ProgressCallback,
+    keeper: StageKeeper,
+) -> dict[str, float]:
+    """Fit ``student`` in place; the steps of ``settings`` say how much of each stage.
+
+    Returns:
+        Loss terms of the last step of the last stage, empty where only ranges were searched.
+
+    Raises:
+        DivergenceError: a loss is not finite.
+    """
+    images = synthetic.images
+    report = StageProgress(progress, "ranges", 1)
+    calibrate(
+        student, images[: settings.calibration_images], symmetric, seed, switches.range_search
+    )
+    report.advance()
+    teacher = float_twin(student)
+    metrics: dict[str, float] = {}
+    if settings.block_steps:
+        metrics |= reconstruct(student, teacher, images, settings, seed, device, progress, keeper)
+    if settings.student_steps:
+        metrics |= train_student(
+            student, teacher, images, settings, switches, seed, device, progress, task, keeper
+        )
+    return metrics

@@ -1,0 +1,279 @@
+"""Fit the student block by block: every block learns to give what the teacher's block gives.
+
+BRECQ (Li et al. 2021, arXiv 2102.05426) with QDrop (Wei et al. 2022, arXiv 2203.05740): from the
+image to the logits, one block at a time learns the rounding of its weights, its biases and the
+scales of its activations. It reads what the student before it gives, in places mixed with what
+the teacher gives; the loss is the squared error of its output relative to the variance of
+the teacher's.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from lrq_deploy.graph.segments import Segment, segment_graph, segments_of
+from lrq_deploy.method.augmented_batches import AugmentedBatches
+from lrq_deploy.method.loop import KEEP_NOTHING, StageKeeper, run_stage
+from lrq_deploy.method.recipe import RecipeSettings
+from lrq_deploy.progress import ProgressCallback
+from lrq_deploy.student.layers import ActQuantizer, FloatMix, QuantizedLayer
+
+__all__ = ["BlockReconstruction", "reconstruct"]
+
+M = TypeVar("M", bound=nn.Module)
+
+MAP_BYTES = 512 * 2**20
+"""Room for what a block reads and gives; large maps leave room for fewer images."""
+MAP_BATCH = 128
+
+FREE_SHARE = 0.2
+"""Share of the steps in which the rounding is not yet driven to a decision."""
+SHARPNESS = (20.0, 2.0)
+
+
+def reconstruct(
+    student: fx.GraphModule,
+    teacher: fx.GraphModule,
+    images: Tensor,
+    settings: RecipeSettings,
+    seed: int,
+    device: torch.device,
+    progress: ProgressCallback,
+    keeper: StageKeeper = KEEP_NOTHING,
+) -> dict[str, float]:
+    """Fit ``student`` in place; it must be calibrated.
+
+    Args:
+        student: placed and calibrated; moved to ``device``.
+        teacher: its ``float_twin``; moved to ``device``.
+        images: normalised synthetic images ``[N, C, H, W]`` on the CPU.
+        settings: steps, rates and batch size.
+        seed: of all random choices.
+        device: where to fit.
+        progress: receives the loss terms.
+        keeper: keeps the state, for a run that is continued.
+
+    Returns:
+        Loss terms of the last step.
+
+    Raises:
+        DivergenceError: a loss is not finite; ``student`` then holds the last good state.
+    """
+    stage = BlockReconstruction(student, teacher, images, settings, seed, device)
+    return run_stage(stage, progress, keeper)
+
+
+class BlockReconstruction:
+    """The fit of ``reconstruct``, step by step; see ``ResumableStage``."""
+
+    name = "blocks"
+
+    def __init__(
+        self,
+        student: fx.GraphModule,
+        teacher: fx.GraphModule,
+        images: Tensor,
+        settings: RecipeSettings,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.watched = student.to(device).to(memory_format=torch.channels_last)
+        self._segments = segments_of(student)
+        self.steps = len(self._segments) * settings.block_steps
+        self.steps_done = 0
+        self.images_per_step = settings.batch_size
+        self._teacher = teacher.to(device).to(memory_format=torch.channels_last)
+        self._images = images
+        self._settings = settings
+        self._seed = seed
+        self._device = device
+        self._block: _Block | None = None
+        self._losses: dict[str, Tensor] = {}
+
+    def step(self) -> None:
+        """One batch for the block at hand; before, the next block where there is none."""
+        if self._block is None:
+            self._block = self._next_block()
+        self._losses = self._block.step()
+        self.steps_done += 1
+        if self.steps_done % self._settings.block_steps == 0:
+            self._block.settle()
+            self._block = None
+
+    def _next_block(self) -> "_Block":
+        number = self.steps_done // self._settings.block_steps
+        segment = self._segments[number]
+        seed = self._seed + number
+        maps = _maps(self.watched, self._teacher, segment, self._images, seed, self._device)
+        earlier = self._segments[:number]
+        learned = [p for s in earlier for p in _parameters(segment_graph(self.watched, s))]
+        random = torch.Generator(self._device).manual_seed(seed)
+        graph = segment_graph(self.watched, segment)
+        return _Block(graph, maps, self._settings, {id(p) for p in learned}, random)
+
+    def terms(self) -> dict[str, float]:
+        """Loss terms of the last step."""
+        return {name: float(value.detach()) for name, value in self._losses.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of the student and of the block at hand."""
+        return {
+            "steps_done": self.steps_done,
+            "student": self.watched.state_dict(),
+            "block": None if self._block is None else self._block.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from ``state_dict``; what the block reads is computed again."""
+        self.steps_done = state["steps_done"]
+        self.watched.load_state_dict(state["student"])
+        self._block = None
+        if state["block"] is not None:
+            self._block = self._next_block()
+            self._block.load_state_dict(state["block"])
+
+
+@dataclass(frozen=True)
+class _Maps:
+    """What a block reads, from the student and from the teacher, and what it is to give."""
+
+    read: Tensor
+    ideal: Tensor
+    wanted: Tensor
+
+
+@torch.no_grad()
+def _maps(
+    student: fx.GraphModule,
+    teacher: fx.GraphModule,
+    segment: Segment,
+    images: Tensor,
+    seed: int,
+    device: torch.device,
+) -> _Maps:
+    """Of as many augmented images as there is room for, at least one batch of them."""
+    give = segment_graph(teacher, segment)
+    before = None if segment.start is None else Segment(None, segment.start)
+    read = None if before is None else segment_graph(student, before)
+    ideal = None if before is None else segment_graph(teacher, before)
+    batches = AugmentedBatches(images, min(MAP_BATCH, len(images)), seed)
+    rows: list[tuple[Tensor, Tensor, Tensor]] = []
+    room = float(MAP_BYTES)
+    while room > 0 and sum(len(row[0]) for row in rows) < len(images):
+        batch = batches.draw().to(device, memory_format=torch.channels_last)
+        best = batch if ideal is None else ideal(batch)
+        rows.append((batch if read is None else read(batch), best, give(best)))
+        room -= sum(t.numel() * t.element_size() for t in rows[-1])
+    return _Maps(*(torch.cat(column) for column in zip(*rows, strict=True)))
+
+
+class _Block:
+    """One block while it learns."""
+
+    def __init__(
+        self,
+        graph: fx.GraphModule,
+        maps: _Maps,
+        settings: RecipeSettings,
+        learned: set[int],
+        random: torch.Generator,
+    ) -> None:
+        self._graph = graph
+        self._maps = maps
+        self._steps = settings.block_steps
+        self._batch_size = min(settings.batch_size, len(maps.read))
+        self._weight = settings.rounding_weight
+        self._random = random
+        self._mix = FloatMix(settings.float_share, random)
+        # Offsets that all images share say nothing of what a block tells apart.
+        self._size = maps.wanted.var(0).mean().clamp_min(1e-12)
+        self._layers = _modules(graph, QuantizedLayer)
+        self._quantizers = _modules(graph, ActQuantizer)
+        self._roundings = [layer.learn_rounding() for layer in self._layers]
+        for quantizer in self._quantizers:
+            quantizer.float_mix = None if quantizer.known_range else self._mix
+        self._optimizer = self._make_optimizer(settings, learned)
+        self._rates = [group["lr"] for group in self._optimizer.param_groups]
+        self._done = 0
+
+    def _make_optimizer(self, settings: RecipeSettings, learned: set[int]) -> torch.optim.Adam:
+        """Biases relative to their size, as the weights of ``student_training``."""
+        choices = [rounding.preference for rounding in self._roundings]
+        groups: list[dict[str, Any]] = [{"params": choices, "lr": settings.rounding_rate}]
+        for layer in self._layers:
+            if layer.bias is not None:
+                size = float(layer.bias.detach().square().mean().sqrt().clamp_min(1e-3))
+                groups.append({"params": [layer.bias], "lr": settings.weight_rate * size})
+        scales = [q.log_scale for q in self._quantizers if q.known_range is None]
+        # A scale that an earlier block shares is what that block was fitted to.
+        own = [scale for scale in scales if id(scale) not in learned]
+        groups.append({"params": own, "lr": settings.block_scale_rate})
+        return torch.optim.Adam([group for group in groups if group["params"]])
+
+    def step(self) -> dict[str, Tensor]:
+        """One batch; the loss terms."""
+        part = self._done / self._steps
+        for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * part))
+        maps = self._maps
+        chosen = torch.randint(
+            len(maps.read),
+            (self._batch_size,),
+            generator=self._random,
+            device=self._random.device,
+        )
+        mixed = self._mix(maps.read[chosen], maps.ideal[chosen])
+        error = F.mse_loss(self._graph(mixed), maps.wanted[chosen]) / self._size
+        indecision = torch.stack([r.indecision(_sharpness(part)) for r in self._roundings]).mean()
+        loss = error + self._weight * indecision if part >= FREE_SHARE else error
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self._optimizer.step()
+        self._done += 1
+        return {"error": error, "undecided": indecision}
+
+    def settle(self) -> None:
+        """Round every weight as it was learned; quantize every value again."""
+        for layer in self._layers:
+            layer.settle_rounding()
+        for quantizer in self._quantizers:
+            quantizer.float_mix = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "done": self._done,
+            "roundings": [rounding.state_dict() for rounding in self._roundings],
+            "optimizer": self._optimizer.state_dict(),
+            "rates": self._rates,
+            "random": self._random.get_state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._done = state["done"]
+        for rounding, kept in zip(self._roundings, state["roundings"], strict=True):
+            rounding.load_state_dict(kept)
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._rates = list(state["rates"])
+        self._random.set_state(state["random"])
+
+
+def _sharpness(part: float) -> float:
+    first, last = SHARPNESS
+    return first + (last - first) * max(part - FREE_SHARE, 0.0) / (1 - FREE_SHARE)
+
+
+def _modules(graph: fx.GraphModule, kind: type[M]) -> list[M]:
+    """Modules of a kind that the graph calls, each once, in order."""
+    called = [
+        graph.get_submodule(str(n.target)) for n in graph.graph.nodes if n.op == "call_module"
+    ]
+    return [module for module in dict.fromkeys(called) if isinstance(module, kind)]
+
+
+def _parameters(graph: fx.GraphModule) -> list[Tensor]:
+    return [p for module in _modules(graph, ActQuantizer) for p in module.parameters()]

@@ -1,0 +1,122 @@
+"""Block reconstruction: blocks come closer to the teacher's, repeatably, and can be continued."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from support.small_networks import ALL, Residual, calibrated, images
+from torch import Tensor, fx
+
+from lrq_deploy.errors import DivergenceError
+from lrq_deploy.method import reconstruction
+from lrq_deploy.method.loop import run_stage
+from lrq_deploy.method.recipe import RecipeSettings
+from lrq_deploy.method.reconstruction import BlockReconstruction, reconstruct
+from lrq_deploy.progress import silent
+from lrq_deploy.scheme import Scheme
+from lrq_deploy.student.layers import ActQuantizer, QuantizedLayer, float_twin
+
+pytestmark = pytest.mark.unit
+
+CPU = torch.device("cpu")
+SETTINGS = RecipeSettings(block_steps=3, batch_size=16)
+POOL = images(64)
+
+
+@pytest.fixture(scope="module")
+def start() -> fx.GraphModule:
+    return calibrated(Residual(), Scheme(3, 3, 8), count=16)
+
+
+def fitted(
+    start: fx.GraphModule, settings: RecipeSettings = SETTINGS, seed: int = 0
+) -> fx.GraphModule:
+    student = copy.deepcopy(start)
+    reconstruct(student, float_twin(student), POOL, settings, seed, CPU, silent)
+    return student
+
+
+def state(student: fx.GraphModule) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in student.parameters()])
+
+
+def test_a_block_comes_closer_to_its_teacher(start: fx.GraphModule) -> None:
+    settings = replace(SETTINGS, block_steps=60, batch_size=64, float_share=0.0)
+    student = copy.deepcopy(start)
+    stage = BlockReconstruction(student, float_twin(student), POOL, settings, 0, CPU)
+    errors = []
+    for _ in range(stage.steps):
+        stage.step()
+        errors.append(stage.terms()["error"])
+    # The third block starts with an error that its scales and rounding can halve.
+    assert errors[179] < 0.7 * errors[120]
+
+
+def test_a_seed_decides_everything(start: fx.GraphModule) -> None:
+    first = fitted(start)
+    torch.rand(3)
+    assert torch.equal(state(first), state(fitted(start)))
+    assert not torch.equal(state(first), state(fitted(start, seed=1)))
+
+
+def test_weights_end_on_a_neighbour_of_where_they_were(start: fx.GraphModule) -> None:
+    student = fitted(start, replace(SETTINGS, rounding_rate=1.0))
+    moved = 0
+    for name, layer in student.named_modules():
+        if isinstance(layer, QuantizedLayer):
+            before = start.get_submodule(name)
+            shape = [-1] + [1] * (layer.weight.dim() - 1)
+            steps = layer.weight / layer.scale.reshape(shape)
+            torch.testing.assert_close(steps, steps.round(), atol=1e-4, rtol=0)
+            change = (layer.quantized_weight() - before.quantized_weight()) / layer.scale.reshape(
+                shape
+            )
+            assert change.abs().max() < 1.01
+            moved += int((change.abs() > 0.5).sum())
+            assert layer.rounding is None
+    assert moved > 0
+    assert all(q.float_mix is None for q in student.modules() if isinstance(q, ActQuantizer))
+
+
+@pytest.mark.parametrize("stopped_at", [1, 3, 7])
+def test_a_continued_fit_has_the_bits_of_an_unbroken_one(
+    start: fx.GraphModule, stopped_at: int
+) -> None:
+    def stage(student: fx.GraphModule) -> BlockReconstruction:
+        return BlockReconstruction(student, float_twin(start), POOL, SETTINGS, 0, CPU)
+
+    first = stage(copy.deepcopy(start))
+    for _ in range(stopped_at):
+        first.step()
+    kept = copy.deepcopy(first.state_dict())
+    second = stage(copy.deepcopy(start))
+    second.load_state_dict(kept)
+    run_stage(second, silent)
+    assert torch.equal(state(second.watched), state(fitted(start)))
+
+
+def test_large_maps_leave_room_for_one_batch(
+    start: fx.GraphModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = fitted(start)
+    monkeypatch.setattr(reconstruction, "MAP_BYTES", 1)
+    monkeypatch.setattr(reconstruction, "MAP_BATCH", 16)
+    assert not torch.equal(state(fitted(start)), state(whole))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_construct_can_be_reconstructed(name: str) -> None:
+    student = calibrated(ALL[name](), Scheme(4, 4, 8), count=16)
+    terms = reconstruct(student, float_twin(student), POOL, SETTINGS, 0, CPU, silent)
+    assert set(terms) == {"error", "undecided"}
+
+
+def test_a_loss_that_is_not_finite_ends_the_fit(start: fx.GraphModule) -> None:
+    student = copy.deepcopy(start)
+    twin = float_twin(student)
+    with torch.no_grad():
+        next(p for n, p in twin.named_parameters() if n.endswith("weight")).fill_(torch.nan)
+    with pytest.raises(DivergenceError, match="blocks"):
+        reconstruct(student, twin, POOL, SETTINGS, 0, CPU, silent)
+    assert torch.equal(state(student), state(start))
