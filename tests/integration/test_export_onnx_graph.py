@@ -195,6 +195,15 @@ def test_global_max_pool_keeps_the_next_layer_in_integers() -> None:
     check(b.finish(b.layer(x, 4, spec=LayerSpec("linear"))))
 
 
+def test_a_mean_that_drops_its_axes_pools_in_integers() -> None:
+    b = small_builder()
+    x = b.quantize(b.layer(b.quantize(b.input, 8), 8), 8)
+    x = b.quantize(b.call(aten.mean.dim, x, [2, 3]), 8)
+    model = b.finish(b.layer(x, 4, spec=LayerSpec("linear")))
+    check(model)
+    assert audit(model, serialised(model)).float_operators == {}
+
+
 def test_shifted_padding_is_not_moved_to_integers() -> None:
     b = small_builder()
     x = b.quantize(b.layer(b.quantize(b.input, 8), 4), 8)

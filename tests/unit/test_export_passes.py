@@ -124,6 +124,33 @@ def test_spatial_mean_becomes_a_pooling(keepdims: int, axes: list[int]) -> None:
     assert model.graph.outputs[0].producer() is model.graph.node(-1)
 
 
+def test_the_quantizer_of_a_pooling_comes_before_its_flatten() -> None:
+    model = graph_of()
+    axes = add_initializer(model.graph, "axes", np.asarray([2, 3], np.int64))
+    mean = ir.node("ReduceMean", [model.graph.inputs[0], axes], {"keepdims": 0})
+    model.graph.outputs[0] = append(model.graph, mean)
+    quantizer(model, 0.1, 0, 0, 127)
+    append(model.graph, ir.node("Relu", [model.graph.outputs[0]]))
+    model.graph.outputs.append(model.graph.node(-1).outputs[0])
+    for value in (model.graph.node(0).outputs[0], *model.graph.outputs):
+        value.shape = ir.Shape([2, 3])
+    names = [value.name for value in model.graph.outputs]
+    GlobalPoolPass()(model)
+    kinds = [node.op_type for node in model.graph]
+    assert kinds == ["GlobalAveragePool", QUANTIZE, "Flatten", "Relu"]
+    assert [value.name for value in model.graph.outputs] == names
+    assert [list(node.outputs[0].shape or ()) for node in model.graph] == [
+        [2, 3, 1, 1],
+        [2, 3, 1, 1],
+        [2, 3],
+        [2, 3],
+    ]
+    Uint8ActivationsPass()(model)
+    IntegerMovementPass()(model)
+    kinds = [node.op_type for node in model.graph]
+    assert kinds[:4] == ["GlobalAveragePool", "QuantizeLinear", "Clip", "Flatten"]
+
+
 def test_a_mean_over_channels_stays() -> None:
     model = graph_of()
     constant = add_initializer(model.graph, "axes", np.asarray([1], np.int64))
