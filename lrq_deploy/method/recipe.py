@@ -8,6 +8,7 @@ __all__ = ["STUDENT_SETTINGS", "RecipeSettings", "recipe_settings"]
 
 STUDENT_SETTINGS = frozenset(
     {
+        "averaged_share",
         "block_scale_rate",
         "block_steps",
         "calibration_images",
@@ -44,6 +45,8 @@ class RecipeSettings:
         generator_rate: Adam learning rate of the generator.
         refinement_steps: optimiser steps on the pixels of every drawn image.
         refinement_rate: Adam learning rate of these, in normalised pixels.
+        averaged_share: share of the last steps of the whole student whose weights and scales are
+            averaged; 0 keeps the last.
         float_share: share of the values that stay float while a block is fitted.
         rounding_rate: Adam learning rate of the rounding preferences.
         rounding_weight: weight of the penalty on undecided roundings.
@@ -69,6 +72,7 @@ class RecipeSettings:
     generator_rate: float = 1e-3
     refinement_steps: int = 25
     refinement_rate: float = 0.02
+    averaged_share: float = 0.5
     float_share: float = 0.5
     rounding_rate: float = 1e-2
     rounding_weight: float = 1e-2

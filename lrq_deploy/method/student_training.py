@@ -3,6 +3,8 @@
 The student is the float network with its quantizers on; its float twin (quantizers off) is the
 teacher, so both share every tensor name. The loss is distillation of the logits plus the
 relative squared error of the block outputs; no label takes part (except in margin mode ``b``).
+The result is the mean of the weights and scales over the last steps (arXiv 1803.05407): single
+steps scatter around it, for a weight beside a rounding tie is on either side by chance.
 """
 
 import math
@@ -13,6 +15,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.optim.swa_utils import AveragedModel
 
 from lrq_deploy.graph.features import head_layer, with_features
 from lrq_deploy.graph.statistics import Classifier
@@ -109,6 +112,7 @@ class StudentTraining:
         self._task: Task = task
         self._optimizer = _optimizer(student, settings)
         self._base_rates = [group["lr"] for group in self._optimizer.param_groups]
+        self._mean = AveragedModel(student)
         self._losses: _Losses | None = None
 
     def step(self) -> None:
@@ -125,6 +129,10 @@ class StudentTraining:
         self._optimizer.step()
         self._losses = losses
         self.steps_done += 1
+        if self.steps_done > self.steps * (1 - settings.averaged_share):
+            self._mean.update_parameters(self.watched)
+            if self.steps_done == self.steps:
+                self.watched.load_state_dict(self._mean.module.state_dict())
 
     def terms(self) -> dict[str, float]:
         """Loss terms of the last step."""
@@ -139,6 +147,7 @@ class StudentTraining:
             "student": self.watched.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "batches": self._batches.state_dict(),
+            "mean": self._mean.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -147,6 +156,7 @@ class StudentTraining:
         self.watched.load_state_dict(state["student"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._batches.load_state_dict(state["batches"])
+        self._mean.load_state_dict(state["mean"])
 
 
 @dataclass(frozen=True)

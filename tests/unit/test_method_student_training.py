@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from lrq_deploy.errors import DivergenceError
 from lrq_deploy.method.recipe import RecipeSettings
-from lrq_deploy.method.student_training import train_student
+from lrq_deploy.method.student_training import StudentTraining, train_student
 from lrq_deploy.options import MethodSwitches
 from lrq_deploy.progress import ProgressEvent, silent
 from lrq_deploy.scheme import Scheme
@@ -174,3 +174,18 @@ def test_weights_of_8_bits_move_a_sixteenth_of_those_of_4() -> None:
 
 def layers(student: fx.GraphModule) -> list[QuantizedLayer]:
     return [module for module in student.modules() if isinstance(module, QuantizedLayer)]
+
+
+def test_the_result_is_the_mean_of_the_last_steps(start: fx.GraphModule) -> None:
+    settings = replace(SETTINGS, student_steps=4, averaged_share=0.0)
+    student = copy.deepcopy(start)
+    twin = float_twin(student)
+    stage = StudentTraining(student, twin, POOL, settings, SWITCHES, 0, CPU, "multiclass")
+    seen = []
+    for _ in range(4):
+        stage.step()
+        seen.append(state(student))
+    averaged, _ = trained(start, replace(settings, averaged_share=0.5))
+    torch.testing.assert_close(state(averaged), (seen[2] + seen[3]) / 2)
+    last, _ = trained(start, settings)
+    assert torch.equal(state(last), seen[3])
