@@ -132,7 +132,7 @@ def _run(cell: Cell, shared: Path, out: Path, cache: str | None, record: Path) -
         f"--images={shared / 'data' / network.images}",
         f"--out={bundle}",
         *([f"--cache={cache}"] if cache else []),
-        *("--force", "--json"),
+        *("--no-bench", "--force", "--json"),
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
