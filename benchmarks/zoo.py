@@ -199,11 +199,7 @@ def introduction(bits: int) -> str:
 Written by `python benchmarks/zoo.py --out docs/zoo.md` (torch {torch.__version__}, CPU).
 W{bits}A{bits}, random weights, BatchNorm statistics of noise, calibrated on {IMAGES} noise images.
 "Same top-1", "same rows" and "largest difference" (relative to the largest logit) compare ONNX
-Runtime, all optimisations on, with the exactly evaluated student on those images. Where rows
-differ, the first different tensor was looked at for three networks (mobilenet_v2, resnet50,
-repvgg_a0): the result of a residual addition, off by one integer in a few values that lie
-within 0.00002 steps of a rounding tie (`lrq_deploy/student/untie.py` moves such ties away for
-layers, not for additions). Random networks enlarge that and have next to no margin between classes.
+Runtime, all optimisations on, with the exactly evaluated student on those images.
 
 """
 

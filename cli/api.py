@@ -7,7 +7,7 @@ from lrq_deploy.cli.quantize_flags import QuantizeFlags, control_from, options_f
 from lrq_deploy.errors import OptionError
 from lrq_deploy.options import Device, MarginMode, Method, Recipe
 from lrq_deploy.progress import ProgressCallback, silent
-from lrq_deploy.scheme import ActSymmetry
+from lrq_deploy.scheme import ActSymmetry, Depthwise
 from lrq_deploy.task import Task
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def quantize(
     edge_bits: int | Literal["same"] = 8,
     residual_bits: int | Literal["same"] = 8,
     act_symmetry: ActSymmetry = "symmetric",
+    depthwise: Depthwise = "int8",
     target: str = "auto",
     cache: str | Path | None = None,
     resume: bool = False,
@@ -67,6 +68,7 @@ def quantize(
         edge_bits: 2..8 or ``same``, of the first and the last layer.
         residual_bits: 2..8 or ``same``, of tensors that additions and poolings read.
         act_symmetry: zero points of activations all 0, or free.
+        depthwise: ``float`` keeps convolutions of fewer than 4 channels per group in float.
         target: ``onnxruntime``, ``tensorrt``, ``all``, or ``auto`` for all that can run the
             zero points.
         arch: ``torchvision:NAME``, ``timm:NAME`` or ``FILE.py:FACTORY`` of a checkpoint file.
@@ -107,6 +109,7 @@ def quantize(
         edge_bits=edge_bits,
         residual_bits=residual_bits,
         act_symmetry=act_symmetry,
+        depthwise=depthwise,
         arch=arch,
         input_shape=input_shape,
         mean=mean,

@@ -60,6 +60,10 @@ Workspace = Annotated[
         metavar="MIB", show_default=False, help="Largest scratch memory of the engine in MiB."
     ),
 ]
+Fp16Rest = Annotated[
+    bool,
+    typer.Option("--fp16-rest", help="Compute in FP16 what is not quantized; FP32 unless given."),
+]
 Out = Annotated[
     Path | None,
     typer.Option(
@@ -76,6 +80,7 @@ def build(
     sm: Sm = None,
     batch: Batch = "1,1,8",
     workspace: Workspace = None,
+    fp16_rest: Fp16Rest = False,
     out: Out = None,
     force: Force = False,
     json: parameter.Json = False,
@@ -88,9 +93,13 @@ def build(
             "pass --engine tensorrt-rtx, or --preoptimize",
         )
     if engine is None:
+        if fp16_rest:
+            raise OptionError(
+                "--fp16-rest is for engines", "--preoptimize", "pass --engine tensorrt-rtx"
+            )
         _preoptimize(bundle, out, force, json)
         return
-    options = _options(engine, sm, batch, workspace)
+    options = _options(engine, sm, batch, workspace, fp16_rest)
     from rich.console import Console
 
     from lrq_deploy.export.bundle import load_bundle
@@ -129,7 +138,9 @@ def _preoptimize(folder: Path, out: Path | None, force: bool, json: bool) -> Non
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _options(engine: str, sm: str | None, batch: str, workspace: int | None) -> "EngineOptions":
+def _options(
+    engine: str, sm: str | None, batch: str, workspace: int | None, fp16_rest: bool
+) -> "EngineOptions":
     from lrq_deploy.export.engine_options import BatchProfile, EngineOptions
 
     sizes = parse_integers("batch", batch, "1,1,8") or ()
@@ -139,7 +150,7 @@ def _options(engine: str, sm: str | None, batch: str, workspace: int | None) -> 
         )
     sms = parse_integers("sm", sm, "86,89") or ()
     kind: Any = engine  # judged by EngineOptions
-    return EngineOptions(kind, sms, BatchProfile(*sizes), workspace)
+    return EngineOptions(kind, sms, BatchProfile(*sizes), workspace, fp16_rest)
 
 
 def _document(result: "EngineResult") -> dict[str, Any]:
@@ -156,7 +167,8 @@ def _print(console: "Console", result: "EngineResult") -> None:
     lines = [
         f"{result.path}  {size:.2f} MiB",
         f"{record.kind} {record.versions[record.kind]}, for {gpus}, "
-        f"batch {smallest} to {largest}, tuned for {usual}",
+        f"batch {smallest} to {largest}, tuned for {usual}, "
+        f"the rest in {'FP16' if record.fp16_rest else 'FP32'}",
     ]
     if coverage is None:
         lines.append("INT8: unknown, the builder lists no layers in its log")

@@ -281,7 +281,7 @@ def _result(
 ) -> QuantizeResult:
     model_file = options.out / targets().get(REFERENCE).file_name
     fidelity, parity = checked.fidelity, checked.parity
-    stored = [t for layer in model.layers().values() for t in (layer.weight_q, layer.bias)]
+    stored = [t for x in model.weighted_layers().values() for t in (x.stored_weight, x.bias)]
     float_bytes = 4 * sum(tensor.numel() for tensor in stored if tensor is not None)
     student_bytes = model_file.stat().st_size
     verdict = judge(checked, float_bytes, student_bytes, choice.describe_refused())

@@ -10,7 +10,7 @@ from lrq_deploy.errors import OptionError
 from lrq_deploy.method.methods import METHODS
 from lrq_deploy.options import Device, MarginMode, Method, QuantizeOptions, Recipe
 from lrq_deploy.resume.control import RunControl
-from lrq_deploy.scheme import ActSymmetry, Scheme, check_bits
+from lrq_deploy.scheme import ActSymmetry, Depthwise, Scheme, check_bits
 from lrq_deploy.task import Task
 
 __all__ = [
@@ -43,6 +43,7 @@ class QuantizeFlags:
     edge_bits: Width | None = None
     residual_bits: Width | None = None
     act_symmetry: str | None = None
+    depthwise: str | None = None
     arch: str | None = None
     input_shape: tuple[int, ...] | None = None
     mean: tuple[float, ...] | None = None
@@ -246,6 +247,7 @@ def _scheme_from(flags: QuantizeFlags) -> Scheme:
         edge_bits=None if edge_bits == "same" else edge_bits,
         residual_bits=None if residual_bits == "same" else residual_bits,
         act_symmetry=cast(ActSymmetry, flags.act_symmetry or "symmetric"),
+        depthwise=cast(Depthwise, flags.depthwise or "int8"),
     )
 
 

@@ -126,6 +126,14 @@ ActSymmetry = Annotated[
         help="Zero points of activations: all 0, or free. Default: symmetric.",
     ),
 ]
+Depthwise = Annotated[
+    str | None,
+    typer.Option(
+        "--depthwise",
+        metavar="int8|float",
+        help="Convolutions of fewer than 4 channels per group. Default: int8.",
+    ),
+]
 Target = Annotated[
     str | None,
     typer.Option(

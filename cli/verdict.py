@@ -26,7 +26,7 @@ MIN_AGREEMENT = 0.95
 also the F1 of the yes answers, because most labels are a no."""
 
 MIN_INTEGER_SHARE = 0.95
-"""Share of the multiply-adds that must run in integers."""
+"""Share of the multiply-adds that must run in integers, of layers that are not kept in float."""
 
 DECIDING_RUNGS = frozenset({"reference", "onnxruntime-all"})
 """Forms that must be within their bounds: what ships, and what shows that it is right. The
@@ -60,7 +60,7 @@ def judge(
         refused: a sentence per runtime that cannot run the student.
     """
     kept, accuracy = _accuracy(checked.fidelity, checked.source)
-    integer = checked.coverage.share >= MIN_INTEGER_SHARE
+    integer = checked.coverage.wanted_share >= MIN_INTEGER_SHARE
     broken = {rung.name for rung in checked.ladder.failures}
     parts = [
         f"{accuracy}, runs {100 * checked.coverage.share:.1f} % in integers",
@@ -141,6 +141,8 @@ def _width_flags(scheme: Scheme, target_size: float | None) -> list[str]:
         flags += ["--residual-bits", str(scheme.residual_bits or "same")]
     if scheme.act_symmetry != "symmetric":
         flags += ["--act-symmetry", scheme.act_symmetry]
+    if scheme.depthwise != "int8":
+        flags += ["--depthwise", scheme.depthwise]
     return flags
 
 

@@ -9,9 +9,9 @@ import onnx
 
 from lrq_deploy.export.multiply_adds import multiply_adds
 from lrq_deploy.export.session import open_session
-from lrq_deploy.student.frozen import QuantizedModel
+from lrq_deploy.student.frozen import FloatLayer, FrozenLayer, QuantizedModel
 
-__all__ = ["Coverage", "LayerCoverage", "audit"]
+__all__ = ["KEPT_FLOAT", "Coverage", "LayerCoverage", "audit"]
 
 _INTEGER_KERNELS = frozenset(
     {"ConvInteger", "MatMulInteger", "QGemm", "QLinearConv", "QLinearMatMul"}
@@ -30,6 +30,8 @@ _FLOAT_KERNELS = frozenset(
         "MatMulNBits",
     }
 )
+KEPT_FLOAT = "--depthwise float keeps it so; quantize with --depthwise int8 to compare"
+
 _CARRIERS = ("QuantizeLinear", "DequantizeLinear")
 
 
@@ -73,9 +75,14 @@ class Coverage:
 
     @property
     def share(self) -> float:
-        """Share of the multiply-adds that run in integers, 0..1."""
+        """Share of the multiply-adds that run in integers, 0..1; 1 where there are none."""
         total = sum(layer.multiply_adds for layer in self.layers)
-        return sum(x.multiply_adds for x in self.layers if x.integer) / max(total, 1)
+        return sum(x.multiply_adds for x in self.layers if x.integer) / total if total else 1.0
+
+    @property
+    def wanted_share(self) -> float:
+        """The same among the layers that the scheme does not keep in float."""
+        return Coverage(tuple(x for x in self.layers if x.reason != KEPT_FLOAT), {}).share
 
     @property
     def fallbacks(self) -> tuple[LayerCoverage, ...]:
@@ -105,8 +112,7 @@ def audit(model: QuantizedModel, onnx_model: Path | bytes) -> Coverage:
     reader = _OptimizedGraph(graph)
     counts = multiply_adds(model)
     layers = tuple(
-        _layer(name, layer.spec.kind, counts[name], reader)
-        for name, layer in model.layers().items()
+        _layer(name, layer, counts[name], reader) for name, layer in model.weighted_layers().items()
     )
     return Coverage(layers, reader.float_operators())
 
@@ -165,7 +171,12 @@ class _OptimizedGraph:
         return self._types.get(node.input[0], int(onnx.TensorProto.UNDEFINED))
 
 
-def _layer(name: str, kind: str, count: int, graph: _OptimizedGraph) -> LayerCoverage:
+def _layer(
+    name: str, layer: FrozenLayer | FloatLayer, count: int, graph: _OptimizedGraph
+) -> LayerCoverage:
+    kind = layer.spec.kind
+    if isinstance(layer, FloatLayer):
+        return LayerCoverage(name, kind, count, False, "Conv", KEPT_FLOAT)
     nodes = graph.kernels_of(name)
     floats = [node for node in nodes if node.op_type in _FLOAT_KERNELS]
     integer = bool(nodes) and not floats

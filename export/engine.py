@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import onnx
+import onnx_ir as ir
+
 from lrq_deploy import __version__
 from lrq_deploy.errors import BundleError
 from lrq_deploy.export.bundle import Bundle
@@ -12,9 +15,11 @@ from lrq_deploy.export.engine_file import EngineRecord, check_engine_output, wri
 from lrq_deploy.export.engine_log import audit_engine
 from lrq_deploy.export.engine_options import EngineOptions, trtexec_command
 from lrq_deploy.export.manifest import FileRecord
+from lrq_deploy.export.onnx_graph import finish
+from lrq_deploy.export.passes.half_rest import HalfRestPass
 from lrq_deploy.export.tensorrt_dialect import TensorRTTarget
 
-__all__ = ["EngineResult", "build_from_bundle", "default_engine_path"]
+__all__ = ["EngineResult", "build_from_bundle", "default_engine_path", "with_half_rest"]
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,7 @@ def build_from_bundle(
     shape = bundle.manifest.input_shape
     trt = load_builder(options.kind, trtexec_command(graph_path, out, shape, options))
     graph = graph_path.read_bytes()
-    built = build_engine(trt, graph, shape, options)
+    built = build_engine(trt, with_half_rest(graph) if options.fp16_rest else graph, shape, options)
     model = bundle.model()
     coverage = audit_engine(model, built.log)
     record = EngineRecord(
@@ -67,10 +72,23 @@ def build_from_bundle(
         batch=options.batch.sizes(),
         input_shape=tuple(shape),
         workspace_mib=options.workspace_mib,
+        fp16_rest=options.fp16_rest,
         audit=None if coverage is None else coverage.to_json(),
     )
     write_engine(out, built.data, record, force)
     return EngineResult(out, record, coverage)
+
+
+def with_half_rest(graph: bytes) -> bytes:
+    """``model.tensorrt.onnx`` with what is not quantized in FP16.
+
+    Raises:
+        ExportError: the graph does not pass ``onnx.checker``.
+    """
+    model = ir.from_proto(onnx.load_model_from_string(graph))
+    HalfRestPass()(model)
+    data: bytes = finish(model, dict(model.metadata_props)).SerializeToString(deterministic=True)
+    return data
 
 
 def _graph_of(bundle: Bundle) -> Path:

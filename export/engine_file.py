@@ -20,7 +20,7 @@ __all__ = [
     "write_engine",
 ]
 
-ENGINE_SCHEMA = 1
+ENGINE_SCHEMA = 2
 _PRODUCER = "lrq-deploy"
 
 
@@ -38,6 +38,7 @@ class EngineRecord:
         batch: smallest, usual, largest.
         input_shape: ``(C, H, W)``.
         workspace_mib: limit of the scratch memory in MiB, ``None`` for the builder's choice.
+        fp16_rest: whether it computes in FP16 what is not quantized.
         audit: which layers run in INT8, as ``Coverage.to_json``; ``None`` if the log is silent.
     """
 
@@ -51,6 +52,7 @@ class EngineRecord:
     batch: tuple[int, int, int]
     input_shape: tuple[int, ...]
     workspace_mib: int | None
+    fp16_rest: bool
     audit: Mapping[str, Any] | None
 
     def to_bytes(self) -> bytes:

@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from lrq_deploy.export.coverage import Coverage, LayerCoverage
+from lrq_deploy.export.coverage import KEPT_FLOAT, Coverage, LayerCoverage
 from lrq_deploy.export.multiply_adds import multiply_adds
-from lrq_deploy.student.frozen import QuantizedModel
+from lrq_deploy.student.frozen import FloatLayer, FrozenLayer, QuantizedModel
 
 __all__ = ["EngineLayer", "audit_engine", "read_layers"]
 
@@ -80,8 +80,8 @@ def audit_engine(model: QuantizedModel, lines: Iterable[str]) -> Coverage | None
     counts = multiply_adds(model)
     holders = {name: [x for x in layers if x.holds(name)] for name in model.layers()}
     audited = tuple(
-        _audit(name, layer.spec.kind, counts[name], holders[name])
-        for name, layer in model.layers().items()
+        _audit(name, layer, counts[name], holders.get(name, ()))
+        for name, layer in model.weighted_layers().items()
     )
     weighted = {id(layer) for found in holders.values() for layer in found}
     others: dict[str, int] = {}
@@ -91,7 +91,12 @@ def audit_engine(model: QuantizedModel, lines: Iterable[str]) -> Coverage | None
     return Coverage(audited, dict(sorted(others.items())))
 
 
-def _audit(name: str, kind: str, count: int, found: Sequence[EngineLayer]) -> LayerCoverage:
+def _audit(
+    name: str, weighted: FrozenLayer | FloatLayer, count: int, found: Sequence[EngineLayer]
+) -> LayerCoverage:
+    kind = weighted.spec.kind
+    if isinstance(weighted, FloatLayer):
+        return LayerCoverage(name, kind, count, False, "", KEPT_FLOAT)
     if not found:
         reason = "the build log does not name the layer; it may be merged into another one"
         return LayerCoverage(name, kind, count, False, "", reason)

@@ -47,12 +47,14 @@ class EngineOptions:
         batch: sizes that the engine accepts.
         workspace_mib: largest scratch memory of the engine in MiB; ``None`` leaves it to the
             builder.
+        fp16_rest: compute in FP16 what is not quantized, see ``passes.half_rest``.
     """
 
     kind: EngineKind
     sms: tuple[int, ...] = ()
     batch: BatchProfile = BatchProfile()
     workspace_mib: int | None = None
+    fp16_rest: bool = False
 
     def __post_init__(self) -> None:
         kinds = get_args(EngineKind)
@@ -93,7 +95,7 @@ class EngineOptions:
 def trtexec_command(
     graph: Path, out: Path, input_shape: tuple[int, ...], options: EngineOptions
 ) -> str:
-    """The ``trtexec`` command line that builds the same engine.
+    """The ``trtexec`` command line that builds the same engine, with the rest in FP32.
 
     Args:
         graph: ``model.tensorrt.onnx``.

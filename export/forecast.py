@@ -8,6 +8,7 @@ from lrq_deploy.scheme import Scheme
 __all__ = ["OnnxRuntimeForecast", "TensorRtForecast", "forecasts"]
 
 _MEBIBYTE = 2**20
+_KEPT = Execution(False, "float convolution", "--depthwise float keeps it so")
 
 
 def forecasts() -> tuple[RuntimeForecast, ...]:
@@ -23,6 +24,8 @@ class OnnxRuntimeForecast:
 
     def execution(self, layer: LayerFacts, scheme: Scheme) -> Execution:
         """Agrees with ``coverage.audit`` on the exported graph."""
+        if layer.is_float:
+            return _KEPT
         if layer.kind == "conv_transpose2d":
             return Execution(False, "float ConvTranspose", "there is no integer kernel for it")
         if layer.kind == "conv2d" and layer.gives_logits:
@@ -61,6 +64,8 @@ class TensorRtForecast:
 
     def execution(self, layer: LayerFacts, scheme: Scheme) -> Execution:
         """INT8 for every layer whose zero points are 0."""
+        if layer.is_float:
+            return _KEPT
         words = {
             "conv2d": "convolution",
             "conv_transpose2d": "transposed convolution",

@@ -290,7 +290,9 @@ def _runtime(
 
 
 def _is_narrow(scheme: Scheme) -> bool:
-    return scheme.weight_bits <= NARROW_BITS and scheme.act_bits <= NARROW_BITS
+    """Whether all layers add few integers; sums of floats may round to either side of a tie."""
+    widest = max(scheme.weight_bits, scheme.act_bits)
+    return widest <= NARROW_BITS and scheme.depthwise == "int8"
 
 
 def _check_shape(batch: Tensor, model: QuantizedModel) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from lrq_deploy.student.frozen import FrozenLayer, QuantizedModel
+from lrq_deploy.student.frozen import FloatLayer, FrozenLayer, QuantizedModel
 
 __all__ = ["multiply_adds"]
 
@@ -30,14 +30,14 @@ class _Counter(fx.Interpreter):
         """Count layers; a layer called twice counts twice."""
         result = super().call_module(target, args, kwargs)
         module = self.fetch_attr(str(target))
-        if isinstance(module, FrozenLayer):
+        if isinstance(module, FrozenLayer | FloatLayer):
             count = _layer_count(module, args[0], result)
             self.counts[str(target)] = self.counts.get(str(target), 0) + count
         return result
 
 
-def _layer_count(layer: FrozenLayer, x: Tensor, y: Tensor) -> int:
+def _layer_count(layer: FrozenLayer | FloatLayer, x: Tensor, y: Tensor) -> int:
     """Elements of the output (of the input, if transposed) times the weights each one meets."""
-    shape = layer.weight_q.shape
+    shape = layer.stored_weight.shape
     elements = x.numel() if layer.spec.kind == "conv_transpose2d" else y.numel()
     return elements * math.prod(shape[1:])

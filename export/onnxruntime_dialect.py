@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from lrq_deploy.export.passes.float_layers import FloatLayersPass
 from lrq_deploy.export.passes.fold_activation import FoldActivationPass
 from lrq_deploy.export.passes.global_pool import GlobalPoolPass
 from lrq_deploy.export.passes.integer_movement import IntegerMovementPass
@@ -37,6 +38,7 @@ class OnnxRuntimeTarget:
             GlobalPoolPass(),
             FoldActivationPass(),
             TableRequantizationPass(),
+            FloatLayersPass(),
             Uint8ActivationsPass(),
             IntegerMovementPass(),
             IntegerWeightsPass(self.packed),

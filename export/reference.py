@@ -22,7 +22,13 @@ from lrq_deploy.export.reference_operators import (
     concatenate,
 )
 from lrq_deploy.qparams import QParams
-from lrq_deploy.student.frozen import FrozenLayer, FrozenQuantizer, LayerSpec, QuantizedModel
+from lrq_deploy.student.frozen import (
+    FloatLayer,
+    FrozenLayer,
+    FrozenQuantizer,
+    LayerSpec,
+    QuantizedModel,
+)
 
 __all__ = [
     "IntegerTensor",
@@ -115,6 +121,8 @@ class Reference:
             return result
         if isinstance(module, FrozenLayer):
             return _layer(module, args[0], self._model.table[module.input_quantizer])
+        if isinstance(module, FloatLayer):
+            return _float_layer(module, _real(args[0]))
         raise _unknown(type(module).__name__)
 
 
@@ -204,6 +212,14 @@ def _layer(layer: FrozenLayer, x: Any, source: QParams) -> Array:
     return np.asarray(total * step.reshape(shape))
 
 
+def _float_layer(layer: FloatLayer, x: Array) -> Array:
+    """A convolution in float64."""
+    padded = np.pad(x, [(0, 0), (0, 0), *[(p, p) for p in layer.spec.padding]])
+    weight = layer.stored_weight.numpy().astype(np.float64)
+    total = _convolve(padded, weight, layer.spec.stride, layer.spec.dilation, layer.spec.groups)
+    return total if layer.bias is None else total + layer.bias.numpy().reshape(1, -1, 1, 1)
+
+
 def _accumulator(x: Integers, weight: Integers, axis: int) -> type[np.int32] | type[np.int64]:
     """int32 where no partial sum can leave it, else int64."""
     rows = np.abs(np.moveaxis(weight, axis, 0)).reshape(weight.shape[axis], -1).sum(1)
@@ -248,12 +264,12 @@ def _transposed(x: Integers, weight: Integers, spec: LayerSpec) -> Integers:
 
 
 def _convolve(
-    x: Integers,
-    weight: Integers,
+    x: Array,
+    weight: Array,
     stride: tuple[int, int],
     dilation: tuple[int, int],
     groups: int,
-) -> Integers:
+) -> Array:
     kernel = weight.shape[2:]
     reach = tuple(d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True))
     windows = sliding_window_view(x, reach, axis=(2, 3))

@@ -15,13 +15,19 @@ from lrq_deploy.errors import BundleError
 from lrq_deploy.export.graph_document import graph_from_json, graph_to_json
 from lrq_deploy.qparams import ScaleTable
 from lrq_deploy.scheme import Scheme
-from lrq_deploy.student.frozen import FrozenLayer, FrozenQuantizer, LayerSpec, QuantizedModel
+from lrq_deploy.student.frozen import (
+    FloatLayer,
+    FrozenLayer,
+    FrozenQuantizer,
+    LayerSpec,
+    QuantizedModel,
+)
 from lrq_deploy.teacher import Preprocessing
 
 __all__ = ["STUDENT_SCHEMA", "read_student", "student_bytes"]
 
-STUDENT_SCHEMA = 2
-_READABLE = (1, STUDENT_SCHEMA)  # 1: no widths per layer
+STUDENT_SCHEMA = 3
+_READABLE = (1, 2, STUDENT_SCHEMA)  # 1: no widths per layer; 2: no layers in float
 # One key only: safetensors keeps metadata in a hash map whose order differs between runs.
 _METADATA_KEY = "lrq_student"
 
@@ -29,7 +35,8 @@ _METADATA_KEY = "lrq_student"
 def student_bytes(model: QuantizedModel) -> bytes:
     """Serialise a student; the same student gives the same bytes.
 
-    Tensors: ``NAME.weight_q`` int8 and ``NAME.bias`` float32 per layer, ``NAME.scale`` and
+    Tensors: ``NAME.weight_q`` int8 (of layers in float ``NAME.weight`` float32) and ``NAME.bias``
+    float32 per layer, ``NAME.scale`` and
     ``NAME.zero_point`` per entry of the scale table, and constants of the graph by path.
 
     Raises:
@@ -40,6 +47,10 @@ def student_bytes(model: QuantizedModel) -> bytes:
         tensors[f"{name}.weight_q"] = layer.weight_q
         if layer.bias is not None:
             tensors[f"{name}.bias"] = layer.bias
+    for name, kept in model.float_layers().items():
+        tensors[f"{name}.weight"] = kept.stored_weight
+        if kept.bias is not None:
+            tensors[f"{name}.bias"] = kept.bias
     for path in _constant_paths(model):
         tensors[path] = _attribute(model.graph, path)
     tensors = {name: tensors[name].detach().cpu().clone().contiguous() for name in sorted(tensors)}
@@ -83,6 +94,7 @@ def _document(model: QuantizedModel) -> dict[str, Any]:
         "table": model.table.to_json(),
         "quantizers": list(model.quantizers()),
         "layers": layers,
+        "float_layers": {name: asdict(x.spec) for name, x in model.float_layers().items()},
         "constants": _constant_paths(model),
         "graph": graph_to_json(model.graph.graph),
     }
@@ -102,6 +114,9 @@ def _model(document: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Quanti
         _place(root, name, FrozenQuantizer(table[name]))
     for name, fields in document["layers"].items():
         _place(root, name, _layer(name, fields, table, tensors))
+    for name, fields in document.get("float_layers", {}).items():
+        weight, bias = tensors[f"{name}.weight"], tensors.get(f"{name}.bias")
+        _place(root, name, FloatLayer(_spec(fields), weight, bias))
     for path in document["constants"]:
         folder, leaf = _folder(root, path)
         folder.register_buffer(leaf, tensors[path])
@@ -126,15 +141,20 @@ def _model(document: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Quanti
 def _layer(
     name: str, fields: Mapping[str, Any], table: ScaleTable, tensors: Mapping[str, Tensor]
 ) -> FrozenLayer:
-    values: dict[str, Any] = {
-        key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()
-    }
+    values = dict(fields)
     quantizer = values.pop("input_quantizer")
-    spec = LayerSpec(**values)
+    spec = _spec(values)
     weight = tensors[f"{name}.weight_q"]
     if weight.dtype != torch.int8:
         raise ValueError(f"{name}.weight_q is {weight.dtype}, not int8")
     return FrozenLayer(spec, table[name], quantizer, weight, tensors.get(f"{name}.bias"))
+
+
+def _spec(fields: Mapping[str, Any]) -> LayerSpec:
+    values: dict[str, Any] = {
+        key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()
+    }
+    return LayerSpec(**values)
 
 
 def _constant_paths(model: QuantizedModel) -> list[str]:

@@ -10,6 +10,7 @@ __all__ = [
     "MAX_BITS",
     "MIN_BITS",
     "ActSymmetry",
+    "Depthwise",
     "IntegerRange",
     "LayerBits",
     "Scheme",
@@ -20,6 +21,7 @@ MIN_BITS = 2
 MAX_BITS = 8
 
 ActSymmetry = Literal["symmetric", "asymmetric"]
+Depthwise = Literal["int8", "float"]
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,8 @@ class Scheme:
             ``act_bits`` where a layer reads them too: that then requantizes its own copy.
             ``None`` means ``act_bits``.
         act_symmetry: ``symmetric`` keeps every zero point at 0.
+        depthwise: ``float`` keeps convolutions of few channels per group as they were in the
+            teacher, see ``lrq_deploy.graph.kept_float``.
         layer_bits: layers whose weights have a width of their own, which stands above all
             others; no layer twice.
     """
@@ -84,6 +88,7 @@ class Scheme:
     edge_bits: int | None = 8
     residual_bits: int | None = 8
     act_symmetry: ActSymmetry = "symmetric"
+    depthwise: Depthwise = "int8"
     layer_bits: tuple[LayerBits, ...] = ()
 
     def __post_init__(self) -> None:
@@ -105,6 +110,10 @@ class Scheme:
                 repr(self.act_symmetry),
                 "pass one of the two",
             )
+        if self.depthwise not in ("int8", "float"):
+            raise OptionError(
+                "depthwise must be 'int8' or 'float'", repr(self.depthwise), "pass one of the two"
+            )
 
     @staticmethod
     def from_json(document: Mapping[str, Any]) -> "Scheme":
@@ -117,12 +126,12 @@ class Scheme:
         return next((own.weight_bits for own in self.layer_bits if own.layer == layer), None)
 
     def describe(self) -> str:
-        """Short name such as ``W4A4, edge 8``; residual widths are named unless 8."""
+        """Short name such as ``W4A4, edge 8``; what is left at its default is not named."""
         name = f"W{self.weight_bits}A{self.act_bits}, edge {self.edge_bits or 'same'}"
         if self.layer_bits:
             widths = sorted(own.weight_bits for own in self.layer_bits)
             counts = ", ".join(f"{widths.count(b)} layers W{b}" for b in dict.fromkeys(widths))
             name = f"mixed A{self.act_bits}, edge {self.edge_bits or 'as inner'} ({counts})"
-        if self.residual_bits == Scheme.residual_bits:
-            return name
-        return f"{name}, residual {self.residual_bits or 'same'}"
+        if self.residual_bits != Scheme.residual_bits:
+            name += f", residual {self.residual_bits or 'same'}"
+        return name if self.depthwise == "int8" else f"{name}, depthwise float"

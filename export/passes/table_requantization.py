@@ -2,7 +2,7 @@
 
 import onnx_ir as ir
 
-from lrq_deploy.export.passes._matching import is_quantizer
+from lrq_deploy.export.passes._matching import insert_identity, is_quantizer
 
 __all__ = ["TableRequantizationPass"]
 
@@ -26,12 +26,7 @@ class TableRequantizationPass(ir.passes.InPlacePass):
             value = node.inputs[0] if is_quantizer(node) else None
             if value is None or not _is_quantized(value):
                 continue
-            name = f"{node.outputs[0].name}.table"
-            table = ir.node("LeakyRelu", [value], {"alpha": 1.0}, name=name, num_outputs=1)
-            table.outputs[0].name = name
-            table.outputs[0].shape, table.outputs[0].type = value.shape, value.type
-            model.graph.insert_before(node, table)
-            node.replace_input_with(0, table.outputs[0])
+            insert_identity(model.graph, node, "table")
             modified = True
         return ir.passes.PassResult(model, modified)
 

@@ -1,7 +1,8 @@
 """Pass: turn a folded teacher into a student with quantizers where a runtime has integers.
 
 Requires: a normalised graph without BatchNorm.
-Ensures: every weighted layer is a ``QuantizedLayer``; every tensor that an integer operator
+Ensures: every weighted layer is a ``QuantizedLayer``, or a ``FloatLayer`` where the scheme
+keeps it in float; every tensor that an integer operator
 reads, and every result of one except the logits, comes from an ``ActQuantizer`` through data
 movement only. A ReLU that an unsigned quantizer repeats is gone.
 """
@@ -15,11 +16,13 @@ import torch
 from torch import fx, nn
 
 from lrq_deploy.graph.attributes import optional_tensor, tensor_of
-from lrq_deploy.graph.operators import LAYER_KINDS, WEIGHTED, is_call
+from lrq_deploy.graph.kept_float import kept_float
+from lrq_deploy.graph.operators import WEIGHTED, is_call
 from lrq_deploy.graph.ranges import non_negative_nodes
 from lrq_deploy.graph.roles import Role, TensorGroup, edge_layers, quantized_tensors, sources_of
+from lrq_deploy.graph.specification import layer_spec
 from lrq_deploy.scheme import Scheme
-from lrq_deploy.student.frozen import LayerSpec
+from lrq_deploy.student.frozen import FloatLayer
 from lrq_deploy.student.layers import ActQuantizer, QuantizedLayer
 from lrq_deploy.target import TargetDescription
 from lrq_deploy.teacher import Preprocessing
@@ -45,8 +48,9 @@ def place_quantizers(
     bounds = preprocessing.bounds() if preprocessing.known else []
     positive = non_negative_nodes(student.graph, bool(bounds) and all(b[0] >= 0 for b in bounds))
     first, last = edge_layers(student.graph)
-    weighted = [node for node in student.graph.nodes if is_call(node, WEIGHTED)]
-    for group in quantized_tensors(student.graph):
+    floats = kept_float(student, scheme)
+    weighted = [n for n in student.graph.nodes if is_call(n, WEIGHTED) and n not in floats]
+    for group in quantized_tensors(student.graph, floats):
         signed = not all(node in positive for node in group.nodes)
         bits = _act_bits(group, scheme)
         wide = max(bits, _residual_bits(scheme)) if group.summed else bits
@@ -59,6 +63,8 @@ def place_quantizers(
         is_edge = node in first or node in last
         bits = scheme.weight_bits if not is_edge else _edge_bits(scheme, scheme.weight_bits)
         _replace_layer(student, node, bits, scheme, target)
+    for node in floats:
+        _keep_float(student, node)
     student.graph.eliminate_dead_code()
     student.graph.lint()
     _drop_folded_tensors(student)
@@ -146,10 +152,7 @@ def _replace_layer(
     quantizer = student.get_submodule(quantizer_path)
     if not isinstance(quantizer, ActQuantizer):
         raise TypeError(f"{quantizer_path} is not an ActQuantizer")
-    name = str(node.meta.get("layer", node.name)).replace(".", "_")
-    layers = student.get_submodule("layers")
-    while hasattr(layers, name):
-        name += "_again"
+    name = _unused_name(student, node)
     bits = scheme.own_bits(f"layers.{name}") or bits
     layer = QuantizedLayer(
         layer_spec(node),
@@ -159,7 +162,7 @@ def _replace_layer(
         bits,
         quantizer_path,
     )
-    layers.add_module(name, layer)
+    student.get_submodule("layers").add_module(name, layer)
     with student.graph.inserting_before(node):
         log_scale = student.graph.get_attr(f"{quantizer_path}.log_scale")
         call = student.graph.call_module(f"layers.{name}", (args[0], log_scale))
@@ -167,34 +170,23 @@ def _replace_layer(
     student.graph.erase_node(node)
 
 
-def layer_spec(node: fx.Node) -> LayerSpec:
-    """What a weighted ATen call computes, from its arguments."""
-    kind = LAYER_KINDS[node.target]
-    args: list[Any] = list(node.args)
-    if kind == "linear":
-        return LayerSpec(kind)
-    if kind == "conv2d":
-        stride, padding, dilation, groups = [*args[3:], *[None] * 4][:4]
-        return LayerSpec(
-            kind, _pair(stride, 1), _pair(padding, 0), _pair(dilation, 1), groups=groups or 1
-        )
-    stride, padding, output_padding, groups, dilation = [*args[3:], *[None] * 5][:5]
-    return LayerSpec(
-        kind,
-        _pair(stride, 1),
-        _pair(padding, 0),
-        _pair(dilation, 1),
-        _pair(output_padding, 0),
-        groups or 1,
-    )
+def _keep_float(student: fx.GraphModule, node: fx.Node) -> None:
+    weight = tensor_of(student, node.args[1])
+    bias = optional_tensor(student, node.args[2]) if len(node.args) > 2 else None
+    name = _unused_name(student, node)
+    student.get_submodule("layers").add_module(name, FloatLayer(layer_spec(node), weight, bias))
+    with student.graph.inserting_before(node):
+        call = student.graph.call_module(f"layers.{name}", (node.args[0],))
+    node.replace_all_uses_with(call)
+    student.graph.erase_node(node)
 
 
-def _pair(value: Any, default: int) -> tuple[int, int]:
-    if value is None:
-        return (default, default)
-    if isinstance(value, int):
-        return (value, value)
-    return (int(value[0]), int(value[-1]))
+def _unused_name(student: fx.GraphModule, node: fx.Node) -> str:
+    """Name for the layer that ``node`` becomes; a layer called twice becomes two."""
+    name = str(node.meta.get("layer", node.name)).replace(".", "_")
+    while hasattr(student.get_submodule("layers"), name):
+        name += "_again"
+    return name
 
 
 def _drop_folded_tensors(student: fx.GraphModule) -> None:

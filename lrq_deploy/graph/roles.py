@@ -1,6 +1,6 @@
 """Analysis: which tensors of a graph a runtime holds as integers, and who reads them."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -116,12 +116,19 @@ class _Groups:
         kind.update(sources_of(tensor))
 
 
-def quantized_tensors(graph: fx.Graph) -> list[TensorGroup]:
-    """All tensors that a runtime holds as integers, in graph order."""
+def quantized_tensors(graph: fx.Graph, floats: Collection[fx.Node] = ()) -> list[TensorGroup]:
+    """All tensors that a runtime holds as integers, in graph order.
+
+    Args:
+        graph: normalised, without BatchNorm.
+        floats: weighted layers that work on floats.
+    """
     first, _ = edge_layers(graph)
     ahead = _reached(list(graph.nodes)[::-1], lambda node: list(node.users))
     groups = _Groups()
     for node in graph.nodes:
+        if node in floats:
+            continue
         is_edge = node in first or node not in ahead
         for tensor in _integer_inputs(node):
             groups.demand(tensor, _reading_role(node, tensor, is_edge))

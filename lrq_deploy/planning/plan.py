@@ -8,6 +8,7 @@ from lrq_deploy.scheme import Scheme
 from lrq_deploy.student.frozen import LayerKind
 
 __all__ = [
+    "FLOAT_BITS",
     "PLAN_SCHEMA",
     "BatchNormVerdict",
     "Duration",
@@ -21,6 +22,8 @@ __all__ = [
 ]
 
 PLAN_SCHEMA = 1
+
+FLOAT_BITS = 32
 
 Grouping = Literal["dense", "grouped", "depthwise"]
 
@@ -37,7 +40,7 @@ class LayerFacts:
         weight_shape: in the operator's own layout.
         multiply_adds: for one image; a layer used twice counts twice.
         activations: elements of its input and output for one image.
-        weight_bits, input_bits: nominal widths.
+        weight_bits, input_bits: nominal widths; ``FLOAT_BITS`` both where it stays in float.
         gives_logits: its result is the network's, so nothing quantizes it.
     """
 
@@ -50,6 +53,11 @@ class LayerFacts:
     weight_bits: int
     input_bits: int
     gives_logits: bool
+
+    @property
+    def is_float(self) -> bool:
+        """Whether the scheme keeps it in float."""
+        return self.weight_bits == FLOAT_BITS
 
 
 @dataclass(frozen=True)

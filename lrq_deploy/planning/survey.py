@@ -8,8 +8,14 @@ from torch import Tensor, fx
 
 from lrq_deploy.graph.capture import example_input
 from lrq_deploy.graph.operators import is_movement
-from lrq_deploy.planning.plan import Grouping, LayerFacts, PlannedQuantizer, Sizes
-from lrq_deploy.student.frozen import LayerSpec
+from lrq_deploy.planning.plan import (
+    FLOAT_BITS,
+    Grouping,
+    LayerFacts,
+    PlannedQuantizer,
+    Sizes,
+)
+from lrq_deploy.student.frozen import FloatLayer, LayerSpec
 from lrq_deploy.student.layers import ActQuantizer, QuantizedLayer, set_enabled
 
 __all__ = ["estimate_sizes", "survey_layers", "survey_quantizers"]
@@ -39,20 +45,33 @@ def survey_layers(
         path = str(node.target)
         if node.op == "call_module" and path in meter.multiply_adds and path not in facts:
             layer = student.get_submodule(path)
-            quantizer = student.get_submodule(str(getattr(layer, "input_quantizer", "")))
-            if isinstance(layer, QuantizedLayer) and isinstance(quantizer, ActQuantizer):
+            if isinstance(layer, QuantizedLayer | FloatLayer):
+                shape = tuple(_weight(layer).shape)
+                weight_bits, input_bits = _widths(student, layer)
                 facts[path] = LayerFacts(
                     name=path.removeprefix("layers."),
                     kind=layer.spec.kind,
-                    grouping=_grouping(layer.spec, tuple(layer.weight.shape)),
-                    weight_shape=tuple(layer.weight.shape),
+                    grouping=_grouping(layer.spec, shape),
+                    weight_shape=shape,
                     multiply_adds=meter.multiply_adds[path],
                     activations=meter.activations[path],
-                    weight_bits=layer.bits,
-                    input_bits=quantizer.bits,
+                    weight_bits=weight_bits,
+                    input_bits=input_bits,
                     gives_logits=_gives_logits(node),
                 )
     return tuple(facts.values())
+
+
+def _weight(layer: QuantizedLayer | FloatLayer) -> Tensor:
+    return layer.stored_weight if isinstance(layer, FloatLayer) else layer.weight
+
+
+def _widths(student: fx.GraphModule, layer: QuantizedLayer | FloatLayer) -> tuple[int, int]:
+    """Bits of the weights and of the input."""
+    if isinstance(layer, FloatLayer):
+        return FLOAT_BITS, FLOAT_BITS
+    quantizer = student.get_submodule(layer.input_quantizer)
+    return layer.bits, quantizer.bits if isinstance(quantizer, ActQuantizer) else FLOAT_BITS
 
 
 def survey_quantizers(student: fx.GraphModule) -> tuple[PlannedQuantizer, ...]:
@@ -71,16 +90,15 @@ def estimate_sizes(layers: tuple[LayerFacts, ...], quantizers: int) -> Sizes:
     weights = {layer.name: math.prod(layer.weight_shape) for layer in layers}
     channels = sum(_channels(layer) for layer in layers)
     around = CHANNEL_BYTES * channels + LAYER_BYTES * len(layers) + QUANTIZER_BYTES * quantizers
-    packed = sum(
-        -(-weights[x.name] // 2) if x.weight_bits <= 4 else weights[x.name] for x in layers
-    )
     held = sum(weights.values())
+    stored = sum(weights[x.name] * (4 if x.is_float else 1) for x in layers)
+    packed = stored - sum(weights[x.name] // 2 for x in layers if x.weight_bits <= 4)
     busiest = max((layer.activations for layer in layers), default=0)
     return Sizes(
         float_bytes=4 * (held + channels),
-        int8_bytes=held + around,
+        int8_bytes=stored + around,
         packed_bytes=packed + around,
-        memory_bytes=held + CHANNEL_BYTES * channels + busiest,
+        memory_bytes=stored + CHANNEL_BYTES * channels + busiest,
     )
 
 
@@ -96,7 +114,7 @@ class _Meter(fx.Interpreter):
         """Count layers; a layer called twice counts twice."""
         result = super().call_module(target, args, kwargs)
         module = self.fetch_attr(str(target))
-        if isinstance(module, QuantizedLayer):
+        if isinstance(module, QuantizedLayer | FloatLayer):
             path = str(target)
             count = _multiply_adds(module, args[0], result)
             self.multiply_adds[path] = self.multiply_adds.get(path, 0) + count
@@ -104,9 +122,9 @@ class _Meter(fx.Interpreter):
         return result
 
 
-def _multiply_adds(layer: QuantizedLayer, x: Tensor, y: Tensor) -> int:
+def _multiply_adds(layer: QuantizedLayer | FloatLayer, x: Tensor, y: Tensor) -> int:
     elements = x.numel() if layer.spec.kind == "conv_transpose2d" else y.numel()
-    return elements * math.prod(layer.weight.shape[1:])
+    return elements * math.prod(_weight(layer).shape[1:])
 
 
 def _grouping(spec: LayerSpec, shape: tuple[int, ...]) -> Grouping:

@@ -3,7 +3,7 @@
 A ``QuantizedModel`` is what ships. Its graph is an ``fx.GraphModule`` that holds
 
 * ``call_module`` nodes to ``FrozenQuantizer`` (one tensor argument),
-* ``call_module`` nodes to ``FrozenLayer`` (one tensor argument),
+* ``call_module`` nodes to ``FrozenLayer`` and ``FloatLayer`` (one tensor argument),
 * ``call_function`` nodes to ATen operators for everything else,
 
 one placeholder ``input`` ``[N, C, H, W]`` and one output tensor ``[N, classes]``.
@@ -22,7 +22,14 @@ from lrq_deploy.student.operators import dequantize_weight, quantize_dequantize
 from lrq_deploy.task import Task
 from lrq_deploy.teacher import Preprocessing
 
-__all__ = ["FrozenLayer", "FrozenQuantizer", "LayerKind", "LayerSpec", "QuantizedModel"]
+__all__ = [
+    "FloatLayer",
+    "FrozenLayer",
+    "FrozenQuantizer",
+    "LayerKind",
+    "LayerSpec",
+    "QuantizedModel",
+]
 
 LayerKind = Literal["conv2d", "linear", "conv_transpose2d"]
 
@@ -117,10 +124,39 @@ class FrozenLayer(nn.Module):
         self.register_buffer("weight_scale", qparams.scale.clone())
         self.register_buffer("bias", bias)
 
+    @property
+    def stored_weight(self) -> Tensor:
+        """What a graph stores of the weight."""
+        return self.weight_q
+
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layer to an already quantized input."""
         weight = dequantize_weight(self.weight_q, self.weight_scale, self.spec.channel_axis)
         return self.spec.apply(x, weight, self.bias)
+
+
+class FloatLayer(nn.Module):
+    """A layer that stays in float with the teacher's folded weights, trained or frozen.
+
+    Attributes:
+        spec: what it computes.
+        stored_weight: float32 in the operator's own weight layout.
+        bias: float32 ``[C_out]`` or None.
+    """
+
+    stored_weight: Tensor
+    bias: Tensor | None
+
+    def __init__(self, spec: LayerSpec, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.spec = spec
+        self.register_buffer("stored_weight", weight.detach().clone())
+        self.register_buffer("bias", None if bias is None else bias.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the layer in the type of ``x``; the exact student works in float64."""
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return self.spec.apply(x, self.stored_weight.to(x.dtype), bias)
 
 
 @dataclass(frozen=True)
@@ -156,14 +192,22 @@ class QuantizedModel:
         return result
 
     def layers(self) -> dict[str, FrozenLayer]:
-        """Every weighted layer by name, in graph order."""
+        """Every quantized layer by name, in graph order."""
         return self._modules_of(FrozenLayer)
+
+    def float_layers(self) -> dict[str, FloatLayer]:
+        """Every layer that stays in float by name, in graph order."""
+        return self._modules_of(FloatLayer)
+
+    def weighted_layers(self) -> dict[str, FrozenLayer | FloatLayer]:
+        """All of both, in graph order."""
+        return self._modules_of(FrozenLayer | FloatLayer)
 
     def quantizers(self) -> dict[str, FrozenQuantizer]:
         """Every activation quantizer by name, in graph order."""
         return self._modules_of(FrozenQuantizer)
 
-    def _modules_of(self, kind: type[Any]) -> dict[str, Any]:
+    def _modules_of(self, kind: Any) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for node in self.graph.graph.nodes:
             if node.op == "call_module":

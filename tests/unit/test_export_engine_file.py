@@ -30,6 +30,7 @@ RECORD = EngineRecord(
     batch=(1, 1, 8),
     input_shape=(3, 32, 32),
     workspace_mib=None,
+    fp16_rest=False,
     audit={"integer_share": 1.0},
 )
 
