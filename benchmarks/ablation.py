@@ -48,6 +48,8 @@ VARIANTS = {
     "images as drawn, not refined": Variant(settings={"refinement_steps": 0}),
     "steps as calibrated, not learned": Variant(settings={"scale_rate": 0.0}),
     "no loss on block outputs": Variant(settings={"feature_weight": 0.0}),
+    "the last step, not the mean": Variant(settings={"averaged_share": 0.0}),
+    "rounding learned block by block": Variant(settings={"student_steps": 0, "block_steps": 300}),
     "ranges only": Variant(settings={"student_steps": 0}),
 }
 

@@ -111,7 +111,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--settings", default="w8a8,w4a4")
     parser.add_argument("--recipes", default="balanced")
     parser.add_argument(
-        "--methods", "--method", default="lrq", help="lrq, lrq-paper, gdfq, zeroq, calibrate"
+        "--methods",
+        "--method",
+        default="lrq",
+        help="lrq, lrq-blocks, lrq-paper, gdfq, zeroq, calibrate",
     )
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--cache", help="folder where the images of cells are kept and reused")

@@ -21,7 +21,7 @@ __all__ = [
 Recipe = Literal["fast", "balanced", "best"]
 Device = Literal["auto", "cpu", "cuda"]
 MarginMode = Literal["a1", "a2", "b", "off"]
-Method = Literal["lrq", "lrq-paper", "gdfq", "zeroq", "calibrate"]
+Method = Literal["lrq", "lrq-blocks", "lrq-paper", "gdfq", "zeroq", "calibrate"]
 ImageSource = Literal["generator", "noise"]
 
 

@@ -44,6 +44,11 @@ class MethodRecipe:
 
 METHODS: Mapping[Method, MethodRecipe] = {
     "lrq": MethodRecipe("this project's default", MethodSwitches()),
+    "lrq-blocks": MethodRecipe(
+        "the default's images; rounding learned block by block (BRECQ, QDrop)",
+        MethodSwitches(),
+        {"block_steps": 300, "student_steps": 0},
+    ),
     "lrq-paper": MethodRecipe(
         "LRQ (arXiv 2211.06816) as its abstract describes it",
         MethodSwitches(long_range=True, margin="a1", decoupled=True, range_search=False),

@@ -74,8 +74,8 @@ class RecipeSettings:
     refinement_rate: float = 0.02
     averaged_share: float = 0.5
     float_share: float = 0.5
-    rounding_rate: float = 1e-2
-    rounding_weight: float = 1e-2
+    rounding_rate: float = 5e-2
+    rounding_weight: float = 5e-2
     block_scale_rate: float = 1e-3
     weight_rate: float = 1e-3
     scale_rate: float = 3e-3

@@ -74,7 +74,8 @@ def stage_seconds(
         "generator": trained * TRAINING_FACTOR * (teacher + generator),
         "images": made * (generator + settings.refinement_steps * TRAINING_FACTOR * teacher),
         "calibration": settings.calibration_images * CALIBRATION_FACTOR * teacher,
-        "student": settings.student_steps
+        # A step for each block runs that block alone: together they are one step of the whole.
+        "student": (settings.student_steps + settings.block_steps)
         * (
             settings.batch_size * STUDENT_FACTOR * teacher + STUDENT_STEP_SECONDS_PER_LAYER * layers
         ),

@@ -204,17 +204,21 @@ def test_each_part_of_the_method_acts(
     assert run.bundle.manifest.options["method"] == asdict(replace(SWITCHES, **change))
 
 
-@pytest.mark.parametrize("method", ["lrq-paper", "gdfq", "zeroq", "calibrate"])
+@pytest.mark.parametrize("method", ["lrq-blocks", "lrq-paper", "gdfq", "zeroq", "calibrate"])
 def test_every_method_gives_a_bundle_from_the_same_parts(
     digits_teacher: TrainedDigits, tmp_path: Path, method: Method
 ) -> None:
     settings = method_settings(method, TINY)
-    settings = replace(settings, refinement_steps=min(settings.refinement_steps, 2))
+    settings = replace(
+        settings,
+        refinement_steps=min(settings.refinement_steps, 2),
+        block_steps=min(settings.block_steps, 2),
+    )
     switches = method_switches(method)
     run = tiny(digits_teacher, tmp_path / "bundle", settings, method=switches, method_name=method)
     metrics = run.bundle.manifest.metrics
     assert run.bundle.manifest.options["method_name"] == method
-    assert bool(metrics["student"]) == (method in ("lrq-paper", "gdfq"))
+    assert bool(metrics["student"]) == (method in ("lrq-blocks", "lrq-paper", "gdfq"))
     assert bool(metrics["generator"]) == (method != "zeroq")
     assert run.result.parity_top1 == 100.0
 

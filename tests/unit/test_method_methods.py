@@ -40,6 +40,12 @@ def test_the_paper_and_gdfq_differ_in_generator_margin_and_distillation_alone() 
     assert plain.student_steps == RECIPE.student_steps
 
 
+def test_blocks_are_fitted_instead_of_the_whole_student() -> None:
+    settings = method_settings("lrq-blocks", RECIPE)
+    assert settings.block_steps > 0
+    assert settings == replace(RECIPE, block_steps=settings.block_steps, student_steps=0)
+
+
 @pytest.mark.parametrize("method", ["zeroq", "calibrate"])
 def test_methods_that_do_not_train_make_the_images_of_the_ranges_only(method: Method) -> None:
     settings = method_settings(method, RECIPE)
@@ -55,5 +61,5 @@ def test_zeroq_has_neither_generator_nor_labels() -> None:
 
 
 def test_an_unknown_method_is_refused() -> None:
-    with pytest.raises(OptionError, match="method must be one of lrq, lrq-paper"):
+    with pytest.raises(OptionError, match="method must be one of lrq, lrq-blocks, lrq-paper"):
         QuantizeOptions(Path("m"), Path("o"), method_name="zq")  # type: ignore[arg-type]
