@@ -1,16 +1,11 @@
 """``lrq-deploy plan``: parse, one call, print. Nothing is trained or written."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from lrq_deploy.cli import quantize_parameters as parameter
-from lrq_deploy.cli.quantize_flags import (
-    QuantizeFlags,
-    command_line,
-    options_from,
-    parse_floats,
-    parse_integers,
-    parse_width,
-)
+from lrq_deploy.cli.flag_signature import NETWORK, WIDTHS, with_flags
+from lrq_deploy.cli.quantize_flags import QuantizeFlags, command_line, options_from
 from lrq_deploy.options import QuantizeOptions
 
 __all__ = ["plan"]
@@ -18,48 +13,17 @@ __all__ = ["plan"]
 DEFAULT_BITS = 4
 
 
+@with_flags(*WIDTHS, "target", *NETWORK, "trust_pickle", "long_range", "method", "recipe")
 def plan(
     model: parameter.Model,
-    bits: parameter.Bits = DEFAULT_BITS,
-    weight_bits: parameter.WeightBits = None,
-    act_bits: parameter.ActBits = None,
-    edge_bits: parameter.EdgeBits = None,
-    residual_bits: parameter.ResidualBits = None,
-    act_symmetry: parameter.ActSymmetry = None,
-    depthwise: parameter.Depthwise = None,
-    arch: parameter.Arch = None,
-    input_shape: parameter.InputShape = None,
-    mean: parameter.Mean = None,
-    std: parameter.Std = None,
-    output: parameter.Output = None,
-    task: parameter.Task = None,
-    trust_pickle: parameter.TrustPickle = None,
-    long_range: parameter.LongRange = None,
-    method: parameter.Method = None,
-    recipe: parameter.Recipe = None,
+    bits: parameter.PlannedBits = DEFAULT_BITS,
+    *,
+    flags: QuantizeFlags,
     json: parameter.Json = False,
     quiet: parameter.Quiet = False,
 ) -> None:
     """Say what quantize would do, in seconds: layers, sizes, runtimes, time. Trains nothing."""
-    flags = QuantizeFlags(
-        bits=bits,
-        weight_bits=weight_bits,
-        act_bits=act_bits,
-        edge_bits=parse_width("edge-bits", edge_bits),
-        residual_bits=parse_width("residual-bits", residual_bits),
-        act_symmetry=act_symmetry,
-        depthwise=depthwise,
-        arch=arch,
-        input_shape=parse_integers("input-shape", input_shape),
-        mean=parse_floats("mean", mean),
-        std=parse_floats("std", std),
-        output=output,
-        task=task,
-        method=method,
-        recipe=recipe,
-        trust_pickle=trust_pickle,
-        long_range=long_range,
-    )
+    flags = replace(flags, bits=bits)
     _print(model, flags, options_from(model, flags), json, quiet)
 
 
@@ -71,11 +35,16 @@ def _print(
     from lrq_deploy.cli.plan_report import print_plan
     from lrq_deploy.cli.progress_view import progress_view
     from lrq_deploy.export.forecast import forecasts
+    from lrq_deploy.export.targets import targets
     from lrq_deploy.planning.make import make_plan
 
+    choice = targets().choose(options.target, options.scheme)
+    # What auto leaves out is shown too, with the reason.
+    shown = {target.name for target in choice.targets} | set(choice.refused)
+    runtimes = [forecast for forecast in forecasts() if forecast.name in shown]
     console = Console()
     with progress_view(Console(stderr=True), quiet=quiet, plain=json) as view:
-        found = make_plan(options, forecasts(), view)
+        found = make_plan(options, runtimes, view)
     if json:
         console.print_json(data=found.to_json())
     else:

@@ -7,15 +7,12 @@ from typing import TYPE_CHECKING
 import typer
 
 from lrq_deploy.cli import quantize_parameters as parameter
+from lrq_deploy.cli.flag_signature import NETWORK, WIDTHS, with_flags
 from lrq_deploy.cli.quantize_flags import (
     QuantizeFlags,
     command_line,
     control_from,
     options_from,
-    parse_bits,
-    parse_floats,
-    parse_integers,
-    parse_width,
 )
 from lrq_deploy.options import QuantizeOptions
 from lrq_deploy.resume.stop_request import RunStopped, stop_on_signals
@@ -26,77 +23,37 @@ if TYPE_CHECKING:
 __all__ = ["quantize", "run_and_report"]
 
 
+@with_flags(
+    "bits",
+    "target_size",
+    *WIDTHS,
+    "target",
+    "bench",
+    *NETWORK,
+    "images",
+    "trust_pickle",
+    "long_range",
+    "margin",
+    "decoupled",
+    "method",
+    "recipe",
+    "device",
+    "seed",
+    "out",
+    "force",
+    "cache",
+    "resume",
+    "checkpoint_every",
+    "max_memory",
+)
 def quantize(
     model: parameter.Model,
-    bits: parameter.BitsOrMixed = None,
-    target_size: parameter.TargetSize = None,
-    weight_bits: parameter.WeightBits = None,
-    act_bits: parameter.ActBits = None,
-    edge_bits: parameter.EdgeBits = None,
-    residual_bits: parameter.ResidualBits = None,
-    act_symmetry: parameter.ActSymmetry = None,
-    depthwise: parameter.Depthwise = None,
-    target: parameter.Target = None,
-    bench: parameter.Bench = None,
-    arch: parameter.Arch = None,
-    input_shape: parameter.InputShape = None,
-    mean: parameter.Mean = None,
-    std: parameter.Std = None,
-    output: parameter.Output = None,
-    task: parameter.Task = None,
-    images: parameter.Images = None,
-    trust_pickle: parameter.TrustPickle = None,
-    long_range: parameter.LongRange = None,
-    margin: parameter.Margin = None,
-    decoupled: parameter.Decoupled = None,
-    method: parameter.Method = None,
-    recipe: parameter.Recipe = None,
-    device: parameter.Device = None,
-    seed: parameter.Seed = None,
-    out: parameter.Out = None,
-    force: parameter.Force = None,
-    cache: parameter.Cache = None,
-    resume: parameter.Resume = None,
-    checkpoint_every: parameter.CheckpointEvery = None,
-    max_memory: parameter.MaxMemory = None,
+    flags: QuantizeFlags,
     config: parameter.Config = None,
     json: parameter.Json = False,
     quiet: parameter.Quiet = False,
 ) -> None:
     """Quantize a trained classifier without data, to a checked integer ONNX graph."""
-    flags = QuantizeFlags(
-        bits=parse_bits(bits),
-        target_size=target_size,
-        weight_bits=weight_bits,
-        act_bits=act_bits,
-        edge_bits=parse_width("edge-bits", edge_bits),
-        residual_bits=parse_width("residual-bits", residual_bits),
-        act_symmetry=act_symmetry,
-        depthwise=depthwise,
-        arch=arch,
-        input_shape=parse_integers("input-shape", input_shape),
-        mean=parse_floats("mean", mean),
-        std=parse_floats("std", std),
-        output=output,
-        task=task,
-        images=images,
-        method=method,
-        recipe=recipe,
-        device=device,
-        seed=seed,
-        out=out,
-        force=force,
-        trust_pickle=trust_pickle,
-        long_range=long_range,
-        margin=margin,
-        decoupled=decoupled,
-        target=target,
-        bench=bench,
-        cache=cache,
-        resume=resume,
-        checkpoint_every=checkpoint_every,
-        max_memory=max_memory,
-    )
     if config is not None:
         from lrq_deploy.cli.config_file import read_config
 

@@ -13,7 +13,6 @@ __all__ = [
     "Arch",
     "Bench",
     "Bits",
-    "BitsOrMixed",
     "Cache",
     "CheckpointEvery",
     "Config",
@@ -33,6 +32,7 @@ __all__ = [
     "Model",
     "Out",
     "Output",
+    "PlannedBits",
     "Quiet",
     "Recipe",
     "ResidualBits",
@@ -62,7 +62,7 @@ Model = Annotated[
     ),
 ]
 
-Bits = Annotated[
+PlannedBits = Annotated[
     int | None,
     typer.Option(
         "--bits",
@@ -70,7 +70,7 @@ Bits = Annotated[
         help="Weights and activations of the inner layers.",
     ),
 ]
-BitsOrMixed = Annotated[
+Bits = Annotated[
     str | None,
     typer.Option(
         "--bits",

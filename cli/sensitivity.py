@@ -1,5 +1,6 @@
 """``lrq-deploy sensitivity``: parse, measure, print. Nothing is trained but a small generator."""
 
+from dataclasses import replace
 from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -7,12 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lrq_deploy.cli import quantize_parameters as parameter
-from lrq_deploy.cli.quantize_flags import (
-    QuantizeFlags,
-    options_from,
-    parse_floats,
-    parse_integers,
-)
+from lrq_deploy.cli.flag_signature import NETWORK, with_flags
+from lrq_deploy.cli.quantize_flags import QuantizeFlags, options_from
 from lrq_deploy.cli.result_files import check_folder, write_files
 from lrq_deploy.options import QuantizeOptions
 from lrq_deploy.progress import ProgressCallback
@@ -40,38 +37,17 @@ Replace = Annotated[
 ]
 
 
+@with_flags("act_symmetry", *NETWORK, "trust_pickle", "device", "seed")
 def sensitivity(
     model: parameter.Model,
-    act_symmetry: parameter.ActSymmetry = None,
-    arch: parameter.Arch = None,
-    input_shape: parameter.InputShape = None,
-    mean: parameter.Mean = None,
-    std: parameter.Std = None,
-    output: parameter.Output = None,
-    task: parameter.Task = None,
-    trust_pickle: parameter.TrustPickle = None,
-    device: parameter.Device = None,
-    seed: parameter.Seed = None,
+    flags: QuantizeFlags,
     out: Folder = None,
     force: Replace = False,
     json: parameter.Json = False,
     quiet: parameter.Quiet = False,
 ) -> None:
     """Rank layers by what each loses at 2, 3, 4 and 8 bits, on synthetic images."""
-    flags = QuantizeFlags(
-        bits=8,
-        act_symmetry=act_symmetry,
-        arch=arch,
-        input_shape=parse_integers("input-shape", input_shape),
-        mean=parse_floats("mean", mean),
-        std=parse_floats("std", std),
-        output=output,
-        task=task,
-        trust_pickle=trust_pickle,
-        device=device,
-        seed=seed,
-    )
-    options = options_from(model, flags)
+    options = options_from(model, replace(flags, bits=8))
     if out is not None:
         check_folder(out, (JSON_NAME, PICTURE_NAME), force)
     _run(options, out, json, quiet)

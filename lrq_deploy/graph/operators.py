@@ -97,7 +97,7 @@ IDENTITIES = {
 }
 """Operators that do nothing to the numbers of a network in evaluation mode."""
 
-CONCATENATIONS = {aten.cat.default, aten.concat.default}
+CONCATENATIONS = {aten.cat.default}
 
 SUMS = {aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor}
 """Element-wise operators on two tensors that runtimes execute in integers."""

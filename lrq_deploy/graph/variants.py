@@ -2,8 +2,9 @@
 
 Requires: constants are folded.
 Ensures: weighted layers are ``conv2d.default``, ``conv_transpose2d.input`` or
-``linear.default`` with stored weights; maximum pooling is ``max_pool2d.default``. The graph
-computes the same. Archives decomposed to core ATen then look like any other network.
+``linear.default`` with stored weights; maximum pooling is ``max_pool2d.default``; an operator of
+two names has the usual one. The graph computes the same. Archives decomposed to core ATen then
+look like any other network.
 """
 
 import operator
@@ -20,6 +21,18 @@ from lrq_deploy.graph.replacement import replace_call
 __all__ = ["unify_variants"]
 
 aten = torch.ops.aten
+
+_USUAL_NAMES: dict[Any, Any] = {
+    aten.clip.default: aten.clamp.default,
+    aten.concat.default: aten.cat.default,
+    aten.concatenate.default: aten.cat.default,
+    aten.divide.Tensor: aten.div.Tensor,
+    aten.multiply.Tensor: aten.mul.Tensor,
+    aten.special_expit.default: aten.sigmoid.default,
+    aten.subtract.Tensor: aten.sub.Tensor,
+    aten.true_divide.Tensor: aten.div.Tensor,
+}
+"""Aliases with the arguments of what they stand for."""
 
 _OTHER_RANKS = {
     aten.conv1d.default,
@@ -39,6 +52,7 @@ def unify_variants(graph_module: fx.GraphModule) -> None:
             computed from the image.
     """
     for node in list(graph_module.graph.nodes):
+        node.target = _USUAL_NAMES.get(node.target, node.target)
         if is_call(node, {aten.convolution.default}):
             _split_convolution(graph_module, node)
         elif is_call(node, {aten.conv2d.padding}):

@@ -140,6 +140,28 @@ def test_bad_input_is_exit_code_2(program: Program) -> None:
     assert "2..8" in text
 
 
+def test_a_target_is_what_quantize_would_write(program: Program) -> None:
+    _, text = program.run("--target", "onnxruntime")
+    command = text[text.index("Next:") :]
+    assert "--target onnxruntime" in command
+    assert "tensorrt" not in text
+
+
+def test_a_target_that_cannot_run_the_scheme_is_refused_like_quantize_does(
+    program: Program,
+) -> None:
+    free = ("--act-symmetry", "asymmetric")
+    code, text = program.run(*free, "--target", "tensorrt")
+    assert code == main.EXIT_INPUT
+    assert "zero points of 0" in text
+    code, text = program.run(*free, "--json")
+    assert code == 0
+    assert json.loads(text)["integer_share"] == {"onnxruntime": 1.0, "tensorrt": 0.0}
+    code, text = program.run("--target", "openvino")
+    assert code == main.EXIT_INPUT
+    assert "onnxruntime, tensorrt" in text
+
+
 def test_output_picks_one_of_several_heads(program: Program) -> None:
     code, text = program.run(factory="Heads")
     assert code == main.EXIT_INPUT

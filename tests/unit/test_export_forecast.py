@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from lrq_deploy.export.forecast import OnnxRuntimeForecast, TensorRtForecast, forecasts
+from lrq_deploy.export.targets import targets
 from lrq_deploy.planning.plan import LayerFacts, Sizes
 from lrq_deploy.scheme import Scheme
 
@@ -14,8 +15,8 @@ CONVOLUTION = LayerFacts("a", "conv2d", "dense", (8, 8, 3, 3), 1000, 100, 4, 4, 
 SIZES = Sizes(40 * 2**20, 10 * 2**20, 5 * 2**20, 11 * 2**20)
 
 
-def test_names_are_unique() -> None:
-    assert sorted(f.name for f in forecasts()) == ["onnxruntime", "tensorrt"]
+def test_every_target_has_one_forecast() -> None:
+    assert sorted(f.name for f in forecasts()) == targets().names()
 
 
 @pytest.mark.parametrize("grouping", ["depthwise", "grouped"])

@@ -23,6 +23,7 @@ HARD_SIGMOIDS: dict[str, Formula] = {
     "module": lambda x: nn.ReLU6()(3 + x) / 6,
     "hardtanh": lambda x: F.hardtanh(x + 3, 0.0, 6.0) * (1 / 6),
     "clamp": lambda x: torch.clamp(x + 3, min=0, max=6) * 0.1666667,
+    "clip": lambda x: torch.clip(x + 3, 0, 6) / 6,
     "shifted by a half": lambda x: torch.clamp(x / 6 + 0.5, 0, 1),
 }
 OTHERS: dict[str, Formula] = {

@@ -42,6 +42,22 @@ def test_in_place_and_functional_forms_become_the_same_graph() -> None:
     assert targets(graph_of(InPlace())) == targets(graph_of(Functional()))
 
 
+def test_operators_with_two_names_have_the_usual_one() -> None:
+    class Aliases(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            y = torch.concat([torch.multiply(x, x), torch.special.expit(torch.clip(x, 0, 1))], 1)
+            z = torch.concatenate([torch.divide(x, 2), torch.true_divide(x, 4)], 1)
+            return torch.subtract(y, z).mean((2, 3))
+
+    class Usual(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            y = torch.cat([x * x, torch.sigmoid(torch.clamp(x, 0, 1))], 1)
+            z = torch.cat([x / 2, x / 4], 1)
+            return (y - z).mean((2, 3))
+
+    assert targets(graph_of(Aliases())) == targets(graph_of(Usual()))
+
+
 def test_what_does_nothing_is_gone() -> None:
     class Idle(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
