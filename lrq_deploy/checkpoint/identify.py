@@ -167,6 +167,20 @@ def _not_readable(path: Path, head: bytes, size: int) -> CheckpointError:
             "get the checkpoint that it was exported from (inspect names its producer), and pass "
             "that, or torch.export.save it as .pt2 where the file was exported",
         )
+    if head.startswith(b"version https://git-lfs"):
+        return CheckpointError(
+            "the model file must hold the weights",
+            f"{path}, a Git LFS pointer to them",
+            "run git lfs pull where it was cloned, or download the file itself",
+        )
+    if head.lstrip()[:9].lower().startswith((b"<!doctype", b"<html")):
+        return CheckpointError(
+            "the model file must hold the weights",
+            f"{path}, an HTML page that a download saved in their place",
+            "download it again by a link to the file itself",
+        )
+    if head.startswith(b"\x89HDF\r\n\x1a\n"):
+        return _foreign(path, "an HDF5 file, as Keras writes")
     if _is_text(head):
         return _foreign(path, "a text file")
     return _foreign(path, "a file of unknown format")

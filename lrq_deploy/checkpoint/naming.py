@@ -22,6 +22,7 @@ NESTING_KEYS: Final = (
     "module",
     "weights",
     "params",
+    "checkpoint",
     "state_dict_ema",
     "model_ema",
     "ema",

@@ -109,6 +109,7 @@ def _describe(content: object) -> str:
         names = ", ".join(printable(key, 40) for key in list(content)[:5] if isinstance(key, str))
         return f"a mapping of {len(content)} entries without tensors ({names or 'no names'})"
     kind = getattr(content, "qualified_name", "") or type(content).__name__
+    kind = "tensor" if isinstance(content, TensorOutline) else kind
     return f"one {printable(kind, 80)} instead of a mapping"
 
 
