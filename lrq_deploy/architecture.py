@@ -12,6 +12,7 @@ from torch import nn
 
 from lrq_deploy.architecture_file import build_from_file
 from lrq_deploy.errors import CheckpointError, OptionError
+from lrq_deploy.teacher import Interpolation
 
 __all__ = ["Architecture", "build_architecture"]
 
@@ -32,6 +33,7 @@ class Architecture:
         mean, std: per channel, in units of the 0..1 pixel range; ``None`` if unknown.
         resize: shorter side in pixels before the centre crop to ``input_shape``; ``None`` if
             unknown or resized directly.
+        interpolation: of resized images.
         optional_prefixes: names that a state dict may hold beyond the network's own.
     """
 
@@ -41,6 +43,7 @@ class Architecture:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     resize: int | None = None
+    interpolation: Interpolation = "bilinear"
     optional_prefixes: tuple[str, ...] = ()
 
 
@@ -105,6 +108,7 @@ def _from_torchvision(name: str, num_classes: int | None) -> Architecture:
         (0.5,) * 3 if half else tuple(float(m) for m in crop.mean),
         (0.5,) * 3 if half else tuple(float(s) for s in crop.std),
         resize,
+        _interpolation(crop.interpolation.value),
         _AUXILIARY_PREFIXES if half else (),
     )
 
@@ -138,7 +142,13 @@ def _from_timm(name: str, num_classes: int | None) -> Architecture:
         tuple(float(m) for m in known["mean"]) if known.get("mean") else None,
         tuple(float(s) for s in known["std"]) if known.get("std") else None,
         resize,
+        _interpolation(known.get("interpolation")),
     )
+
+
+def _interpolation(stated: object) -> Interpolation:
+    """Anything else that a library may state is read as bilinear, its own default."""
+    return "bicubic" if stated == "bicubic" else "bilinear"
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from lrq_deploy.errors import ImageError
-from lrq_deploy.teacher import Preprocessing
+from lrq_deploy.teacher import Interpolation, Preprocessing
 
 __all__ = ["ImageReader", "ImageSet", "read_image_folder"]
 
@@ -36,6 +36,12 @@ _DECODING_ERRORS = (
 )
 
 
+_RESAMPLING: dict[Interpolation, Image.Resampling] = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+
+
 @dataclass(frozen=True)
 class ImageReader:
     """Turns an image file into a network input.
@@ -52,7 +58,7 @@ class ImageReader:
         """Decode and resize one file to ``[C, H, W]`` uint8.
 
         An image that already has the input size keeps its exact pixels. Otherwise it is
-        resized (bilinear with antialiasing), to ``(H, W)`` or, where the preprocessing
+        resized (with antialiasing), to ``(H, W)`` or, where the preprocessing
         names a shorter side, to that side and then cropped at the centre.
 
         Raises:
@@ -75,14 +81,15 @@ class ImageReader:
     def _resize(self, image: Image.Image) -> Image.Image:
         _, height, width = self.input_shape
         side = self.preprocessing.resize
+        resampling = _RESAMPLING[self.preprocessing.interpolation]
         if side is None:
-            return image.resize((width, height), Image.Resampling.BILINEAR)
+            return image.resize((width, height), resampling)
         # A crop larger than the resized image would be padded black.
         side = max(side, height, width)
         shorter = min(image.size)
         size = (image.width * side // shorter, image.height * side // shorter)
         if image.size != size:
-            image = image.resize(size, Image.Resampling.BILINEAR)
+            image = image.resize(size, resampling)
         left = round((image.width - width) / 2)
         top = round((image.height - height) / 2)
         return image.crop((left, top, left + width, top + height))

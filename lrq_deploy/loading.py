@@ -149,6 +149,7 @@ def _preprocessing(
     channels = input_shape[0]
     told = architecture if architecture and architecture.input_shape == input_shape else None
     resize = told.resize if told else None
+    resampled = architecture.interpolation if architecture else "bilinear"
     if options.mean is not None and options.std is not None:
         if len(options.mean) != channels:
             raise OptionError(
@@ -156,12 +157,12 @@ def _preprocessing(
                 f"{len(options.mean)} values for {channels} channels",
                 "pass as many as the input has channels",
             )
-        return Preprocessing(options.mean, options.std, known=True, resize=resize)
+        return Preprocessing(options.mean, options.std, True, resize, resampled)
     mean = architecture.mean if architecture else None
     std = architecture.std if architecture else None
     if mean is not None and std is not None and len(mean) == channels:
-        return Preprocessing(mean, std, known=True, resize=resize)
-    return Preprocessing((0.0,) * channels, (1.0,) * channels, known=False, resize=resize)
+        return Preprocessing(mean, std, True, resize, resampled)
+    return Preprocessing((0.0,) * channels, (1.0,) * channels, False, resize, resampled)
 
 
 def _load_archive(options: QuantizeOptions, file: CheckpointFile) -> LoadedModel:

@@ -1,13 +1,16 @@
 """The teacher: a captured full-precision network and what is known of its input."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import fx
 
 from lrq_deploy.task import Task
 
-__all__ = ["Preprocessing", "Teacher"]
+__all__ = ["Interpolation", "Preprocessing", "Teacher"]
+
+Interpolation = Literal["bilinear", "bicubic"]
 
 
 @dataclass(frozen=True)
@@ -21,12 +24,14 @@ class Preprocessing:
             the generator must find the range of the inputs itself.
         resize: shorter side in pixels before the centre crop; ``None`` resizes to the
             input shape directly.
+        interpolation: of resized images.
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     known: bool = True
     resize: int | None = None
+    interpolation: Interpolation = "bilinear"
 
     def bounds(self) -> list[tuple[float, float]]:
         """Smallest and largest input value of each channel."""

@@ -46,6 +46,18 @@ def _write_text(path: Path) -> None:
     path.write_text("conv1.weight: 0.25\nnot a checkpoint, é\n")
 
 
+def _write_lfs_pointer(path: Path) -> None:
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 46830571\n")
+
+
+def _write_page(path: Path) -> None:
+    path.write_text("\n<!DOCTYPE html>\n<html><body>404 not found</body></html>\n")
+
+
+def _write_hdf5(path: Path) -> None:
+    path.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(4000))
+
+
 def _write_plain_pickle(path: Path) -> None:
     path.write_bytes(pickle.dumps({"a": 1}))
 
@@ -91,6 +103,9 @@ def _write_empty(path: Path) -> None:
     ("write", "said"),
     [
         (_write_text, "text file"),
+        (_write_lfs_pointer, "Git LFS pointer"),
+        (_write_page, "HTML page"),
+        (_write_hdf5, "HDF5 file, as Keras writes"),
         (_write_plain_pickle, "plain pickle"),
         (_write_old_pickle, "plain pickle"),
         (_write_tar, "tar archive"),

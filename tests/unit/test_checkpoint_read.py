@@ -54,6 +54,7 @@ def _prefixed(prefix: str) -> dict[str, Tensor]:
         {"model": {"state_dict": _weights()}},
         {"model_state_dict": _weights(), "loss": 0.25},
         {"net": _weights(), "acc": 91.25},
+        {"checkpoint": {"model": _weights(), "optimizer": {"lr": 0.1}}},
         {"model": "resnet", "state_dict": _weights()},
         _prefixed("module."),
         _prefixed("_orig_mod."),

@@ -236,6 +236,7 @@ def _write_half_onnx(path: Path) -> None:
         (Path.mkdir, "directory"),
         (_write_text, "text file"),
         (_write_no_tensors, "named tensors"),
+        (lambda path: torch.save(torch.zeros(3), path), "one tensor instead of a mapping"),
         (_write_half, "must be complete"),
         (_write_half_onnx, "."),
     ],
