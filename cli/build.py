@@ -106,7 +106,8 @@ def build(
     from lrq_deploy.export.engine import build_from_bundle, default_engine_path
 
     loaded = load_bundle(bundle)
-    result = build_from_bundle(loaded, options, out or default_engine_path(loaded, options), force)
+    path = out or default_engine_path(loaded, options.kind)
+    result = build_from_bundle(loaded, options, path, force)
     console = Console()
     if json:
         console.print_json(data=_document(result))

@@ -3,6 +3,7 @@
 import sys
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -195,6 +196,7 @@ def validate_bundle(options: ValidateOptions, progress: ProgressCallback = silen
     """
     from lrq_deploy.export.bundle import load_bundle
     from lrq_deploy.export.coverage import audit
+    from lrq_deploy.export.engine_run import open_engine
     from lrq_deploy.export.graph_identity import check_graph
     from lrq_deploy.export.ladder import climb
     from lrq_deploy.export.targets import targets
@@ -218,6 +220,7 @@ def validate_bundle(options: ValidateOptions, progress: ProgressCallback = silen
         options.threads,
         -(-count // _BATCH),
         progress,
+        partial(open_engine, bundle) if "tensorrt" in graphs else None,
     )
     return Validation(
         bundle=options.bundle,

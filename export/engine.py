@@ -13,7 +13,7 @@ from lrq_deploy.export.coverage import Coverage
 from lrq_deploy.export.engine_build import build_engine, load_builder
 from lrq_deploy.export.engine_file import EngineRecord, check_engine_output, write_engine
 from lrq_deploy.export.engine_log import audit_engine
-from lrq_deploy.export.engine_options import EngineOptions, trtexec_command
+from lrq_deploy.export.engine_options import EngineKind, EngineOptions, trtexec_command
 from lrq_deploy.export.manifest import FileRecord
 from lrq_deploy.export.onnx_graph import finish
 from lrq_deploy.export.passes.half_rest import HalfRestPass
@@ -37,9 +37,9 @@ class EngineResult:
     coverage: Coverage | None
 
 
-def default_engine_path(bundle: Bundle, options: EngineOptions) -> Path:
+def default_engine_path(bundle: Bundle, kind: EngineKind) -> Path:
     """Beside the bundle, whose own files never change."""
-    return bundle.path.absolute().with_name(f"{bundle.path.absolute().name}.{options.kind}.engine")
+    return bundle.path.absolute().with_name(f"{bundle.path.absolute().name}.{kind}.engine")
 
 
 def build_from_bundle(

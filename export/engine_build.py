@@ -10,7 +10,7 @@ from typing import Any
 from lrq_deploy.errors import ExportError, OptionError
 from lrq_deploy.export.engine_options import EngineKind, EngineOptions
 
-__all__ = ["BuiltEngine", "build_engine", "cuda_device_count", "load_builder"]
+__all__ = ["BuiltEngine", "build_engine", "cuda_device_count", "load_builder", "logger_of"]
 
 _MODULES: dict[EngineKind, tuple[str, str]] = {
     "tensorrt": ("tensorrt", "tensorrt>=10.3"),
@@ -97,7 +97,7 @@ def build_engine(
         OptionError: a compute capability that the module does not know.
         ExportError: the parser refuses or changes the graph, or the build fails.
     """
-    log = _log_of(trt)
+    log = logger_of(trt)
     log.lines.clear()
     builder = trt.Builder(log)
     network = _parsed(trt, builder, log, graph)
@@ -117,7 +117,7 @@ def build_engine(
     return BuiltEngine(bytes(engine), tuple(text for _, text in log.lines), str(trt.__version__))
 
 
-def _log_of(trt: Any) -> Any:
+def logger_of(trt: Any) -> Any:
     """The logger of the module; the libraries keep the first one of a process for ever."""
     if trt.__name__ not in _logs:
 

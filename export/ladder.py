@@ -7,6 +7,7 @@ the numpy reference shows.
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lrq_deploy.errors import ImageError, ParityError
+from lrq_deploy.export.engine_run import EngineSession, EngineUnavailableError
 from lrq_deploy.export.exposure import (
     Divergence,
     Trace,
@@ -175,7 +177,7 @@ class _Climb:
         images, exact = images[:room], exact[:room]
         try:
             ours = self.logits(images)
-        except UnknownOperatorError as error:
+        except (UnknownOperatorError, EngineUnavailableError) as error:
             self.skipped = f"{error.rule}; got {error.received}"
             return
         self.pairs.append((exact, ours))
@@ -209,6 +211,7 @@ def climb(
     threads: int = 1,
     total: int = 1,
     progress: ProgressCallback = silent,
+    engine: Callable[[], EngineSession] | None = None,
 ) -> Ladder:
     """Run every form of the student on the same images.
 
@@ -221,6 +224,7 @@ def climb(
         threads: of ONNX Runtime.
         total: number of batches, for the progress.
         progress: receives one event per batch.
+        engine: loads the engine of the bundle, or says why it cannot run; None leaves it out.
 
     Raises:
         ExportError: ONNX Runtime does not accept a graph.
@@ -228,6 +232,10 @@ def climb(
         ParityError: a form gives logits that are not finite.
     """
     rungs = list(_rungs(model, graph, tensorrt_graph, reference_count, threads))
+    if engine is not None:
+        session = cache(engine)
+        title = "TensorRT engine"
+        rungs.append(_Climb("engine", title, Bound(), lambda x: session().logits(x), _untraced))
     report = StageProgress(progress, "parity ladder", total)
     count = 0
     for batch in images:
@@ -287,6 +295,11 @@ def _runtime(
         return onnx_trace(model, graph, images, level, threads)
 
     return _Climb(name, title, bound or Bound(), session.logits, trace)
+
+
+def _untraced(images: Tensor) -> Trace:
+    """An engine shows nothing of what flows inside."""
+    return {}
 
 
 def _is_narrow(scheme: Scheme) -> bool:

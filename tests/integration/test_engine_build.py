@@ -110,7 +110,7 @@ def test_the_command_builds_beside_the_bundle(bundle: Bundle) -> None:
     done = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert done.exit_code == 0
     document = json.loads(done.output)
-    engine = default_engine_path(bundle, AMPERE)
+    engine = default_engine_path(bundle, AMPERE.kind)
     assert document["path"] == str(engine)
     assert document["compute_capabilities"] == [89]
     assert document["audit"]["integer_layer_share"] == 1.0
