@@ -14,12 +14,13 @@ from lrq_deploy.method.noise import NoiseImages
 from lrq_deploy.method.recipe import RecipeSettings
 from lrq_deploy.method.refinement import Refinement
 from lrq_deploy.method.wanted import draw_wanted
+from lrq_deploy.ranks import ALONE, Ranks
 
 __all__ = ["ImageDrawing"]
 
 
 class ImageDrawing:
-    """The images of a run, batch by batch; a step is one refinement step of a batch.
+    """The images of a run, a batch per rank at a time; a step refines each of them once.
 
     The generator stays in training mode: its BatchNorms then use the statistics of the batch,
     as while it was trained. See ``ResumableStage``; the generator is not part of the state,
@@ -33,6 +34,7 @@ class ImageDrawing:
         device: where to draw.
         shape: of an image, ``(C, H, W)``.
         pool_file: where the images are kept; in memory, if not given.
+        ranks: that share the batches; each ends with all images.
     """
 
     name = "images"
@@ -46,20 +48,23 @@ class ImageDrawing:
         device: torch.device,
         shape: tuple[int, int, int],
         pool_file: Path | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
-        size = settings.batch_size
+        size = settings.batch_size * ranks.count
         self._count = settings.pool_images + settings.held_out_images
         self._steps_per_batch = max(settings.refinement_steps, 1)
-        batches = -(-self._count // size)
+        rounds = -(-self._count // size)
         self.watched = generator
-        self.steps = batches * self._steps_per_batch
+        self.steps = rounds * self._steps_per_batch
         self.steps_done = 0
         self.images_per_step = size / self._steps_per_batch
         self._teacher = teacher
         self._settings = settings
         self._device = device
         self._random = torch.Generator().manual_seed(seed)
-        self._pool = ImagePool(batches * size, shape, pool_file)
+        self._ranks = ranks
+        self._round_size = size
+        self._pool = ImagePool(rounds * size, shape, pool_file)
         self._labels: list[Tensor] = []
         self._batch: Refinement | None = None
         self._loss: Tensor | None = None
@@ -76,24 +81,31 @@ class ImageDrawing:
             self._loss = self._batch.step()
         self.steps_done += 1
         if self.steps_done % self._steps_per_batch == 0:
-            size = self._settings.batch_size
-            self._pool.put(self._finished() - size, self._batch.pixels.detach().cpu())
+            images = self._ranks.collected(self._batch.pixels.detach())
+            self._pool.put(self._finished() - self._round_size, images.cpu())
             self._batch = None
 
     def _finished(self) -> int:
         """Images that are done."""
-        return self.steps_done // self._steps_per_batch * self._settings.batch_size
+        return self.steps_done // self._steps_per_batch * self._round_size
 
     def _new_batch(self) -> Refinement:
+        """This rank's batch; all ranks draw for all of them alike, so that their states agree."""
         generator, size = self.watched, self._settings.batch_size
-        wanted = draw_wanted(size, generator.num_classes, generator.task, self._random)
-        latent = torch.randn(size, *generator.latent_shape, generator=self._random)
-        latent = latent.to(self._device)
-        target = wanted.to(self._device)
+        latents = []
+        for _ in range(self._ranks.count):
+            wanted = draw_wanted(size, generator.num_classes, generator.task, self._random)
+            self._labels.append(wanted)
+            latents.append(torch.randn(size, *generator.latent_shape, generator=self._random))
+        latent = latents[self._ranks.rank].to(self._device)
+        target = self._wanted_here().to(self._device)
         with torch.no_grad():
             drawn = generator(latent, generator.embed(target))
-        self._labels.append(wanted)
         return self._refinement(drawn, target)
+
+    def _wanted_here(self) -> Tensor:
+        """What the batch at hand of this rank was made for."""
+        return self._labels[self._ranks.rank - self._ranks.count]
 
     def _refinement(self, images: Tensor, target: Tensor) -> Refinement:
         return Refinement(images, target, self._teacher, self._settings, self.watched.bounds())
@@ -103,12 +115,14 @@ class ImageDrawing:
         return {} if self._loss is None else {"loss": float(self._loss)}
 
     def state_dict(self) -> dict[str, Any]:
-        """The images so far, those at hand, and the random numbers."""
+        """The images so far, those at hand of each rank, and the random numbers."""
         return {
             "steps_done": self.steps_done,
             "images": self._pool.state(self._finished()),
             "labels": self._labels,
-            "batch": None if self._batch is None else self._batch.state_dict(),
+            "batches": self._ranks.gathered(
+                None if self._batch is None else self._batch.state_dict()
+            ),
             "random": self._random.get_state(),
         }
 
@@ -120,7 +134,7 @@ class ImageDrawing:
         self._labels = list(state["labels"])
         self._random.set_state(state["random"])
         self._batch = None
-        if state["batch"] is not None:
-            pixels = state["batch"]["pixels"].to(self._device)
-            self._batch = self._refinement(pixels, self._labels[-1])
-            self._batch.load_state_dict(state["batch"])
+        mine = state["batches"][self._ranks.rank]
+        if mine is not None:
+            self._batch = self._refinement(mine["pixels"].to(self._device), self._wanted_here())
+            self._batch.load_state_dict(mine)

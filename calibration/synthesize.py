@@ -13,6 +13,7 @@ from lrq_deploy.method.noise import NoiseImages
 from lrq_deploy.method.recipe import RecipeSettings
 from lrq_deploy.options import MethodSwitches
 from lrq_deploy.progress import ProgressCallback
+from lrq_deploy.ranks import ALONE, Ranks
 from lrq_deploy.synthetic import SyntheticSet
 from lrq_deploy.teacher import Teacher
 
@@ -28,8 +29,9 @@ def synthesize(
     progress: ProgressCallback,
     keeper: StageKeeper = KEEP_NOTHING,
     pool_file: Path | None = None,
+    ranks: Ranks = ALONE,
 ) -> SyntheticSet:
-    """Images from the teacher alone; the same seed, device and thread count give the same.
+    """Images from the teacher alone; the same seed, device, ranks and thread count give the same.
 
     With ``pool_file`` they are in that file, mapped into memory, and not in memory.
 
@@ -39,12 +41,12 @@ def synthesize(
     """
     tapped = _on_device(tap_batch_norms(teacher.graph), device)
     source, metrics = _image_source(
-        teacher, tapped, settings, switches, seed, device, progress, keeper
+        teacher, tapped, settings, switches, seed, device, progress, keeper, ranks
     )
     drawing = ImageDrawing(
-        source, tapped, settings, seed + 1, device, teacher.input_shape, pool_file
+        source, tapped, settings, seed + 1, device, teacher.input_shape, pool_file, ranks
     )
-    run_stage(drawing, progress, keeper)
+    run_stage(drawing, progress, keeper, ranks)
     images, labels = drawing.drawn()
     fit, held_out = images.split([settings.pool_images, settings.held_out_images])
     return SyntheticSet(fit, labels[: settings.pool_images], held_out, metrics)
@@ -59,6 +61,7 @@ def _image_source(
     device: torch.device,
     progress: ProgressCallback,
     keeper: StageKeeper,
+    ranks: Ranks,
 ) -> tuple[LongRangeGenerator | NoiseImages, dict[str, float]]:
     """What images are drawn from, and how well it was trained."""
     about = (teacher.input_shape, teacher.num_classes, teacher.preprocessing)
@@ -68,8 +71,11 @@ def _image_source(
         torch.manual_seed(seed)
         generator = LongRangeGenerator(*about, switches.long_range, teacher.task)
     generator.to(device).to(memory_format=torch.channels_last)
+    ranks.align(generator)
     margin = "off" if switches.margin == "b" else switches.margin
-    metrics = train_generator(generator, tapped, settings, margin, seed, device, progress, keeper)
+    metrics = train_generator(
+        generator, tapped, settings, margin, seed, device, progress, keeper, ranks
+    )
     return generator, metrics
 
 

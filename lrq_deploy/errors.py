@@ -14,6 +14,7 @@ __all__ = [
     "OptionError",
     "OutputError",
     "ParityError",
+    "RankLostError",
     "StateFileError",
     "UnsupportedNetworkError",
 ]
@@ -33,6 +34,9 @@ class LrqError(Exception):
         self.rule = rule
         self.received = received
         self.remedy = remedy
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.rule, self.received, self.remedy)
 
 
 class OptionError(LrqError):
@@ -84,6 +88,10 @@ class ParityError(LrqError):
 
 class StateFileError(LrqError):
     """The kept state of a run is damaged or belongs to another run."""
+
+
+class RankLostError(LrqError):
+    """A process of a run that several share has died or does not answer."""
 
 
 class BundleError(LrqError):

@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lrq_deploy.method.wanted import draw_wanted
+from lrq_deploy.ranks import Ranks
 from lrq_deploy.task import Task
 
-__all__ = ["diversity_loss", "paired_labels"]
+__all__ = ["diversity_loss", "paired_labels", "part_of_pairs"]
 
 COARSE_SIDE = 8
 """Distances are taken on maps averaged to at most 8 x 8: texture is not diversity."""
@@ -26,6 +27,13 @@ def paired_labels(
     """``count`` of ``draw_wanted``, an even number, the second half a repetition of the first."""
     half = draw_wanted(count // 2, num_classes, task, generator)
     return torch.cat([half, half])
+
+
+def part_of_pairs(batch: Tensor, ranks: Ranks) -> Tensor:
+    """This rank's part of a batch ``[N, ...]`` with ``paired_labels``, pairs kept together."""
+    first, second = batch.chunk(2)
+    part = ranks.part(len(first))
+    return torch.cat([first[part], second[part]])
 
 
 def diversity_loss(maps: list[Tensor], labels: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lrq_deploy.graph.statistics import TappedTeacher
-from lrq_deploy.method.diversity import diversity_loss, paired_labels
+from lrq_deploy.method.diversity import diversity_loss, paired_labels, part_of_pairs
 from lrq_deploy.method.generator import LATENT_SIZE, LongRangeGenerator
 from lrq_deploy.method.loop import KEEP_NOTHING, StageKeeper, run_stage
 from lrq_deploy.method.margin import add_margin, angle_penalty, class_angles
@@ -17,6 +17,7 @@ from lrq_deploy.method.statistics_loss import statistics_loss
 from lrq_deploy.method.wanted import hit_rate, wanted_loss
 from lrq_deploy.options import MarginMode
 from lrq_deploy.progress import ProgressCallback
+from lrq_deploy.ranks import ALONE, Ranks
 
 __all__ = ["GeneratorTraining", "train_generator"]
 
@@ -47,12 +48,14 @@ def train_generator(
     device: torch.device,
     progress: ProgressCallback,
     keeper: StageKeeper = KEEP_NOTHING,
+    ranks: Ranks = ALONE,
 ) -> dict[str, float]:
     """Train ``generator`` in place.
 
     Loss: ``statistics_weight * BNS + class_weight * CE(+AMA) + diversity_weight * diversity``;
     for sets of labels binary CE, without AMA, which needs one class.
-    Teacher and generator must be on ``device``.
+    Teacher and generator must be on ``device``, and the generator the same on all ``ranks``,
+    which share each batch.
 
     Returns:
         Loss terms of the last step, with ``hit_rate``, the share of images that the teacher
@@ -63,8 +66,8 @@ def train_generator(
     Raises:
         DivergenceError: a loss is not finite; ``generator`` then holds the last good state.
     """
-    stage = GeneratorTraining(generator, teacher, settings, margin_mode, seed, device)
-    return run_stage(stage, progress, keeper)
+    stage = GeneratorTraining(generator, teacher, settings, margin_mode, seed, device, ranks)
+    return run_stage(stage, progress, keeper, ranks)
 
 
 class GeneratorTraining:
@@ -80,6 +83,7 @@ class GeneratorTraining:
         margin_mode: MarginMode,
         seed: int,
         device: torch.device,
+        ranks: Ranks,
     ) -> None:
         self.watched = generator.train()
         self.steps = settings.generator_steps
@@ -89,6 +93,7 @@ class GeneratorTraining:
         self._settings = settings
         self._margin_mode = margin_mode
         self._device = device
+        self._ranks = ranks
         self._random = torch.Generator().manual_seed(seed)
         self._optimizer = torch.optim.Adam(
             generator.parameters(), settings.generator_rate, betas=BETAS
@@ -99,14 +104,16 @@ class GeneratorTraining:
         self._losses: _Losses | None = None
 
     def step(self) -> None:
-        """One batch of new latents."""
+        """One batch of new latents; ranks draw all of it alike, so that their states agree."""
         settings, generator = self._settings, self.watched
         labels = paired_labels(
             settings.batch_size, generator.num_classes, self._random, generator.task
-        ).to(self._device)
-        latent = torch.randn(len(labels), LATENT_SIZE, generator=self._random).to(self._device)
+        )
+        latent = torch.randn(len(labels), LATENT_SIZE, generator=self._random)
+        labels = part_of_pairs(labels, self._ranks).to(self._device)
+        latent = part_of_pairs(latent, self._ranks).to(self._device)
         images = generator(latent, generator.embed(labels))
-        losses = _losses(self._teacher, images, labels, settings, self._margin_mode)
+        losses = _losses(self._teacher, images, labels, settings, self._margin_mode, self._ranks)
         loss = (
             settings.statistics_weight * losses.statistics
             + settings.class_weight * losses.classes
@@ -114,6 +121,7 @@ class GeneratorTraining:
         )
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        self._ranks.average_gradients(generator)
         self._optimizer.step()
         self._schedule.step()
         self._losses = losses
@@ -148,6 +156,7 @@ def _losses(
     labels: Tensor,
     settings: RecipeSettings,
     margin_mode: MarginMode,
+    ranks: Ranks,
 ) -> _Losses:
     logits, features, taps = teacher.graph(images)
     classifier = teacher.classifier
@@ -163,7 +172,7 @@ def _losses(
     middle = [tap for tap in taps if tap.dim() == 4]
     spread = [images, *(middle[len(middle) * part // 3] for part in (1, 2))]
     return _Losses(
-        statistics=statistics_loss(taps, teacher.statistics),
+        statistics=statistics_loss(taps, teacher.statistics, ranks),
         classes=wanted_loss(target_logits, labels) + penalty,
         diversity=diversity_loss(spread, labels),
         hit_rate=hit_rate(logits, labels),

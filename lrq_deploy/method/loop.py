@@ -8,6 +8,7 @@ from torch import nn
 
 from lrq_deploy.method.divergence import DivergenceGuard
 from lrq_deploy.progress import ProgressCallback, StageProgress
+from lrq_deploy.ranks import ALONE, Ranks
 
 __all__ = ["KEEP_NOTHING", "Kept", "ResumableStage", "StageKeeper", "run_stage"]
 
@@ -92,12 +93,15 @@ KEEP_NOTHING: StageKeeper = _KeepNothing()
 
 
 def run_stage(
-    stage: ResumableStage, progress: ProgressCallback, keeper: StageKeeper = KEEP_NOTHING
+    stage: ResumableStage,
+    progress: ProgressCallback,
+    keeper: StageKeeper = KEEP_NOTHING,
+    ranks: Ranks = ALONE,
 ) -> dict[str, float]:
     """Do the steps of ``stage`` that are left, from its kept state where there is one.
 
     Returns:
-        Loss terms of the last step.
+        Loss terms of the last step, their mean over the ranks.
 
     Raises:
         DivergenceError: a loss or a tensor of ``stage.watched`` is not finite.
@@ -119,13 +123,13 @@ def run_stage(
         last = done == stage.steps
         checked = last or done % CHECK_EVERY == 0
         if checked:
-            terms = stage.terms()
+            terms = ranks.mean(stage.terms())
             guard.check(done, terms)
         report.advance(terms)
         if keeper.due(last):
             if not checked:
                 # A state that has diverged is of no use.
-                terms = stage.terms()
+                terms = ranks.mean(stage.terms())
                 guard.check(done, terms)
             keeper.keep(stage.name, done, {"stage": stage.state_dict(), "terms": terms})
     return terms

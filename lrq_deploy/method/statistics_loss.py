@@ -12,30 +12,49 @@ import torch
 from torch import Tensor
 
 from lrq_deploy.graph.statistics import NormStatistics
+from lrq_deploy.ranks import ALONE, Ranks
 
 __all__ = ["statistics_loss"]
 
 EPSILON = 1e-5
 
 
-def statistics_loss(taps: list[Tensor], stored: tuple[NormStatistics, ...]) -> Tensor:
+def statistics_loss(
+    taps: list[Tensor], stored: tuple[NormStatistics, ...], ranks: Ranks = ALONE
+) -> Tensor:
     """Mean relative distance of the batch statistics to the stored ones.
 
     Args:
         taps: BatchNorm inputs, each ``[N, C, ...]``.
         stored: running statistics, each ``[C]``, in the order of ``taps``.
+        ranks: whose taps are one batch; for the gradient see ``Ranks.pooled``.
 
     Returns:
         Scalar, 0 where all statistics agree.
     """
-    terms = [_distance(tap, norm) for tap, norm in zip(taps, stored, strict=True)]
+    moments: list[tuple[Tensor, Tensor]] = [_ChannelMoments.apply(tap) for tap in taps]
+    if ranks.count > 1:
+        moments = _of_all(moments, stored, ranks)
+    terms = [_distance(*found, norm) for found, norm in zip(moments, stored, strict=True)]
     return torch.stack(terms).mean()
 
 
-def _distance(tap: Tensor, norm: NormStatistics) -> Tensor:
-    mean: Tensor
-    var: Tensor
-    mean, var = _ChannelMoments.apply(tap)
+def _of_all(
+    moments: list[tuple[Tensor, Tensor]], stored: tuple[NormStatistics, ...], ranks: Ranks
+) -> list[tuple[Tensor, Tensor]]:
+    """Means and variances of the batch that all ranks hold in equal parts.
+
+    Moments about the stored means add up, and lose no digits once the means have come close.
+    """
+    shifts = [mean - norm.mean for (mean, _), norm in zip(moments, stored, strict=True)]
+    squares = [var + shift.square() for (_, var), shift in zip(moments, shifts, strict=True)]
+    sizes = [len(shift) for shift in shifts]
+    pooled = ranks.pooled(torch.cat([*shifts, *squares])).split(sizes * 2)
+    pairs = zip(pooled[: len(sizes)], pooled[len(sizes) :], stored, strict=True)
+    return [(norm.mean + shift, square - shift.square()) for shift, square, norm in pairs]
+
+
+def _distance(mean: Tensor, var: Tensor, norm: NormStatistics) -> Tensor:
     deviation = (norm.var + EPSILON).sqrt()
     mean_error = (mean - norm.mean) / deviation
     deviation_error = (var + EPSILON).sqrt() / deviation - 1

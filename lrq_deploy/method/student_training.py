@@ -30,6 +30,7 @@ from lrq_deploy.method.margin import add_margin
 from lrq_deploy.method.recipe import RecipeSettings
 from lrq_deploy.options import MethodSwitches
 from lrq_deploy.progress import ProgressCallback
+from lrq_deploy.ranks import ALONE, Ranks
 from lrq_deploy.student.layers import ActQuantizer, QuantizedLayer
 from lrq_deploy.task import Task
 
@@ -58,6 +59,7 @@ def train_student(
     progress: ProgressCallback,
     task: Task = "multiclass",
     keeper: StageKeeper = KEEP_NOTHING,
+    ranks: Ranks = ALONE,
 ) -> dict[str, float]:
     """Train ``student`` in place; it must be calibrated.
 
@@ -72,6 +74,7 @@ def train_student(
         progress: receives the loss terms.
         task: what the logits mean.
         keeper: keeps the state, for a run that is continued.
+        ranks: that share each batch; ``student`` and ``images`` are the same on all of them.
 
     Returns:
         Loss terms of the last check.
@@ -79,8 +82,10 @@ def train_student(
     Raises:
         DivergenceError: a loss is not finite; ``student`` then holds the last good state.
     """
-    stage = StudentTraining(student, teacher, images, settings, switches, seed, device, task)
-    return run_stage(stage, progress, keeper)
+    stage = StudentTraining(
+        student, teacher, images, settings, switches, seed, device, task, ranks
+    )
+    return run_stage(stage, progress, keeper, ranks)
 
 
 class StudentTraining:
@@ -98,6 +103,7 @@ class StudentTraining:
         seed: int,
         device: torch.device,
         task: Task,
+        ranks: Ranks,
     ) -> None:
         self.watched = student.to(device).to(memory_format=torch.channels_last)
         self.steps = settings.student_steps
@@ -105,7 +111,8 @@ class StudentTraining:
         self.images_per_step = settings.batch_size
         teacher = teacher.to(device).to(memory_format=torch.channels_last)
         self._twins = _Twins(with_features(student), with_features(teacher), head_layer(student))
-        self._batches = AugmentedBatches(images, settings.batch_size, seed)
+        self._batches = AugmentedBatches(images, settings.batch_size, seed, ranks)
+        self._ranks = ranks
         self._settings = settings
         self._switches = switches
         self._device = device
@@ -126,6 +133,7 @@ class StudentTraining:
         losses = _losses(self._twins, batch, settings, self._switches, self._task)
         self._optimizer.zero_grad(set_to_none=True)
         (losses.distillation + settings.feature_weight * losses.features + losses.margin).backward()
+        self._ranks.average_gradients(self.watched)
         self._optimizer.step()
         self._losses = losses
         self.steps_done += 1

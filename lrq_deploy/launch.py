@@ -1,0 +1,54 @@
+"""How this process was started: alone, or as one of several that share a run."""
+
+import os
+from dataclasses import dataclass
+
+from lrq_deploy.errors import OptionError
+
+__all__ = ["Launch", "launch"]
+
+_NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+
+
+@dataclass(frozen=True)
+class Launch:
+    """The place of a process in its job, from 0.
+
+    Attributes:
+        rank: of this process.
+        count: processes of the job.
+        local_rank: of this process on its machine.
+        local_count: processes of the job on this machine.
+    """
+
+    rank: int = 0
+    count: int = 1
+    local_rank: int = 0
+    local_count: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes and prints."""
+        return self.rank == 0
+
+
+def launch() -> Launch:
+    """What ``torchrun`` or ``accelerate launch`` says in the environment; alone without them.
+
+    Raises:
+        OptionError: the variables are not those of a launcher.
+    """
+    count = os.environ.get("WORLD_SIZE", "1")
+    if count == "1":
+        return Launch()
+    values = [os.environ.get(name, "") for name in _NAMES]
+    if not all(value.isdecimal() for value in values) or "MASTER_ADDR" not in os.environ:
+        given = [f"{name}={value or 'unset'}" for name, value in zip(_NAMES, values, strict=True)]
+        raise OptionError(
+            f"WORLD_SIZE={count} says that several processes share the run, so a launcher must "
+            f"set {', '.join(_NAMES)} and MASTER_ADDR",
+            ", ".join([*given, f"MASTER_ADDR={os.environ.get('MASTER_ADDR', 'unset')}"]),
+            "start with torchrun --nproc-per-node N -m lrq_deploy quantize, or unset WORLD_SIZE",
+        )
+    rank, processes, local_rank, local_count = (int(value) for value in values)
+    return Launch(rank, processes, local_rank, local_count)
