@@ -3,6 +3,7 @@
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,6 +13,7 @@ from lrq_deploy.method.loop import KEEP_NOTHING, StageKeeper
 from lrq_deploy.method.recipe import STUDENT_SETTINGS, RecipeSettings
 from lrq_deploy.options import MethodSwitches
 from lrq_deploy.progress import ProgressCallback, ProgressEvent
+from lrq_deploy.ranks import ALONE, Ranks
 from lrq_deploy.resume.stage_key import code_digest, stage_key
 from lrq_deploy.resume.stage_store import StageStore
 from lrq_deploy.synthetic import SyntheticSet
@@ -43,11 +45,13 @@ def images_key(
     switches: MethodSwitches,
     seed: int,
     device: torch.device,
+    processes: int = 1,
 ) -> str:
     """Key of the images: the same key, the same images on one machine.
 
     Nothing of the student's widths, rates or steps is in it. The thread count is not either:
-    it changes last bits, not what the images are.
+    it changes last bits, not what the images are. The number of processes is: the generator's
+    BatchNorms see a part of the batch each.
     """
     made_with = asdict(settings)
     for name in STUDENT_SETTINGS:
@@ -68,6 +72,7 @@ def images_key(
             "margin": "off" if switches.margin == "b" else switches.margin,
             "seed": seed,
             "device": device.type,
+            "processes": processes,
             "torch": torch.__version__,
         }
     )
@@ -83,8 +88,11 @@ def synthesize_once(
     progress: ProgressCallback,
     keeper: StageKeeper = KEEP_NOTHING,
     pool_file: Path | None = None,
+    ranks: Ranks = ALONE,
 ) -> MadeSet:
     """``synthesize``, unless ``store`` has its product.
+
+    Several ranks take the product only where all of them find it; the first one keeps it.
 
     With ``pool_file`` the images stay on the disk: there while they are made, then in the store.
 
@@ -92,21 +100,30 @@ def synthesize_once(
         UnsupportedNetworkError, DivergenceError: see ``synthesize``.
         OutputError: the store cannot be written.
     """
-    key = images_key(teacher, settings, switches, seed, device)
-    mapped = pool_file is not None
-    found = None if store is None else store.find(STAGE, key, mapped)
+    key = images_key(teacher, settings, switches, seed, device, ranks.count)
+    found = _found(store, key, pool_file is not None, ranks)
     if store is not None and found is not None:
         message = f"reused from {store.folder}, which saves {found['seconds']:.1f} s"
         progress(ProgressEvent(STAGE, 1, 1, message=message))
         return MadeSet(SyntheticSet(**found["synthetic"]), found["seconds"], True)
     start = time.perf_counter()
-    made = stage.synthesize(teacher, settings, switches, seed, device, progress, keeper, pool_file)
+    made = stage.synthesize(
+        teacher, settings, switches, seed, device, progress, keeper, pool_file, ranks
+    )
     seconds = time.perf_counter() - start
     if store is not None:
         product = {name: getattr(made, name) for name in SyntheticSet.__dataclass_fields__}
-        store.add(STAGE, key, {"synthetic": product, "seconds": seconds})
-        stored = store.find(STAGE, key, mapped) if pool_file is not None else None
+        kept = {"synthetic": product, "seconds": seconds}
+        ranks.on_first(lambda: store.add(STAGE, key, kept))
+        stored = None if pool_file is None else _found(store, key, True, ranks)
         if pool_file is not None and stored is not None:
-            pool_file.unlink()
             made = SyntheticSet(**stored["synthetic"])
+            # The file is another one on each machine, or the same one for all.
+            pool_file.unlink(missing_ok=True)
     return MadeSet(made, seconds, False)
+
+
+def _found(store: StageStore | None, key: str, mapped: bool, ranks: Ranks) -> dict[str, Any] | None:
+    """The product, where every rank finds it."""
+    found = None if store is None else store.find(STAGE, key, mapped)
+    return None if ranks.largest(found is None)[0] else found

@@ -17,6 +17,7 @@ from lrq_deploy.cli.quantize import quantize
 from lrq_deploy.cli.sensitivity import sensitivity
 from lrq_deploy.cli.validate import validate
 from lrq_deploy.errors import LrqError
+from lrq_deploy.launch import speaker
 
 __all__ = ["EXIT_FAULT", "EXIT_INPUT", "EXIT_INTERRUPTED", "app", "run"]
 
@@ -66,18 +67,22 @@ def run() -> None:
     try:
         app(prog_name="lrq-deploy")
     except LrqError as error:
+        # What ends a run that several processes share ends all of them; the first one says it.
+        if speaker():
+            sys.exit(EXIT_INPUT)
         _show_traceback()
         _say(f"error: {error.rule}\n  received: {error.received}\n  remedy: {error.remedy}")
         sys.exit(EXIT_INPUT)
     except SystemExit as done:
         # Typer turns Ctrl-C into this code, without a word.
-        if done.code == EXIT_INTERRUPTED:
+        if done.code == EXIT_INTERRUPTED and not speaker():
             _say("interrupted")
         raise
     except Exception as error:  # noqa: BLE001  the outermost frame: nothing is swallowed
         _show_traceback()
+        here = f"{speaker()}: " if speaker() else ""
         _say(
-            f"lrq-deploy stopped on an unexpected {type(error).__name__}: {error}\n"
+            f"{here}lrq-deploy stopped on an unexpected {type(error).__name__}: {error}\n"
             "Unless this machine explains it (memory, disk), it is a fault of lrq-deploy. Run the "
             "same command with LRQ_DEBUG=1 in the environment for the traceback, and report both."
         )

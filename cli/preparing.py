@@ -8,6 +8,7 @@ from lrq_deploy.checkpoint.fingerprint import fingerprint
 from lrq_deploy.errors import OptionError
 from lrq_deploy.graph.statistics import tap_batch_norms
 from lrq_deploy.graph.teach import make_teacher
+from lrq_deploy.launch import launch
 from lrq_deploy.loading import adopt_module, load_model
 from lrq_deploy.options import QuantizeOptions
 from lrq_deploy.teacher import Teacher
@@ -16,10 +17,10 @@ __all__ = ["chosen_device", "load_teacher"]
 
 
 def chosen_device(choice: str) -> torch.device:
-    """The device of ``--device``.
+    """The device of ``--device``; processes of one machine take one CUDA device each.
 
     Raises:
-        OptionError: CUDA is asked for and not there.
+        OptionError: CUDA is asked for and not there, or has too few devices.
     """
     available = torch.cuda.is_available()
     if choice == "cuda" and not available:
@@ -28,7 +29,19 @@ def chosen_device(choice: str) -> torch.device:
             f"none (torch {torch.__version__})",
             "pass --device cpu, or install a driver and a CUDA build of torch",
         )
-    return torch.device("cuda" if available and choice != "cpu" else "cpu")
+    if not available or choice == "cpu":
+        return torch.device("cpu")
+    launched, devices = launch(), torch.cuda.device_count()
+    if launched.count == 1:
+        return torch.device("cuda")
+    if launched.local_count > devices:
+        raise OptionError(
+            "each process on a machine needs a CUDA device of its own",
+            f"{launched.local_count} processes and {devices} devices",
+            f"pass --nproc-per-node {devices}, or --device cpu",
+        )
+    torch.cuda.set_device(launched.local_rank)
+    return torch.device("cuda", launched.local_rank)
 
 
 def load_teacher(options: QuantizeOptions, network: nn.Module | None = None) -> Teacher:

@@ -14,6 +14,7 @@ from lrq_deploy.cli.quantize_flags import (
     control_from,
     options_from,
 )
+from lrq_deploy.launch import launch
 from lrq_deploy.options import QuantizeOptions
 from lrq_deploy.resume.stop_request import RunStopped, stop_on_signals
 
@@ -68,7 +69,7 @@ def _stopped(
     from lrq_deploy.resume.run_folder import run_folder_of
 
     folder = run_folder_of(options.out)
-    if folder.exists():
+    if folder.exists() and launch().first:
         command = command_line(model, replace(flags, resume=True))
         typer.echo(f"{stopped}; the state of the run is in {folder}. Continue it with", err=True)
         typer.echo(f"  {command}", err=True)
@@ -82,7 +83,7 @@ def run_and_report(
     """Run the pipeline with progress, then print the result.
 
     A run that is stopped by a signal keeps its state first and names the command that continues
-    it.
+    it. Of several processes that share the run only the first one shows anything.
 
     Args:
         model: checkpoint file.
@@ -98,13 +99,17 @@ def run_and_report(
 
     options, control = options_from(model, flags), control_from(flags)
     stdout = Console()
+    first = launch().first
     try:
-        with view_beside(stdout, json=json, quiet=quiet) as view, stop_on_signals() as stop:
+        with (
+            view_beside(stdout, json=json, quiet=quiet or not first) as view,
+            stop_on_signals() as stop,
+        ):
             result = run_pipeline(options, view, control=replace(control, stop=stop))
     except RunStopped as stopped:
         raise _stopped(model, flags, options, stopped) from stopped
-    if json:
+    if json and first:
         stdout.print_json(data=result.to_json())
-    else:
+    elif first:
         print_report(stdout, result)
     return result

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from lrq_deploy.errors import OptionError
+from lrq_deploy.launch import launch
 from lrq_deploy.method.methods import METHODS
 from lrq_deploy.options import Device, MarginMode, Method, QuantizeOptions, Recipe
 from lrq_deploy.resume.control import RunControl
@@ -272,8 +273,11 @@ def _check_mixed(flags: QuantizeFlags) -> None:
 
 
 def command_line(model: Path, flags: QuantizeFlags) -> str:
-    """The shell command that parses to ``flags``."""
-    words = ["lrq-deploy", "quantize", str(model)]
+    """The shell command that parses to ``flags``, with as many processes as now."""
+    job, program = launch(), ["lrq-deploy"]
+    if job.count > 1:
+        program = ["torchrun", "--nproc-per-node", str(job.local_count), "-m", "lrq_deploy"]
+    words = [*program, "quantize", str(model)]
     for name, value in flags.given().items():
         flag = flag_name(name)
         if isinstance(value, bool):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from lrq_deploy.errors import OptionError
 
-__all__ = ["Launch", "launch"]
+__all__ = ["Launch", "launch", "speaker"]
 
 _NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 
@@ -30,6 +30,12 @@ class Launch:
     def first(self) -> bool:
         """Whether this process writes and prints."""
         return self.rank == 0
+
+
+def speaker() -> str:
+    """This process in messages, ``rank 1``; empty for the first one, and for one alone."""
+    rank = os.environ.get("RANK", "0")
+    return "" if os.environ.get("WORLD_SIZE", "1") == "1" or rank == "0" else f"rank {rank}"
 
 
 def launch() -> Launch:
