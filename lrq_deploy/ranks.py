@@ -29,7 +29,7 @@ LEAST_SHARE = 4
 _WHOLE_RUN = timedelta(days=7)
 """What one rank does for all may take as long as it takes; a dead process is seen at once."""
 
-_ROLL_CALL = timedelta(seconds=20)
+_LONGEST_ROLL_CALL = timedelta(seconds=20)
 
 T = TypeVar("T")
 
@@ -43,12 +43,19 @@ class _Groups:
         device: tensors on the device of the run.
         words: objects.
         roll_call: nothing until another connection has failed.
+        patience: how long an answer may take then.
     """
 
     steps: dist.ProcessGroup
     device: dist.ProcessGroup
     words: dist.ProcessGroup
     roll_call: dist.ProcessGroup
+    patience: timedelta
+
+    def close(self) -> None:
+        """End the connections."""
+        for group in {self.steps, self.device, self.words, self.roll_call}:
+            dist.destroy_process_group(group)
 
 
 @dataclass(frozen=True)
@@ -224,7 +231,9 @@ class Ranks:
         if self._groups is None:
             return ""
         try:
-            dist.monitored_barrier(self._groups.roll_call, _ROLL_CALL, wait_all_ranks=True)
+            dist.monitored_barrier(
+                self._groups.roll_call, self._groups.patience, wait_all_ranks=True
+            )
         except RuntimeError as error:
             found = re.search(r"Ranks ([\d, ]+) failed", str(error))
             return "" if found is None else f"no answer from rank {found[1]}"
@@ -259,8 +268,7 @@ def joined_ranks(
     try:
         yield Ranks(launched.rank, launched.count, groups)
     finally:
-        for group in {*vars(groups).values()}:
-            dist.destroy_process_group(group)
+        groups.close()
         if own:
             dist.destroy_process_group()
 
@@ -269,7 +277,8 @@ def _connected(device: torch.device, patience: timedelta) -> _Groups:
     steps = _group("gloo", patience)
     # NCCL ends the process when it loses patience, so Gloo must lose it first, and say why.
     tensors = _group("nccl", 2 * patience) if device.type == "cuda" else steps
-    return _Groups(steps, tensors, _group("gloo", _WHOLE_RUN), _group("gloo", patience))
+    words, roll_call = _group("gloo", _WHOLE_RUN), _group("gloo", patience)
+    return _Groups(steps, tensors, words, roll_call, min(patience, _LONGEST_ROLL_CALL))
 
 
 def _group(backend: str, timeout: timedelta) -> dist.ProcessGroup:

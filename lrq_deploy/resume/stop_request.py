@@ -22,6 +22,9 @@ class RunStopped(KeyboardInterrupt):
         super().__init__(f"stopped by {signal.Signals(number).name}")
         self.number = number
 
+    def __reduce__(self) -> tuple[type["RunStopped"], tuple[int]]:
+        return type(self), (self.number,)
+
 
 class StopRequest:
     """Whether a signal came.

@@ -1,0 +1,217 @@
+"""Runs that processes share; as a script, such a run.
+
+``python shared_run.py JOB FOLDER [COUNT]`` forks the processes from one that has loaded
+everything and leaves what each returns in ``FOLDER/rankR.json``. ``torchrun ... shared_run.py JOB
+FOLDER`` is one of the processes.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lrq_deploy.checkpoint.fingerprint import fingerprint
+from lrq_deploy.cli import pipeline
+from lrq_deploy.errors import OutputError, RankLostError
+from lrq_deploy.graph.statistics import NormStatistics
+from lrq_deploy.launch import launch
+from lrq_deploy.method.augmented_batches import AugmentedBatches
+from lrq_deploy.method.diversity import part_of_pairs
+from lrq_deploy.method.recipe import RecipeSettings
+from lrq_deploy.method.statistics_loss import statistics_loss
+from lrq_deploy.options import QuantizeOptions
+from lrq_deploy.ranks import ALONE, Ranks, joined_ranks
+from lrq_deploy.resume.control import RunControl
+from lrq_deploy.resume.run_folder import run_folder_of
+from support.resumed_run import ALWAYS, run
+from support.small_networks import images
+
+CPU = torch.device("cpu")
+DIGIT_SETTINGS = RecipeSettings(
+    generator_steps=60,
+    refinement_steps=5,
+    pool_images=512,
+    held_out_images=64,
+    student_steps=60,
+    batch_size=64,
+)
+
+
+def started(job: str, folder: Path, count: int = 2) -> list[Any]:
+    """What the processes of a job return."""
+    done = subprocess.run(
+        [sys.executable, __file__, job, str(folder), str(count)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment(),
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(count)]
+
+
+def environment() -> dict[str, str]:
+    """That of a process which finds ``support``, with one thread per process."""
+    paths = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    return {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+
+
+def agreement(folder: Path) -> dict[str, Any]:
+    """What the ranks agree on, two bundles that they make, and what is said of a late one."""
+    with joined_ranks(launch(), CPU) as ranks:
+        found = {"sums": _sums(ranks), "held": _held(folder / "bundle")}
+        digits = json.loads((folder / "digits.json").read_text())
+        found["accuracy"] = quantize_digits(folder / "digits", **digits)
+    return {**found, "late": _late()}
+
+
+def quantize_digits(out: Path, model: str, images: str) -> float | None:
+    """Percent of the digits that the student gets right."""
+    options = QuantizeOptions(Path(model), out, images=Path(images), device="cpu", bench=False)
+    return pipeline.quantize(options, settings=DIGIT_SETTINGS).student_accuracy
+
+
+def _sums(ranks: Ranks) -> dict[str, Any]:
+    """Each way in which ranks agree, and the gradient of a batch in two parts."""
+    module = torch.nn.Linear(2, 2)
+    with torch.no_grad():
+        module.weight.fill_(ranks.rank)
+    ranks.align(module)
+    return {
+        "mean": ranks.mean({"a": float(ranks.rank), "b": 4.0}),
+        "largest": ranks.largest(ranks.rank, -ranks.rank),
+        "collected": ranks.collected(torch.full((1, 2), float(ranks.rank))).tolist(),
+        "gathered": ranks.gathered(str(ranks.rank)),
+        "aligned": module.weight.detach().sum().item(),
+        "first": ranks.on_first(lambda: f"from {ranks.rank}"),
+        "first_failed": _told(lambda: ranks.on_first(_fail), OutputError),
+        "one_failed": _told(lambda: ranks.together(_fail if ranks.rank else str), OutputError),
+        "gradient": _statistics_gradient(ranks),
+        "whole_gradient": _statistics_gradient(ALONE),
+        "batch": _batches(ranks),
+        "whole_batch": _batches(ALONE),
+        "pairs": part_of_pairs(torch.arange(8) % 4, ranks).tolist(),
+    }
+
+
+def _fail() -> None:
+    raise OutputError("a disk must have room", "none", "make some")
+
+
+def _told(work: Callable[[], object], kind: type[Exception]) -> str:
+    try:
+        work()
+    except kind as error:
+        return str(error)
+    return ""
+
+
+def _statistics_gradient(ranks: Ranks) -> dict[str, Any]:
+    """Value and gradient of the statistics loss of a layer on a batch that ranks share."""
+    random = torch.Generator().manual_seed(0)
+    batch = torch.randn(8, 3, 5, 5, generator=random) * 2 + 7
+    layer = torch.nn.Conv2d(3, 4, 1)
+    with torch.no_grad():
+        layer.weight.copy_(torch.randn(layer.weight.shape, generator=random))
+        layer.bias.copy_(torch.ones(4))
+    stored = NormStatistics(torch.full((4,), 6.0), torch.full((4,), 2.0))
+    loss = statistics_loss([layer(batch[ranks.part(8)])], (stored,), ranks)
+    loss.backward()
+    ranks.average_gradients(layer)
+    return {"loss": loss.item(), "weight": layer.weight.grad.flatten().tolist()}
+
+
+def _batches(ranks: Ranks) -> list[list[float]]:
+    """The first pixel of each image of this rank's parts of three batches."""
+    batches = AugmentedBatches(images(30), 24, 3, ranks)
+    return [batches.draw()[:, 0, 0, 0].tolist() for _ in range(3)]
+
+
+def _held(out: Path) -> dict[str, str]:
+    """Digests of the images and of the trained student that this rank holds in a tiny run."""
+    held: dict[str, str] = {}
+    make, freeze = pipeline.synthesize_once, pipeline.frozen_model
+
+    def made(*arguments: Any) -> Any:
+        result = make(*arguments)
+        pool = {"images": result.synthetic.images, "held_out": result.synthetic.held_out}
+        held["images"] = fingerprint(pool)
+        return result
+
+    def frozen(student: torch.nn.Module, *arguments: Any) -> Any:
+        held["student"] = fingerprint(student.state_dict())
+        return freeze(student, *arguments)
+
+    pipeline.synthesize_once, pipeline.frozen_model = made, frozen
+    try:
+        run(out)
+    finally:
+        pipeline.synthesize_once, pipeline.frozen_model = make, freeze
+    return held
+
+
+def _late() -> str:
+    """The last rank does not come to a step; what the others are told."""
+    with joined_ranks(launch(), CPU, timedelta(seconds=1)) as ranks:
+        if ranks.rank == ranks.count - 1:
+            time.sleep(4)
+            return ""
+        return _told(lambda: ranks.mean({"loss": 1.0}), RankLostError)
+
+
+def bundle(folder: Path) -> None:
+    """A tiny bundle; where there is a file ``kill``, rank 1 dies once a student state is kept."""
+    out = folder / "bundle"
+    if launch().rank == 1 and (folder / "kill").exists():
+        threading.Thread(target=_die_after, args=(run_folder_of(out),), daemon=True).start()
+    run(out, control=RunControl(resume=True, checkpoint_every=ALWAYS))
+
+
+def _die_after(state: Path) -> None:
+    while not list(state.glob("student-*")):
+        time.sleep(0.002)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+JOBS: dict[str, Callable[[Path], Any]] = {"agreement": agreement, "bundle": bundle}
+
+
+def _fork(job: str, folder: Path, count: int) -> int:
+    """Run a job in processes of its own; the worst of their exit codes."""
+    torch.set_num_threads(1)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    sizes = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
+    children = []
+    for rank in range(count):
+        child = os.fork()
+        if child == 0:
+            os.environ.update(place, **sizes, RANK=str(rank), LOCAL_RANK=str(rank))
+            code = 1
+            try:
+                result = JOBS[job](folder)
+                (folder / f"rank{rank}.json").write_text(json.dumps(result))
+                code = 0
+            finally:
+                os._exit(code)
+        children.append(child)
+    return max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children)
+
+
+if __name__ == "__main__":
+    name, where = sys.argv[1], Path(sys.argv[2])
+    if len(sys.argv) == 3:
+        JOBS[name](where)
+    else:
+        sys.exit(_fork(name, where, int(sys.argv[3])))
