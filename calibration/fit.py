@@ -10,6 +10,7 @@ from lrq_deploy.method.reconstruction import reconstruct
 from lrq_deploy.method.student_training import train_student
 from lrq_deploy.options import MethodSwitches
 from lrq_deploy.progress import ProgressCallback, StageProgress
+from lrq_deploy.ranks import ALONE, Ranks
 from lrq_deploy.student.layers import float_twin
 from lrq_deploy.synthetic import SyntheticSet
 from lrq_deploy.task import Task
@@ -28,8 +29,11 @@ def fit_student(
     device: torch.device,
     progress: ProgressCallback,
     keeper: StageKeeper,
+    ranks: Ranks = ALONE,
 ) -> dict[str, float]:
     """Fit ``student`` in place; the steps of ``settings`` say how much of each stage.
+
+    All ``ranks`` have the same images, share every step, and end with the same student.
 
     Returns:
         Loss terms of the last step of the last stage, empty where only ranges were searched.
@@ -43,12 +47,25 @@ def fit_student(
         student, images[: settings.calibration_images], symmetric, seed, switches.range_search
     )
     report.advance()
+    ranks.align(student)
     teacher = float_twin(student)
     metrics: dict[str, float] = {}
     if settings.block_steps:
-        metrics |= reconstruct(student, teacher, images, settings, seed, device, progress, keeper)
+        metrics |= reconstruct(
+            student, teacher, images, settings, seed, device, progress, keeper, ranks
+        )
     if settings.student_steps:
         metrics |= train_student(
-            student, teacher, images, settings, switches, seed, device, progress, task, keeper
+            student,
+            teacher,
+            images,
+            settings,
+            switches,
+            seed,
+            device,
+            progress,
+            task,
+            keeper,
+            ranks,
         )
     return metrics

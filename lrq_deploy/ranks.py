@@ -168,11 +168,12 @@ class Ranks:
         self._reduce(total)
         return total / self.count + (moments - moments.detach())
 
-    def average_gradients(self, module: nn.Module) -> None:
-        """Replace every gradient of ``module`` by its mean over the ranks."""
+    def average_gradients(self, optimizer: torch.optim.Optimizer) -> None:
+        """Replace every gradient that ``optimizer`` follows by its mean over the ranks."""
         if self._groups is None:
             return
-        gradients = [p.grad for p in module.parameters() if p.grad is not None]
+        moved = [p for group in optimizer.param_groups for p in group["params"]]
+        gradients = [p.grad for p in moved if p.grad is not None]
         flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
         self._reduce(flat)
         flat /= self.count

@@ -121,7 +121,7 @@ class GeneratorTraining:
         )
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        self._ranks.average_gradients(generator)
+        self._ranks.average_gradients(self._optimizer)
         self._optimizer.step()
         self._schedule.step()
         self._losses = losses

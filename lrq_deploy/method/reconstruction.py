@@ -21,6 +21,7 @@ from lrq_deploy.method.augmented_batches import AugmentedBatches
 from lrq_deploy.method.loop import KEEP_NOTHING, StageKeeper, run_stage
 from lrq_deploy.method.recipe import RecipeSettings
 from lrq_deploy.progress import ProgressCallback
+from lrq_deploy.ranks import ALONE, Ranks
 from lrq_deploy.student.layers import ActQuantizer, FloatMix, QuantizedLayer
 
 __all__ = ["BlockReconstruction", "reconstruct"]
@@ -45,6 +46,7 @@ def reconstruct(
     device: torch.device,
     progress: ProgressCallback,
     keeper: StageKeeper = KEEP_NOTHING,
+    ranks: Ranks = ALONE,
 ) -> dict[str, float]:
     """Fit ``student`` in place; it must be calibrated.
 
@@ -57,6 +59,7 @@ def reconstruct(
         device: where to fit.
         progress: receives the loss terms.
         keeper: keeps the state, for a run that is continued.
+        ranks: that share each batch; ``student`` and ``images`` are the same on all of them.
 
     Returns:
         Loss terms of the last step.
@@ -64,8 +67,8 @@ def reconstruct(
     Raises:
         DivergenceError: a loss is not finite; ``student`` then holds the last good state.
     """
-    stage = BlockReconstruction(student, teacher, images, settings, seed, device)
-    return run_stage(stage, progress, keeper)
+    stage = BlockReconstruction(student, teacher, images, settings, seed, device, ranks)
+    return run_stage(stage, progress, keeper, ranks)
 
 
 class BlockReconstruction:
@@ -81,6 +84,7 @@ class BlockReconstruction:
         settings: RecipeSettings,
         seed: int,
         device: torch.device,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.watched = student.to(device).to(memory_format=torch.channels_last)
         self._segments = segments_of(student)
@@ -92,6 +96,7 @@ class BlockReconstruction:
         self._settings = settings
         self._seed = seed
         self._device = device
+        self._ranks = ranks
         self._block: _Block | None = None
         self._losses: dict[str, Tensor] = {}
 
@@ -109,12 +114,16 @@ class BlockReconstruction:
         number = self.steps_done // self._settings.block_steps
         segment = self._segments[number]
         seed = self._seed + number
-        maps = _maps(self.watched, self._teacher, segment, self._images, seed, self._device)
+        batches = AugmentedBatches(
+            self._images, min(MAP_BATCH, len(self._images)), seed, self._ranks
+        )
+        most = len(self._images) // self._ranks.count
+        maps = _maps(self.watched, self._teacher, segment, batches, most, self._device)
         earlier = self._segments[:number]
         learned = [p for s in earlier for p in _parameters(segment_graph(self.watched, s))]
         random = torch.Generator(self._device).manual_seed(seed)
         graph = segment_graph(self.watched, segment)
-        return _Block(graph, maps, self._settings, {id(p) for p in learned}, random)
+        return _Block(graph, maps, self._settings, {id(p) for p in learned}, random, self._ranks)
 
     def terms(self) -> dict[str, float]:
         """Loss terms of the last step."""
@@ -152,19 +161,18 @@ def _maps(
     student: fx.GraphModule,
     teacher: fx.GraphModule,
     segment: Segment,
-    images: Tensor,
-    seed: int,
+    batches: AugmentedBatches,
+    most: int,
     device: torch.device,
 ) -> _Maps:
-    """Of as many augmented images as there is room for, at least one batch of them."""
+    """Of ``most`` augmented images or as many as there is room for, at least one batch."""
     give = segment_graph(teacher, segment)
     before = None if segment.start is None else Segment(None, segment.start)
     read = None if before is None else segment_graph(student, before)
     ideal = None if before is None else segment_graph(teacher, before)
-    batches = AugmentedBatches(images, min(MAP_BATCH, len(images)), seed)
     rows: list[tuple[Tensor, Tensor, Tensor]] = []
     room = float(MAP_BYTES)
-    while room > 0 and sum(len(row[0]) for row in rows) < len(images):
+    while room > 0 and sum(len(row[0]) for row in rows) < most:
         batch = batches.draw().to(device, memory_format=torch.channels_last)
         best = batch if ideal is None else ideal(batch)
         rows.append((batch if read is None else read(batch), best, give(best)))
@@ -173,7 +181,7 @@ def _maps(
 
 
 class _Block:
-    """One block while it learns."""
+    """One block while it learns; each rank has maps of its own, and all choose rows alike."""
 
     def __init__(
         self,
@@ -182,16 +190,18 @@ class _Block:
         settings: RecipeSettings,
         learned: set[int],
         random: torch.Generator,
+        ranks: Ranks,
     ) -> None:
         self._graph = graph
         self._maps = maps
         self._steps = settings.block_steps
-        self._batch_size = min(settings.batch_size, len(maps.read))
+        self._ranks = ranks
+        self._batch_size = min(settings.batch_size // ranks.count, len(maps.read))
         self._weight = settings.rounding_weight
         self._random = random
         self._mix = FloatMix(settings.float_share, random)
         # Offsets that all images share say nothing of what a block tells apart.
-        self._size = maps.wanted.var(0).mean().clamp_min(1e-12)
+        self._size = ranks.pooled(maps.wanted.var(0).mean()).clamp_min(1e-12)
         self._layers = _modules(graph, QuantizedLayer)
         self._quantizers = _modules(graph, ActQuantizer)
         self._roundings = [layer.learn_rounding() for layer in self._layers]
@@ -233,6 +243,7 @@ class _Block:
         loss = error + self._weight * indecision if part >= FREE_SHARE else error
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        self._ranks.average_gradients(self._optimizer)
         self._optimizer.step()
         self._done += 1
         return {"error": error, "undecided": indecision}

@@ -82,9 +82,7 @@ def train_student(
     Raises:
         DivergenceError: a loss is not finite; ``student`` then holds the last good state.
     """
-    stage = StudentTraining(
-        student, teacher, images, settings, switches, seed, device, task, ranks
-    )
+    stage = StudentTraining(student, teacher, images, settings, switches, seed, device, task, ranks)
     return run_stage(stage, progress, keeper, ranks)
 
 
@@ -133,7 +131,7 @@ class StudentTraining:
         losses = _losses(self._twins, batch, settings, self._switches, self._task)
         self._optimizer.zero_grad(set_to_none=True)
         (losses.distillation + settings.feature_weight * losses.features + losses.margin).backward()
-        self._ranks.average_gradients(self.watched)
+        self._ranks.average_gradients(self._optimizer)
         self._optimizer.step()
         self._losses = losses
         self.steps_done += 1

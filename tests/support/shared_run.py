@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -36,12 +36,15 @@ from lrq_deploy.resume.run_folder import run_folder_of
 from support.resumed_run import ALWAYS, run
 from support.small_networks import images
 
+T = TypeVar("T")
+
 CPU = torch.device("cpu")
 DIGIT_SETTINGS = RecipeSettings(
     generator_steps=60,
     refinement_steps=5,
     pool_images=512,
     held_out_images=64,
+    block_steps=8,
     student_steps=60,
     batch_size=64,
 )
@@ -69,10 +72,11 @@ def environment() -> dict[str, str]:
 def agreement(folder: Path) -> dict[str, Any]:
     """What the ranks agree on, two bundles that they make, and what is said of a late one."""
     with joined_ranks(launch(), CPU) as ranks:
-        found = {"sums": _sums(ranks), "held": _held(folder / "bundle")}
+        sums = _sums(ranks)
+        run(folder / "bundle")
         digits = json.loads((folder / "digits.json").read_text())
-        found["accuracy"] = quantize_digits(folder / "digits", **digits)
-    return {**found, "late": _late()}
+        held, accuracy = _held(lambda: quantize_digits(folder / "digits", **digits))
+    return {"sums": sums, "held": held, "accuracy": accuracy, "late": _late()}
 
 
 def quantize_digits(out: Path, model: str, images: str) -> float | None:
@@ -127,7 +131,7 @@ def _statistics_gradient(ranks: Ranks) -> dict[str, Any]:
     stored = NormStatistics(torch.full((4,), 6.0), torch.full((4,), 2.0))
     loss = statistics_loss([layer(batch[ranks.part(8)])], (stored,), ranks)
     loss.backward()
-    ranks.average_gradients(layer)
+    ranks.average_gradients(torch.optim.SGD(layer.parameters()))
     return {"loss": loss.item(), "weight": layer.weight.grad.flatten().tolist()}
 
 
@@ -137,8 +141,8 @@ def _batches(ranks: Ranks) -> list[list[float]]:
     return [batches.draw()[:, 0, 0, 0].tolist() for _ in range(3)]
 
 
-def _held(out: Path) -> dict[str, str]:
-    """Digests of the images and of the trained student that this rank holds in a tiny run."""
+def _held(work: Callable[[], T]) -> tuple[dict[str, str], T]:
+    """Digests of the images and of the fitted student that this rank holds in a run."""
     held: dict[str, str] = {}
     make, freeze = pipeline.synthesize_once, pipeline.frozen_model
 
@@ -154,10 +158,9 @@ def _held(out: Path) -> dict[str, str]:
 
     pipeline.synthesize_once, pipeline.frozen_model = made, frozen
     try:
-        run(out)
+        return held, work()
     finally:
         pipeline.synthesize_once, pipeline.frozen_model = make, freeze
-    return held
 
 
 def _late() -> str:

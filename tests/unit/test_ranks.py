@@ -19,7 +19,7 @@ def test_alone_everything_stays_as_it_is() -> None:
     layer(torch.ones(1, 2)).sum().backward()
     assert layer.weight.grad is not None
     before = layer.weight.grad.clone()
-    ALONE.average_gradients(layer)
+    ALONE.average_gradients(torch.optim.SGD(layer.parameters()))
     ALONE.align(layer)
     assert torch.equal(layer.weight.grad, before)
     assert ALONE.pooled(tensor) is tensor
