@@ -2,21 +2,28 @@
 
 Every cell is one run of the command line in a process of its own, so its time and peak memory are
 its own. A finished cell is a JSON file and is not run again: the benchmark resumes where it
-stopped. The table is written from these files, as Markdown and JSON. With ``--cache`` cells of
-one network, recipe and seed share their images; the seconds are then those of the run plus what
-making these images took when they were made, and the last column states that share.
+stopped. Machines that share a folder may run cells of one grid at the same time, also the same
+cell: the first result stays. The table is written from these files, as Markdown and JSON. With
+``--cache`` cells of one network, recipe and seed share their images; the seconds are then those of
+the run plus what making these images took when they were made, and the last column states that
+share.
 
     python benchmarks/accuracy.py --shared ../shared --out runs/accuracy --seeds 0,1,2 \
         --networks resnet20,resnet20_jpeg --settings w4a4,w8a8 --recipes balanced
+
+``--list`` numbers the cells, ``--cell-index N`` runs one, as a scheduler's array of jobs does, and
+``--merge DIR ...`` makes one table of the results of several folders.
 """
 
 import argparse
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -79,11 +86,33 @@ class Cell:
 
 
 def main() -> None:
-    """Run what is missing, then write the table."""
+    """Run what is missing, then write the table; or only one of the three things asked for."""
     options = _options()
     out = Path(options.out)
+    cells = _cells(options)
+    if options.list:
+        print("\n".join(f"{index} {cell.name}" for index, cell in enumerate(cells)))
+        return
     (out / "cells").mkdir(parents=True, exist_ok=True)
-    cells = [
+    if options.cell_index is not None:
+        if not 0 <= options.cell_index < len(cells):
+            sys.exit(f"--cell-index must be in 0..{len(cells) - 1}, got {options.cell_index}")
+        _run_missing(cells[options.cell_index], options)
+        return
+    if options.merge:
+        _merge([Path(folder) for folder in options.merge], out)
+    else:
+        for cell in cells:
+            _run_missing(cell, options)
+    results = [json.loads(path.read_text()) for path in sorted((out / "cells").glob("*.json"))]
+    (out / "accuracy.json").write_text(json.dumps(results, indent=1) + "\n")
+    table = _table(results)
+    (out / "accuracy.md").write_text(table)
+    print(table)
+
+
+def _cells(options: argparse.Namespace) -> list[Cell]:
+    return [
         Cell(network, setting, recipe, method, int(seed))
         for network in options.networks.split(",")
         for setting in options.settings.split(",")
@@ -91,16 +120,6 @@ def main() -> None:
         for method in options.methods.split(",")
         for seed in options.seeds.split(",")
     ]
-    for cell in cells:
-        record = out / "cells" / f"{cell.name}.json"
-        if not record.exists():
-            print(f"running {cell.name}", file=sys.stderr, flush=True)
-            _run(cell, Path(options.shared), out, options.cache, record)
-    results = [json.loads(path.read_text()) for path in sorted((out / "cells").glob("*.json"))]
-    (out / "accuracy.json").write_text(json.dumps(results, indent=1) + "\n")
-    table = _table(results)
-    (out / "accuracy.md").write_text(table)
-    print(table)
 
 
 def _options() -> argparse.Namespace:
@@ -118,12 +137,58 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--cache", help="folder where the images of cells are kept and reused")
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--list", action="store_true", help="number the cells of the grid")
+    only.add_argument("--cell-index", type=int, help="run this cell and write no table")
+    only.add_argument("--merge", nargs="+", metavar="DIR", help="tabulate these folders in --out")
     return parser.parse_args()
 
 
-def _run(cell: Cell, shared: Path, out: Path, cache: str | None, record: Path) -> None:
+def _merge(folders: list[Path], out: Path) -> None:
+    """Copy the results of all folders into ``out``; of one cell the first stays."""
+    for folder in folders:
+        records = sorted((folder / "cells").glob("*.json"))
+        if not records:
+            sys.exit(f"{folder} must hold results of this benchmark; it has no cells/*.json")
+        for record in records:
+            if not _publish(record.read_text(), out / "cells" / record.name):
+                print(f"{record}: there already, left out", file=sys.stderr)
+
+
+def _publish(text: str, record: Path) -> bool:
+    """Write a result that appears whole; False where another one is there already."""
+    with tempfile.NamedTemporaryFile("w", dir=record.parent, suffix=".partial") as partial:
+        partial.write(text)
+        partial.flush()
+        Path(partial.name).chmod(0o644)
+        try:
+            os.link(partial.name, record)
+        except FileExistsError:
+            return False
+    return True
+
+
+def _run_missing(cell: Cell, options: argparse.Namespace) -> None:
+    """Run a cell whose result is not there; where another machine is first, its result stays."""
+    out = Path(options.out)
+    record = out / "cells" / f"{cell.name}.json"
+    if record.exists():
+        return
+    print(f"running {cell.name}", file=sys.stderr, flush=True)
+    (out / "bundles").mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{cell.name}.", dir=out / "bundles") as attempt:
+        made, bundle = Path(attempt) / "bundle", out / "bundles" / cell.name
+        said = _run(cell, Path(options.shared), made, options.cache)
+        result = json.loads(said.replace(str(made), str(bundle)))
+        found = {**asdict(cell), "commit": commit(), "machine": machine(), "result": result}
+        if _publish(json.dumps(found, indent=1), record):
+            shutil.rmtree(bundle, ignore_errors=True)
+            made.rename(bundle)
+
+
+def _run(cell: Cell, shared: Path, bundle: Path, cache: str | None) -> str:
+    """What ``quantize --json`` prints."""
     network = NETWORKS[cell.network]
-    bundle = out / "bundles" / cell.name
     command = [
         *(sys.executable, "-m", "lrq_deploy", "quantize", str(shared / "models" / network.file)),
         f"--arch={shared / 'models' / network.arch}",
@@ -140,11 +205,7 @@ def _run(cell: Cell, shared: Path, out: Path, cache: str | None, record: Path) -
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         sys.exit(f"{cell.name} failed:\n{done.stderr[-2000:]}")
-    result = json.loads(done.stdout)
-    context = {"commit": commit(), "machine": machine()}
-    partial = record.with_suffix(".partial")
-    partial.write_text(json.dumps({**asdict(cell), **context, "result": result}, indent=1))
-    os.replace(partial, record)
+    return done.stdout
 
 
 def commit() -> str:
