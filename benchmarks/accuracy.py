@@ -147,6 +147,8 @@ def _options() -> argparse.Namespace:
 def _merge(folders: list[Path], out: Path) -> None:
     """Copy the results of all folders into ``out``; of one cell the first stays."""
     for folder in folders:
+        if folder.resolve() == out.resolve():
+            continue
         records = sorted((folder / "cells").glob("*.json"))
         if not records:
             sys.exit(f"{folder} must hold results of this benchmark; it has no cells/*.json")

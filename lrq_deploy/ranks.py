@@ -4,7 +4,6 @@ Every sum goes through ``torch.distributed``: Gloo for what is on the CPU, NCCL 
 CUDA. Methods are called by all processes in the same order. A process alone does nothing here.
 """
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ LEAST_SHARE = 4
 _WHOLE_RUN = timedelta(days=7)
 """What one rank does for all may take as long as it takes; a dead process is seen at once."""
 
-_LONGEST_ROLL_CALL = timedelta(seconds=20)
+_ROLL_CALL = timedelta(seconds=20)
 
 T = TypeVar("T")
 
@@ -42,15 +41,13 @@ class _Groups:
         steps: tensors on the CPU.
         device: tensors on the device of the run.
         words: objects.
-        roll_call: nothing until another connection has failed.
-        patience: how long an answer may take then.
+        roll_call: who is there, once another connection has failed.
     """
 
     steps: dist.ProcessGroup
     device: dist.ProcessGroup
     words: dist.ProcessGroup
     roll_call: dist.ProcessGroup
-    patience: timedelta
 
     def close(self) -> None:
         """End the connections."""
@@ -221,24 +218,26 @@ class Ranks:
         try:
             yield
         except RuntimeError as error:
+            absent = ", ".join(str(rank) for rank in self._absent())
             raise RankLostError(
                 f"all {self.count} processes of the run must take part in every step",
-                self._missing() or f"{error}".splitlines()[0],
+                f"no answer from rank {absent}" if absent else f"{error}".splitlines()[0],
                 "its own output says why; the same command with --resume continues the run",
             ) from error
 
-    def _missing(self) -> str:
-        """Who does not answer; empty where only the first rank can know, or nobody is missing."""
-        if self._groups is None:
-            return ""
-        try:
-            dist.monitored_barrier(
-                self._groups.roll_call, self._groups.patience, wait_all_ranks=True
-            )
-        except RuntimeError as error:
-            found = re.search(r"Ranks ([\d, ]+) failed", str(error))
-            return "" if found is None else f"no answer from rank {found[1]}"
-        return ""
+    def _absent(self) -> list[int]:
+        """Ranks that do not answer the first one; on the others, the first one if it does not."""
+        absent = []
+        word, group = torch.zeros(1), None if self._groups is None else self._groups.roll_call
+        for rank in range(1, self.count) if self.first else [0]:
+            try:
+                if self.first:
+                    dist.recv(word, rank, group)
+                else:
+                    dist.send(word, rank, group)
+            except RuntimeError:
+                absent.append(rank)
+        return absent
 
 
 ALONE = Ranks()
@@ -278,8 +277,8 @@ def _connected(device: torch.device, patience: timedelta) -> _Groups:
     steps = _group("gloo", patience)
     # NCCL ends the process when it loses patience, so Gloo must lose it first, and say why.
     tensors = _group("nccl", 2 * patience) if device.type == "cuda" else steps
-    words, roll_call = _group("gloo", _WHOLE_RUN), _group("gloo", patience)
-    return _Groups(steps, tensors, words, roll_call, min(patience, _LONGEST_ROLL_CALL))
+    roll_call = _group("gloo", min(patience, _ROLL_CALL))
+    return _Groups(steps, tensors, _group("gloo", _WHOLE_RUN), roll_call)
 
 
 def _group(backend: str, timeout: timedelta) -> dist.ProcessGroup:

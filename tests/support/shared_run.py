@@ -33,6 +33,7 @@ from lrq_deploy.options import QuantizeOptions
 from lrq_deploy.ranks import ALONE, Ranks, joined_ranks
 from lrq_deploy.resume.control import RunControl
 from lrq_deploy.resume.run_folder import run_folder_of
+from lrq_deploy.resume.stop_request import stop_on_signals
 from support.resumed_run import ALWAYS, run
 from support.small_networks import images
 
@@ -177,7 +178,8 @@ def bundle(folder: Path) -> None:
     out = folder / "bundle"
     if launch().rank == 1 and (folder / "kill").exists():
         threading.Thread(target=_die_after, args=(run_folder_of(out),), daemon=True).start()
-    run(out, control=RunControl(resume=True, checkpoint_every=ALWAYS))
+    with stop_on_signals() as stop:
+        run(out, control=RunControl(resume=True, checkpoint_every=ALWAYS, stop=stop))
 
 
 def _die_after(state: Path) -> None:
