@@ -83,7 +83,7 @@ class GeneratorTraining:
         margin_mode: MarginMode,
         seed: int,
         device: torch.device,
-        ranks: Ranks,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.watched = generator.train()
         self.steps = settings.generator_steps

@@ -101,7 +101,7 @@ class StudentTraining:
         seed: int,
         device: torch.device,
         task: Task,
-        ranks: Ranks,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.watched = student.to(device).to(memory_format=torch.channels_last)
         self.steps = settings.student_steps
