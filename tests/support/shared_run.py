@@ -166,9 +166,9 @@ def _held(work: Callable[[], T]) -> tuple[dict[str, str], T]:
 
 def _late() -> str:
     """The last rank does not come to a step; what the others are told."""
-    with joined_ranks(launch(), CPU, timedelta(seconds=1)) as ranks:
+    with joined_ranks(launch(), CPU, timedelta(seconds=5)) as ranks:
         if ranks.rank == ranks.count - 1:
-            time.sleep(4)
+            time.sleep(11)
             return ""
         return _told(lambda: ranks.mean({"loss": 1.0}), RankLostError)
 
