@@ -30,6 +30,7 @@ def quantize(
     residual_bits: int | Literal["same"] = 8,
     act_symmetry: ActSymmetry = "symmetric",
     depthwise: Depthwise = "int8",
+    int4_linear: bool = False,
     target: str = "auto",
     cache: str | Path | None = None,
     resume: bool = False,
@@ -69,6 +70,7 @@ def quantize(
         residual_bits: 2..8 or ``same``, of tensors that additions and poolings read.
         act_symmetry: zero points of activations all 0, or free.
         depthwise: ``float`` keeps convolutions of fewer than 4 channels per group in float.
+        int4_linear: linear layers of INT4 weights and float inputs, for TensorRT.
         target: ``onnxruntime``, ``tensorrt``, ``all``, or ``auto`` for all that can run the
             zero points.
         arch: ``torchvision:NAME``, ``timm:NAME`` or ``FILE.py:FACTORY`` of a checkpoint file.
@@ -110,6 +112,7 @@ def quantize(
         residual_bits=residual_bits,
         act_symmetry=act_symmetry,
         depthwise=depthwise,
+        int4_linear=int4_linear or None,
         arch=arch,
         input_shape=input_shape,
         mean=mean,

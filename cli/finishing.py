@@ -24,6 +24,7 @@ from lrq_deploy.options import QuantizeOptions
 from lrq_deploy.progress import ProgressCallback, StageProgress
 from lrq_deploy.resume.run_folder import RunFolder
 from lrq_deploy.student.frozen import QuantizedModel
+from lrq_deploy.student.weighted import weighted_layers
 from lrq_deploy.synthetic import SyntheticSet
 from lrq_deploy.teacher import Teacher
 
@@ -150,7 +151,7 @@ def _result(
 ) -> QuantizeResult:
     model_file = options.out / targets().get(REFERENCE).file_name
     fidelity, parity = checked.fidelity, checked.parity
-    stored = [t for x in model.weighted_layers().values() for t in (x.stored_weight, x.bias)]
+    stored = [t for x in weighted_layers(model).values() for t in (x.stored_weight, x.bias)]
     float_bytes = 4 * sum(tensor.numel() for tensor in stored if tensor is not None)
     student_bytes = model_file.stat().st_size
     verdict = judge(checked, float_bytes, student_bytes, choice.describe_refused())

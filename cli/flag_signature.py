@@ -23,6 +23,7 @@ WIDTHS = (
     "residual_bits",
     "act_symmetry",
     "depthwise",
+    "int4_linear",
 )
 """What is an integer, and of which width, beside ``bits``."""
 NETWORK = ("arch", "input_shape", "mean", "std", "output", "task")

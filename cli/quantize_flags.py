@@ -45,6 +45,7 @@ class QuantizeFlags:
     residual_bits: Width | None = None
     act_symmetry: str | None = None
     depthwise: str | None = None
+    int4_linear: bool | None = None
     arch: str | None = None
     input_shape: tuple[int, ...] | None = None
     mean: tuple[float, ...] | None = None
@@ -229,6 +230,7 @@ def _scheme_from(flags: QuantizeFlags) -> Scheme:
         if isinstance(value, int):
             check_bits(f"--{flag_name(name)}", value)
     _check_mixed(flags)
+    _check_int4_linear(flags)
     # Activations take no room in the file, and runtimes carry all of them in 8 bits.
     bits = 8 if flags.bits == "mixed" else flags.bits
     weight_bits = bits if flags.weight_bits is None else flags.weight_bits
@@ -249,7 +251,17 @@ def _scheme_from(flags: QuantizeFlags) -> Scheme:
         residual_bits=None if residual_bits == "same" else residual_bits,
         act_symmetry=cast(ActSymmetry, flags.act_symmetry or "symmetric"),
         depthwise=cast(Depthwise, flags.depthwise or "int8"),
+        int4_linear=bool(flags.int4_linear),
     )
+
+
+def _check_int4_linear(flags: QuantizeFlags) -> None:
+    if flags.int4_linear and flags.target == "onnxruntime":
+        raise OptionError(
+            "--int4-linear is for TensorRT; ONNX Runtime would run those layers in float",
+            "--target onnxruntime",
+            "leave --int4-linear out, or pass --target tensorrt",
+        )
 
 
 def _check_mixed(flags: QuantizeFlags) -> None:

@@ -134,6 +134,13 @@ Depthwise = Annotated[
         help="Convolutions of fewer than 4 channels per group. Default: int8.",
     ),
 ]
+Int4Linear = Annotated[
+    bool | None,
+    typer.Option(
+        "--int4-linear/--no-int4-linear",
+        help="Linear layers of INT4 weights and float inputs, for TensorRT.",
+    ),
+]
 Target = Annotated[
     str | None,
     typer.Option(

@@ -143,6 +143,8 @@ def _width_flags(scheme: Scheme, target_size: float | None) -> list[str]:
         flags += ["--act-symmetry", scheme.act_symmetry]
     if scheme.depthwise != "int8":
         flags += ["--depthwise", scheme.depthwise]
+    if scheme.int4_linear:
+        flags += ["--int4-linear"]
     return flags
 
 

@@ -9,9 +9,11 @@ import onnx
 
 from lrq_deploy.export.multiply_adds import multiply_adds
 from lrq_deploy.export.session import open_session
-from lrq_deploy.student.frozen import FloatLayer, FrozenLayer, QuantizedModel
+from lrq_deploy.student.frozen import FloatLayer, QuantizedModel
+from lrq_deploy.student.weight_only import WeightOnlyLayer
+from lrq_deploy.student.weighted import WeightedLayer, weighted_layers
 
-__all__ = ["KEPT_FLOAT", "Coverage", "LayerCoverage", "audit"]
+__all__ = ["KEPT_FLOAT", "WEIGHT_ONLY", "Coverage", "LayerCoverage", "audit", "kept_reason"]
 
 _INTEGER_KERNELS = frozenset(
     {"ConvInteger", "MatMulInteger", "QGemm", "QLinearConv", "QLinearMatMul"}
@@ -30,6 +32,7 @@ _FLOAT_KERNELS = frozenset(
         "MatMulNBits",
     }
 )
+WEIGHT_ONLY = "--int4-linear keeps its input in float; its weights are INT4"
 KEPT_FLOAT = "--depthwise float keeps it so; quantize with --depthwise int8 to compare"
 
 _CARRIERS = ("QuantizeLinear", "DequantizeLinear")
@@ -82,7 +85,8 @@ class Coverage:
     @property
     def wanted_share(self) -> float:
         """The same among the layers that the scheme does not keep in float."""
-        return Coverage(tuple(x for x in self.layers if x.reason != KEPT_FLOAT), {}).share
+        kept = (KEPT_FLOAT, WEIGHT_ONLY)
+        return Coverage(tuple(x for x in self.layers if x.reason not in kept), {}).share
 
     @property
     def fallbacks(self) -> tuple[LayerCoverage, ...]:
@@ -112,7 +116,7 @@ def audit(model: QuantizedModel, onnx_model: Path | bytes) -> Coverage:
     reader = _OptimizedGraph(graph)
     counts = multiply_adds(model)
     layers = tuple(
-        _layer(name, layer, counts[name], reader) for name, layer in model.weighted_layers().items()
+        _layer(name, layer, counts[name], reader) for name, layer in weighted_layers(model).items()
     )
     return Coverage(layers, reader.float_operators())
 
@@ -171,18 +175,24 @@ class _OptimizedGraph:
         return self._types.get(node.input[0], int(onnx.TensorProto.UNDEFINED))
 
 
-def _layer(
-    name: str, layer: FrozenLayer | FloatLayer, count: int, graph: _OptimizedGraph
-) -> LayerCoverage:
+def _layer(name: str, layer: WeightedLayer, count: int, graph: _OptimizedGraph) -> LayerCoverage:
     kind = layer.spec.kind
-    if isinstance(layer, FloatLayer):
-        return LayerCoverage(name, kind, count, False, "Conv", KEPT_FLOAT)
+    kept = kept_reason(layer)
+    if kept:
+        return LayerCoverage(name, kind, count, False, "", kept)
     nodes = graph.kernels_of(name)
     floats = [node for node in nodes if node.op_type in _FLOAT_KERNELS]
     integer = bool(nodes) and not floats
     kernel = (floats or nodes)[0].op_type if nodes else ""
     reason = "" if integer else _reason(kernel, floats, graph)
     return LayerCoverage(name, kind, count, integer, kernel, reason)
+
+
+def kept_reason(layer: WeightedLayer) -> str:
+    """Why the scheme keeps the input of a layer in float, or empty."""
+    if isinstance(layer, WeightOnlyLayer):
+        return WEIGHT_ONLY
+    return KEPT_FLOAT if isinstance(layer, FloatLayer) else ""
 
 
 def _reason(kernel: str, floats: list[onnx.NodeProto], graph: _OptimizedGraph) -> str:

@@ -4,9 +4,10 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from lrq_deploy.export.coverage import KEPT_FLOAT, Coverage, LayerCoverage
+from lrq_deploy.export.coverage import Coverage, LayerCoverage, kept_reason
 from lrq_deploy.export.multiply_adds import multiply_adds
-from lrq_deploy.student.frozen import FloatLayer, FrozenLayer, QuantizedModel
+from lrq_deploy.student.frozen import QuantizedModel
+from lrq_deploy.student.weighted import WeightedLayer, weighted_layers
 
 __all__ = ["EngineLayer", "audit_engine", "read_layers"]
 
@@ -81,7 +82,7 @@ def audit_engine(model: QuantizedModel, lines: Iterable[str]) -> Coverage | None
     holders = {name: [x for x in layers if x.holds(name)] for name in model.layers()}
     audited = tuple(
         _audit(name, layer, counts[name], holders.get(name, ()))
-        for name, layer in model.weighted_layers().items()
+        for name, layer in weighted_layers(model).items()
     )
     weighted = {id(layer) for found in holders.values() for layer in found}
     others: dict[str, int] = {}
@@ -92,11 +93,12 @@ def audit_engine(model: QuantizedModel, lines: Iterable[str]) -> Coverage | None
 
 
 def _audit(
-    name: str, weighted: FrozenLayer | FloatLayer, count: int, found: Sequence[EngineLayer]
+    name: str, weighted: WeightedLayer, count: int, found: Sequence[EngineLayer]
 ) -> LayerCoverage:
     kind = weighted.spec.kind
-    if isinstance(weighted, FloatLayer):
-        return LayerCoverage(name, kind, count, False, "", KEPT_FLOAT)
+    kept = kept_reason(weighted)
+    if kept:
+        return LayerCoverage(name, kind, count, False, "", kept)
     if not found:
         reason = "the build log does not name the layer; it may be merged into another one"
         return LayerCoverage(name, kind, count, False, "", reason)

@@ -15,6 +15,7 @@ from lrq_deploy.export.passes._matching import (
     add_initializer,
     constant,
     int_attribute,
+    is_int4_weight,
     is_quantizer,
     is_weight,
     string_attribute,
@@ -41,13 +42,15 @@ class WithoutQuantizersPass(ir.passes.InPlacePass):
         for node in list(model.graph):
             if is_quantizer(node):
                 _replace_quantizer(model.graph, node)
-            elif is_weight(node):
+            elif is_weight(node) or is_int4_weight(node):
                 _replace_weight(model.graph, node)
         return ir.passes.PassResult(model, True)
 
     def ensures(self, model: ir.Model) -> None:
         """Check the postcondition."""
-        if any(is_quantizer(node) or is_weight(node) for node in model.graph):
+        if any(
+            is_quantizer(node) or is_weight(node) or is_int4_weight(node) for node in model.graph
+        ):
             raise ir.passes.PostconditionError("a neutral operator is left")
 
 
@@ -84,11 +87,15 @@ def _replace_quantizer(graph: ir.Graph, node: ir.Node) -> None:
 
 def _replace_weight(graph: ir.Graph, node: ir.Node) -> None:
     integers, scale = constant(node.inputs[0]), constant(node.inputs[1])
-    name, axis = string_attribute(node, "name"), int_attribute(node, "axis")
+    name = string_attribute(node, "name")
     if integers is None or scale is None:
         raise ExportError("weights must be constants", name, "report the network's name")
-    shape = [-1 if d == axis else 1 for d in range(integers.ndim)]
-    weight = integers.astype(np.float32) * scale.reshape(shape)
+    if is_int4_weight(node):
+        spread = np.repeat(scale, int_attribute(node, "block"), axis=1)
+    else:
+        axis = int_attribute(node, "axis")
+        spread = scale.reshape([-1 if d == axis else 1 for d in range(integers.ndim)])
+    weight = integers.astype(np.float32) * spread
     real = add_initializer(graph, f"{name}.weight", weight.astype(np.float32))
     node.outputs[0].replace_all_uses_with(real)
     graph.remove(node, safe=True)

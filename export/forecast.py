@@ -26,6 +26,8 @@ class OnnxRuntimeForecast:
         """Agrees with ``coverage.audit`` on the exported graph."""
         if layer.is_float:
             return _KEPT
+        if layer.is_weight_only:
+            return Execution(False, "float linear", "--int4-linear keeps its input in float")
         if layer.kind == "conv_transpose2d":
             return Execution(False, "float ConvTranspose", "there is no integer kernel for it")
         if layer.kind == "conv2d" and layer.gives_logits:
@@ -66,6 +68,8 @@ class TensorRtForecast:
         """INT8 for every layer whose zero points are 0."""
         if layer.is_float:
             return _KEPT
+        if layer.is_weight_only:
+            return Execution(False, "INT4 weight-only linear", "its input is float")
         words = {
             "conv2d": "convolution",
             "conv_transpose2d": "transposed convolution",
@@ -97,7 +101,7 @@ class TensorRtForecast:
         if weights == 4:
             said.append(
                 "INT4 is a weight-only format of linear layers there and wants float "
-                "activations; a quantized classifier keeps INT8."
+                "activations: --int4-linear. A quantized classifier keeps INT8 unless given."
             )
         if scheme.act_symmetry == "asymmetric":
             said.append("Free zero points are refused: use --act-symmetry symmetric.")

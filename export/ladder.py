@@ -305,7 +305,7 @@ def _untraced(images: Tensor) -> Trace:
 def _is_narrow(scheme: Scheme) -> bool:
     """Whether all layers add few integers; sums of floats may round to either side of a tie."""
     widest = max(scheme.weight_bits, scheme.act_bits)
-    return widest <= NARROW_BITS and scheme.depthwise == "int8"
+    return widest <= NARROW_BITS and scheme.depthwise == "int8" and not scheme.int4_linear
 
 
 def _check_shape(batch: Tensor, model: QuantizedModel) -> None:

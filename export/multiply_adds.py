@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from lrq_deploy.student.frozen import FloatLayer, FrozenLayer, QuantizedModel
+from lrq_deploy.student.frozen import QuantizedModel
+from lrq_deploy.student.weighted import WeightedLayer
 
 __all__ = ["multiply_adds"]
 
@@ -30,13 +31,13 @@ class _Counter(fx.Interpreter):
         """Count layers; a layer called twice counts twice."""
         result = super().call_module(target, args, kwargs)
         module = self.fetch_attr(str(target))
-        if isinstance(module, FrozenLayer | FloatLayer):
+        if isinstance(module, WeightedLayer):
             count = _layer_count(module, args[0], result)
             self.counts[str(target)] = self.counts.get(str(target), 0) + count
         return result
 
 
-def _layer_count(layer: FrozenLayer | FloatLayer, x: Tensor, y: Tensor) -> int:
+def _layer_count(layer: WeightedLayer, x: Tensor, y: Tensor) -> int:
     """Elements of the output (of the input, if transposed) times the weights each one meets."""
     shape = layer.stored_weight.shape
     elements = x.numel() if layer.spec.kind == "conv_transpose2d" else y.numel()

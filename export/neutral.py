@@ -7,7 +7,9 @@ Every dialect is lowered from it. In the domain ``lrq``, version 1:
   really occur, within ``qmin..qmax``;
 * ``DequantizeWeight(weight_q, weight_scale)`` with ``name``, ``axis`` and the attributes of the
   quantizer that feeds the layer: ``input_scale``, ``input_zero_point``, ``input_qmin``,
-  ``input_qmax``.
+  ``input_qmax``;
+* ``DequantizeInt4Weight(weight_q, scale_per_block)`` with ``name`` and ``block``, of a layer
+  whose input is float.
 """
 
 import copy
@@ -22,13 +24,16 @@ from torch import Tensor, fx, nn
 from lrq_deploy.errors import ExportError
 from lrq_deploy.qparams import QParams, ScaleTable
 from lrq_deploy.student.frozen import FrozenLayer, QuantizedModel
+from lrq_deploy.student.weight_only import BLOCK, WeightOnlyLayer
+from lrq_deploy.student.weighted import weight_only_layers
 
-__all__ = ["DOMAIN", "OPSET", "QUANTIZE", "WEIGHT", "float_graph", "neutral_graph"]
+__all__ = ["DOMAIN", "INT4_WEIGHT", "OPSET", "QUANTIZE", "WEIGHT", "float_graph", "neutral_graph"]
 
 DOMAIN = "lrq"
 OPSET = 21  # the first with INT4 tensors; ONNX Runtime 1.24 and TensorRT 10.3 read it
 QUANTIZE = "QuantizeDequantize"
 WEIGHT = "DequantizeWeight"
+INT4_WEIGHT = "DequantizeInt4Weight"
 
 
 class _QuantizeMarker(nn.Module):
@@ -79,6 +84,21 @@ class _LayerMarker(nn.Module):
         return self._spec.apply(x, weight, self.bias)
 
 
+class _WeightOnlyMarker(nn.Module):
+    """Stands for a layer of INT4 weights and float activations."""
+
+    def __init__(self, name: str, layer: WeightOnlyLayer) -> None:
+        super().__init__()
+        self._layer = layer
+        self._attributes: dict[str, int | float | str] = {"name": name, "block": BLOCK}
+
+    def forward(self, x: Tensor) -> Tensor:
+        layer = self._layer
+        inputs = (layer.stored_weight, layer.scale_per_block)
+        weight = _symbolic(INT4_WEIGHT, inputs, self._attributes, layer.stored_weight.shape)
+        return layer.spec.apply(x, weight, layer.bias)
+
+
 def _symbolic(
     op_type: str,
     inputs: tuple[Tensor, ...],
@@ -110,6 +130,8 @@ def neutral_graph(model: QuantizedModel) -> ir.Model:
     for name, layer in model.layers().items():
         source = _input_qparams(model.table, name, layer)
         graph.set_submodule(name, _LayerMarker(name, layer, source))
+    for name, packed in weight_only_layers(model).items():
+        graph.set_submodule(name, _WeightOnlyMarker(name, packed))
     return _export(graph, model.input_shape)
 
 

@@ -7,6 +7,7 @@ import onnx_ir as ir
 from lrq_deploy.export.passes.float_layers import FloatLayersPass
 from lrq_deploy.export.passes.fold_activation import FoldActivationPass
 from lrq_deploy.export.passes.global_pool import GlobalPoolPass
+from lrq_deploy.export.passes.int4_weights import Int4WeightsPass
 from lrq_deploy.export.passes.integer_movement import IntegerMovementPass
 from lrq_deploy.export.passes.integer_weights import IntegerWeightsPass
 from lrq_deploy.export.passes.table_requantization import TableRequantizationPass
@@ -42,5 +43,6 @@ class OnnxRuntimeTarget:
             Uint8ActivationsPass(),
             IntegerMovementPass(),
             IntegerWeightsPass(self.packed),
+            Int4WeightsPass(),
         ):
             graph_pass(model)

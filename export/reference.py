@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from torch import Tensor, fx
@@ -29,6 +30,7 @@ from lrq_deploy.student.frozen import (
     LayerSpec,
     QuantizedModel,
 )
+from lrq_deploy.student.weight_only import WeightOnlyLayer
 
 __all__ = [
     "IntegerTensor",
@@ -123,6 +125,9 @@ class Reference:
             return _layer(module, args[0], self._model.table[module.input_quantizer])
         if isinstance(module, FloatLayer):
             return _float_layer(module, _real(args[0]))
+        if isinstance(module, WeightOnlyLayer):
+            product = _real(args[0]) @ module.real_weight(torch.float64).numpy().T
+            return product if module.bias is None else product + module.bias.numpy()
         raise _unknown(type(module).__name__)
 
 

@@ -22,12 +22,14 @@ from lrq_deploy.student.frozen import (
     LayerSpec,
     QuantizedModel,
 )
+from lrq_deploy.student.weight_only import WeightOnlyLayer
+from lrq_deploy.student.weighted import weight_only_layers
 from lrq_deploy.teacher import Preprocessing
 
 __all__ = ["STUDENT_SCHEMA", "read_student", "student_bytes"]
 
 STUDENT_SCHEMA = 3
-_READABLE = (1, 2, STUDENT_SCHEMA)  # 1: no widths per layer; 2: no layers in float
+_READABLE = (1, 2, STUDENT_SCHEMA)  # 1: no widths per layer; 2: all layers quantized
 # One key only: safetensors keeps metadata in a hash map whose order differs between runs.
 _METADATA_KEY = "lrq_student"
 
@@ -51,6 +53,11 @@ def student_bytes(model: QuantizedModel) -> bytes:
         tensors[f"{name}.weight"] = kept.stored_weight
         if kept.bias is not None:
             tensors[f"{name}.bias"] = kept.bias
+    for name, packed in weight_only_layers(model).items():
+        tensors[f"{name}.weight_q"] = packed.stored_weight
+        tensors[f"{name}.scale_per_block"] = packed.scale_per_block
+        if packed.bias is not None:
+            tensors[f"{name}.bias"] = packed.bias
     for path in _constant_paths(model):
         tensors[path] = _attribute(model.graph, path)
     tensors = {name: tensors[name].detach().cpu().clone().contiguous() for name in sorted(tensors)}
@@ -95,6 +102,7 @@ def _document(model: QuantizedModel) -> dict[str, Any]:
         "quantizers": list(model.quantizers()),
         "layers": layers,
         "float_layers": {name: asdict(x.spec) for name, x in model.float_layers().items()},
+        "weight_only_layers": list(weight_only_layers(model)),
         "constants": _constant_paths(model),
         "graph": graph_to_json(model.graph.graph),
     }
@@ -117,6 +125,9 @@ def _model(document: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Quanti
     for name, fields in document.get("float_layers", {}).items():
         weight, bias = tensors[f"{name}.weight"], tensors.get(f"{name}.bias")
         _place(root, name, FloatLayer(_spec(fields), weight, bias))
+    for name in document.get("weight_only_layers", ()):
+        parts = [tensors[f"{name}.{part}"] for part in ("weight_q", "scale_per_block")]
+        _place(root, name, WeightOnlyLayer(parts[0], parts[1], tensors.get(f"{name}.bias")))
     for path in document["constants"]:
         folder, leaf = _folder(root, path)
         folder.register_buffer(leaf, tensors[path])

@@ -7,6 +7,7 @@ import onnx_ir as ir
 from lrq_deploy.errors import OptionError
 from lrq_deploy.export.passes.fold_activation import FoldActivationPass
 from lrq_deploy.export.passes.global_pool import GlobalPoolPass
+from lrq_deploy.export.passes.int4_weights import Int4WeightsPass
 from lrq_deploy.export.passes.int8_activations import Int8ActivationsPass
 from lrq_deploy.export.passes.int8_weights import Int8WeightsPass
 from lrq_deploy.scheme import Scheme
@@ -46,5 +47,6 @@ class TensorRTTarget:
             FoldActivationPass(),
             Int8ActivationsPass(),
             Int8WeightsPass(),
+            Int4WeightsPass(),
         ):
             graph_pass(model)

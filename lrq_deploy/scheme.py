@@ -79,6 +79,8 @@ class Scheme:
         act_symmetry: ``symmetric`` keeps every zero point at 0.
         depthwise: ``float`` keeps convolutions of few channels per group as they were in the
             teacher, see ``lrq_deploy.graph.kept_float``.
+        int4_linear: linear layers have INT4 weights in blocks and float activations, which is
+            how TensorRT runs INT4.
         layer_bits: layers whose weights have a width of their own, which stands above all
             others; no layer twice.
     """
@@ -89,6 +91,7 @@ class Scheme:
     residual_bits: int | None = 8
     act_symmetry: ActSymmetry = "symmetric"
     depthwise: Depthwise = "int8"
+    int4_linear: bool = False
     layer_bits: tuple[LayerBits, ...] = ()
 
     def __post_init__(self) -> None:
@@ -115,6 +118,13 @@ class Scheme:
                 "depthwise must be 'int8' or 'float'", repr(self.depthwise), "pass one of the two"
             )
 
+        if self.int4_linear and self.act_symmetry != "symmetric":
+            raise OptionError(
+                "int4_linear is for TensorRT, which takes only zero points of 0",
+                f"act_symmetry {self.act_symmetry}",
+                "pass --act-symmetry symmetric, or leave --int4-linear out",
+            )
+
     @staticmethod
     def from_json(document: Mapping[str, Any]) -> "Scheme":
         """The scheme whose ``dataclasses.asdict`` went through JSON."""
@@ -134,4 +144,6 @@ class Scheme:
             name = f"mixed A{self.act_bits}, edge {self.edge_bits or 'as inner'} ({counts})"
         if self.residual_bits != Scheme.residual_bits:
             name += f", residual {self.residual_bits or 'same'}"
-        return name if self.depthwise == "int8" else f"{name}, depthwise float"
+        if self.depthwise != "int8":
+            name += f", depthwise {self.depthwise}"
+        return f"{name}, INT4 linear" if self.int4_linear else name

@@ -6,7 +6,7 @@ from typing import Any
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from lrq_deploy.export.neutral import DOMAIN, QUANTIZE, WEIGHT
+from lrq_deploy.export.neutral import DOMAIN, INT4_WEIGHT, QUANTIZE, WEIGHT
 
 __all__ = [
     "add_initializer",
@@ -14,6 +14,7 @@ __all__ = [
     "float_attribute",
     "insert_identity",
     "int_attribute",
+    "is_int4_weight",
     "is_quantizer",
     "is_weight",
     "string_attribute",
@@ -29,6 +30,11 @@ def is_quantizer(node: ir.Node | None) -> bool:
 def is_weight(node: ir.Node | None) -> bool:
     """Whether the node is a neutral weight."""
     return node is not None and node.domain == DOMAIN and node.op_type == WEIGHT
+
+
+def is_int4_weight(node: ir.Node | None) -> bool:
+    """Whether the node is a neutral weight of a layer whose input is float."""
+    return node is not None and node.domain == DOMAIN and node.op_type == INT4_WEIGHT
 
 
 def int_attribute(node: ir.Node, name: str) -> int:

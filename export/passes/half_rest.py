@@ -46,7 +46,16 @@ class HalfRestPass(ir.passes.InPlacePass):
 
 
 def _is_float_layer(node: ir.Node) -> bool:
-    return node.op_type in _LAYERS and constant(node.inputs[1]) is not None
+    if node.op_type not in _LAYERS:
+        return False
+    return constant(node.inputs[1]) is not None or _unpacks_int4(node.inputs[1])
+
+
+def _unpacks_int4(weight: ir.Value | None) -> bool:
+    producer = None if weight is None else weight.producer()
+    if producer is None or producer.op_type != "DequantizeLinear" or producer.inputs[0] is None:
+        return False
+    return producer.inputs[0].dtype == ir.DataType.INT4
 
 
 def _convert(graph: ir.Graph, node: ir.Node) -> None:

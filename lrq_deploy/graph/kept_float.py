@@ -6,6 +6,7 @@ from lrq_deploy.graph.attributes import tensor_of
 from lrq_deploy.graph.operators import WEIGHTED, is_call
 from lrq_deploy.graph.specification import layer_spec
 from lrq_deploy.scheme import Scheme
+from lrq_deploy.student.weight_only import BLOCK
 
 __all__ = ["FEWEST_CHANNELS", "kept_float"]
 
@@ -14,14 +15,24 @@ FEWEST_CHANNELS = 4
 
 
 def kept_float(graph_module: fx.GraphModule, scheme: Scheme) -> list[fx.Node]:
-    """Convolutions with several groups of fewer than ``FEWEST_CHANNELS`` input channels.
+    """Layers whose input is no integer.
 
-    None of them where ``scheme.depthwise`` is ``int8``. Depthwise convolutions have one channel.
+    * With ``depthwise`` ``float`` convolutions with several groups of fewer than
+      ``FEWEST_CHANNELS`` input channels; depthwise convolutions have one.
+    * With ``int4_linear`` linear layers whose rows are whole blocks.
     """
-    if scheme.depthwise == "int8":
-        return []
     nodes = [node for node in graph_module.graph.nodes if is_call(node, WEIGHTED)]
-    return [node for node in nodes if _has_narrow_groups(graph_module, node)]
+    return [
+        node
+        for node in nodes
+        if (scheme.depthwise == "float" and _has_narrow_groups(graph_module, node))
+        or (scheme.int4_linear and _has_whole_blocks(graph_module, node))
+    ]
+
+
+def _has_whole_blocks(graph_module: fx.GraphModule, node: fx.Node) -> bool:
+    rows = tensor_of(graph_module, node.args[1])
+    return layer_spec(node).kind == "linear" and rows.shape[1] % BLOCK == 0
 
 
 def _has_narrow_groups(graph_module: fx.GraphModule, node: fx.Node) -> bool:

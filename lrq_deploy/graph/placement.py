@@ -1,8 +1,8 @@
 """Pass: turn a folded teacher into a student with quantizers where a runtime has integers.
 
 Requires: a normalised graph without BatchNorm.
-Ensures: every weighted layer is a ``QuantizedLayer``, or a ``FloatLayer`` where the scheme
-keeps it in float; every tensor that an integer operator
+Ensures: every weighted layer is a ``QuantizedLayer``, or a ``FloatLayer`` or
+``WeightOnlyLayer`` where the scheme keeps its input in float; every tensor that an integer operator
 reads, and every result of one except the logits, comes from an ``ActQuantizer`` through data
 movement only. A ReLU that an unsigned quantizer repeats is gone.
 """
@@ -24,6 +24,7 @@ from lrq_deploy.graph.specification import layer_spec
 from lrq_deploy.scheme import Scheme
 from lrq_deploy.student.frozen import FloatLayer
 from lrq_deploy.student.layers import ActQuantizer, QuantizedLayer
+from lrq_deploy.student.weight_only import WeightOnlyLayer
 from lrq_deploy.target import TargetDescription
 from lrq_deploy.teacher import Preprocessing
 
@@ -174,7 +175,10 @@ def _keep_float(student: fx.GraphModule, node: fx.Node) -> None:
     weight = tensor_of(student, node.args[1])
     bias = optional_tensor(student, node.args[2]) if len(node.args) > 2 else None
     name = _unused_name(student, node)
-    student.get_submodule("layers").add_module(name, FloatLayer(layer_spec(node), weight, bias))
+    spec = layer_spec(node)
+    linear = spec.kind == "linear"
+    layer = WeightOnlyLayer.of(weight, bias) if linear else FloatLayer(spec, weight, bias)
+    student.get_submodule("layers").add_module(name, layer)
     with student.graph.inserting_before(node):
         call = student.graph.call_module(f"layers.{name}", (node.args[0],))
     node.replace_all_uses_with(call)

@@ -40,7 +40,7 @@ class LayerFacts:
         weight_shape: in the operator's own layout.
         multiply_adds: for one image; a layer used twice counts twice.
         activations: elements of its input and output for one image.
-        weight_bits, input_bits: nominal widths; ``FLOAT_BITS`` both where it stays in float.
+        weight_bits, input_bits: nominal widths; ``FLOAT_BITS`` of what stays in float.
         gives_logits: its result is the network's, so nothing quantizes it.
     """
 
@@ -58,6 +58,11 @@ class LayerFacts:
     def is_float(self) -> bool:
         """Whether the scheme keeps it in float."""
         return self.weight_bits == FLOAT_BITS
+
+    @property
+    def is_weight_only(self) -> bool:
+        """Whether its weights are integers and its input is not."""
+        return self.input_bits == FLOAT_BITS and not self.is_float
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,11 @@ from lrq_deploy.planning.plan import (
 )
 from lrq_deploy.student.frozen import FloatLayer, LayerSpec
 from lrq_deploy.student.layers import ActQuantizer, QuantizedLayer, set_enabled
+from lrq_deploy.student.weight_only import WeightOnlyLayer
 
 __all__ = ["estimate_sizes", "survey_layers", "survey_quantizers"]
+
+_Layer = QuantizedLayer | FloatLayer | WeightOnlyLayer
 
 # Measured on exported graphs: names, attributes and shapes around one weight or one quantizer.
 LAYER_BYTES = 1600
@@ -45,7 +48,7 @@ def survey_layers(
         path = str(node.target)
         if node.op == "call_module" and path in meter.multiply_adds and path not in facts:
             layer = student.get_submodule(path)
-            if isinstance(layer, QuantizedLayer | FloatLayer):
+            if isinstance(layer, _Layer):
                 shape = tuple(_weight(layer).shape)
                 weight_bits, input_bits = _widths(student, layer)
                 facts[path] = LayerFacts(
@@ -62,14 +65,16 @@ def survey_layers(
     return tuple(facts.values())
 
 
-def _weight(layer: QuantizedLayer | FloatLayer) -> Tensor:
-    return layer.stored_weight if isinstance(layer, FloatLayer) else layer.weight
+def _weight(layer: _Layer) -> Tensor:
+    return layer.weight if isinstance(layer, QuantizedLayer) else layer.stored_weight
 
 
-def _widths(student: fx.GraphModule, layer: QuantizedLayer | FloatLayer) -> tuple[int, int]:
+def _widths(student: fx.GraphModule, layer: _Layer) -> tuple[int, int]:
     """Bits of the weights and of the input."""
     if isinstance(layer, FloatLayer):
         return FLOAT_BITS, FLOAT_BITS
+    if isinstance(layer, WeightOnlyLayer):
+        return 4, FLOAT_BITS
     quantizer = student.get_submodule(layer.input_quantizer)
     return layer.bits, quantizer.bits if isinstance(quantizer, ActQuantizer) else FLOAT_BITS
 
@@ -114,7 +119,7 @@ class _Meter(fx.Interpreter):
         """Count layers; a layer called twice counts twice."""
         result = super().call_module(target, args, kwargs)
         module = self.fetch_attr(str(target))
-        if isinstance(module, QuantizedLayer | FloatLayer):
+        if isinstance(module, _Layer):
             path = str(target)
             count = _multiply_adds(module, args[0], result)
             self.multiply_adds[path] = self.multiply_adds.get(path, 0) + count
@@ -122,7 +127,7 @@ class _Meter(fx.Interpreter):
         return result
 
 
-def _multiply_adds(layer: QuantizedLayer | FloatLayer, x: Tensor, y: Tensor) -> int:
+def _multiply_adds(layer: _Layer, x: Tensor, y: Tensor) -> int:
     elements = x.numel() if layer.spec.kind == "conv_transpose2d" else y.numel()
     return elements * math.prod(_weight(layer).shape[1:])
 

@@ -193,21 +193,18 @@ class QuantizedModel:
 
     def layers(self) -> dict[str, FrozenLayer]:
         """Every quantized layer by name, in graph order."""
-        return self._modules_of(FrozenLayer)
+        return self.modules_of(FrozenLayer)
 
     def float_layers(self) -> dict[str, FloatLayer]:
         """Every layer that stays in float by name, in graph order."""
-        return self._modules_of(FloatLayer)
-
-    def weighted_layers(self) -> dict[str, FrozenLayer | FloatLayer]:
-        """All of both, in graph order."""
-        return self._modules_of(FrozenLayer | FloatLayer)
+        return self.modules_of(FloatLayer)
 
     def quantizers(self) -> dict[str, FrozenQuantizer]:
         """Every activation quantizer by name, in graph order."""
-        return self._modules_of(FrozenQuantizer)
+        return self.modules_of(FrozenQuantizer)
 
-    def _modules_of(self, kind: Any) -> dict[str, Any]:
+    def modules_of(self, kind: Any) -> dict[str, Any]:
+        """Every module of a type, or of a union of types, by name, in graph order."""
         found: dict[str, Any] = {}
         for node in self.graph.graph.nodes:
             if node.op == "call_module":

@@ -13,6 +13,7 @@ from lrq_deploy.export.ladder import climb
 from lrq_deploy.scheme import Scheme
 from lrq_deploy.student.freeze import freeze
 from lrq_deploy.student.frozen import QuantizedModel
+from lrq_deploy.student.weighted import weighted_layers
 
 pytestmark = pytest.mark.integration
 
@@ -30,7 +31,7 @@ def test_a_bundle_gives_the_student_back(bundle: Bundle) -> None:
     model = bundle.model()
     assert model.scheme == SCHEME
     assert list(model.float_layers()) == ["layers.depthwise_0"]
-    assert list(model.weighted_layers())[:2] == ["layers.stem_0", "layers.depthwise_0"]
+    assert list(weighted_layers(model))[:2] == ["layers.stem_0", "layers.depthwise_0"]
     assert torch.isfinite(model.logits(images(4))).all()
 
 
