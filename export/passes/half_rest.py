@@ -61,7 +61,7 @@ def _unpacks_int4(weight: ir.Value | None) -> bool:
 def _convert(graph: ir.Graph, node: ir.Node) -> None:
     for index, value in enumerate(node.inputs):
         if value is not None:
-            node.replace_input_with(index, _half(graph, node, value))
+            node.replace_input_with(index, _half(graph, node, index, value))
     output = node.outputs[0]
     name = str(output.name)
     single = ir.Value(name=name, shape=output.shape, type=ir.TensorType(ir.DataType.FLOAT))
@@ -72,15 +72,15 @@ def _convert(graph: ir.Graph, node: ir.Node) -> None:
     graph.insert_after(node, back)
 
 
-def _half(graph: ir.Graph, reader: ir.Node, value: ir.Value) -> ir.Value:
-    """The FP16 form of what ``reader`` reads."""
+def _half(graph: ir.Graph, reader: ir.Node, index: int, value: ir.Value) -> ir.Value:
+    """The FP16 form of what ``reader`` reads as its input ``index``."""
     array = constant(value)
     if array is not None:
         return add_initializer(graph, f"{value.name}.half", array.astype(np.float16))
     producer = value.producer()
     if producer is not None and str(producer.name).endswith(_SINGLE) and producer.inputs[0]:
         return producer.inputs[0]
-    name = f"{reader.name or reader.outputs[0].name}.input.half"
+    name = f"{reader.name or reader.outputs[0].name}.input{index}.half"
     cast = ir.node("Cast", [value], {"to": int(ir.DataType.FLOAT16)}, name=name)
     result = cast.outputs[0]
     result.name, result.shape = name, value.shape

@@ -133,7 +133,7 @@ def quantized_tensors(graph: fx.Graph, floats: Collection[fx.Node] = ()) -> list
         for tensor in _integer_inputs(node):
             groups.demand(tensor, _reading_role(node, tensor, is_edge))
             groups.read(tensor, node)
-        if _has_integer_output(node):
+        if _has_integer_output(node) and not _left_to_floats(node, floats):
             groups.demand(node, Role.CURVE)
     members: dict[fx.Node, list[fx.Node]] = {}
     for node in graph.nodes:
@@ -159,6 +159,20 @@ def _integer_inputs(node: fx.Node) -> list[fx.Node]:
     if is_call(node, AVERAGES | CONCATENATIONS | ACTIVATIONS):
         return inputs
     return []
+
+
+def _left_to_floats(node: fx.Node, floats: Collection[fx.Node]) -> bool:
+    """Whether only float linear layers read ``node``, an average or a sum, behind movements.
+
+    An 8-bit quantizer in front of INT4 weights stops TensorRT's builder.
+    """
+    if is_call(node, WEIGHTED | RECTIFIERS):
+        return False
+    readers = list(node.users)
+    pending = [reader for reader in readers if is_movement(reader)]
+    if pending:
+        return len(pending) == len(readers) and all(_left_to_floats(n, floats) for n in pending)
+    return bool(readers) and all(n in floats and is_call(n, {aten.linear.default}) for n in readers)
 
 
 def _is_square(node: fx.Node) -> bool:

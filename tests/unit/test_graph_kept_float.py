@@ -76,3 +76,30 @@ def test_the_scheme_names_it_and_refuses_other_words() -> None:
     assert FLOAT.describe() == "W4A4, edge 8, depthwise float"
     with pytest.raises(OptionError, match="depthwise must be"):
         Scheme(depthwise="fp16")  # type: ignore[arg-type]
+
+
+class TwoLinears(nn.Module):
+    """The first linear layer reads an average, the second what the first wrote, the third a conv."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = conv_bn(3, 32)
+        self.side = nn.Conv2d(32, 32, 12)
+        self.first = nn.Linear(32, 64)
+        self.second = nn.Linear(64, 5)
+        self.third = nn.Linear(32, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.stem(x))
+        main = self.second(torch.relu(self.first(x.mean((2, 3)))))
+        return main + self.third(torch.relu(self.side(x)).flatten(1))
+
+
+def test_int4_linear_takes_layers_that_read_no_integers_of_a_layer() -> None:
+    scheme = Scheme(4, 8, int4_linear=True)
+    folded = fold_batch_norm(graph_of(TwoLinears()))
+    assert [str(node.meta.get("layer")) for node in kept_float(folded, scheme)] == ["first"]
+    student = placed(TwoLinears(), scheme)
+    # The average that only INT4 weights multiply has no quantizer; all others have.
+    assert "mean" not in quantizers(student)
+    assert "mean" in quantizers(placed(TwoLinears(), Scheme(4, 8)))
