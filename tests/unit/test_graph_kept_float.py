@@ -79,7 +79,7 @@ def test_the_scheme_names_it_and_refuses_other_words() -> None:
 
 
 class TwoLinears(nn.Module):
-    """The first linear layer reads an average, the second what the first wrote, the third a conv."""
+    """Linear layers behind an average, behind a linear layer and behind a convolution."""
 
     def __init__(self) -> None:
         super().__init__()
