@@ -117,7 +117,6 @@ class Scheme:
             raise OptionError(
                 "depthwise must be 'int8' or 'float'", repr(self.depthwise), "pass one of the two"
             )
-
         if self.int4_linear and self.act_symmetry != "symmetric":
             raise OptionError(
                 "int4_linear is for TensorRT, which takes only zero points of 0",

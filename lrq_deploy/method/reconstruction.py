@@ -31,10 +31,12 @@ M = TypeVar("M", bound=nn.Module)
 MAP_BYTES = 512 * 2**20
 """Room for what a block reads and gives; large maps leave room for fewer images."""
 MAP_BATCH = 128
+"""Images of one pass that computes these maps."""
 
 FREE_SHARE = 0.2
 """Share of the steps in which the rounding is not yet driven to a decision."""
 SHARPNESS = (20.0, 2.0)
+"""Exponent of the penalty on undecided weights: at first it leaves most of them free."""
 
 
 def reconstruct(
@@ -120,10 +122,12 @@ class BlockReconstruction:
         most = len(self._images) // self._ranks.count
         maps = _maps(self.watched, self._teacher, segment, batches, most, self._device)
         earlier = self._segments[:number]
-        learned = [p for s in earlier for p in _parameters(segment_graph(self.watched, s))]
+        learned = [q for s in earlier for q in _act_scales(segment_graph(self.watched, s))]
         random = torch.Generator(self._device).manual_seed(seed)
         graph = segment_graph(self.watched, segment)
-        return _Block(graph, maps, self._settings, {id(p) for p in learned}, random, self._ranks)
+        return _Block(
+            graph, maps, self._settings, {id(scale) for scale in learned}, random, self._ranks
+        )
 
     def terms(self) -> dict[str, float]:
         """Loss terms of the last step."""
@@ -274,6 +278,7 @@ class _Block:
 
 
 def _sharpness(part: float) -> float:
+    """The exponent after a part 0..1 of the steps."""
     first, last = SHARPNESS
     return first + (last - first) * max(part - FREE_SHARE, 0.0) / (1 - FREE_SHARE)
 
@@ -286,5 +291,5 @@ def _modules(graph: fx.GraphModule, kind: type[M]) -> list[M]:
     return [module for module in dict.fromkeys(called) if isinstance(module, kind)]
 
 
-def _parameters(graph: fx.GraphModule) -> list[Tensor]:
-    return [p for module in _modules(graph, ActQuantizer) for p in module.parameters()]
+def _act_scales(graph: fx.GraphModule) -> list[Tensor]:
+    return [quantizer.log_scale for quantizer in _modules(graph, ActQuantizer)]
