@@ -122,7 +122,8 @@ class BlockReconstruction:
         most = len(self._images) // self._ranks.count
         maps = _maps(self.watched, self._teacher, segment, batches, most, self._device)
         earlier = self._segments[:number]
-        learned = [q for s in earlier for q in _act_scales(segment_graph(self.watched, s))]
+        scales = [q for s in earlier for q in _act_scales(segment_graph(self.watched, s))]
+        learned = {id(scale) for scale in scales}
         random = torch.Generator(self._device).manual_seed(seed)
         graph = segment_graph(self.watched, segment)
         return _Block(
