@@ -22,6 +22,7 @@ from lrq_deploy.checkpoint.export_document import check_document
 from lrq_deploy.checkpoint.identify import CheckpointFile
 from lrq_deploy.checkpoint.pickle_globals import archive_globals
 from lrq_deploy.checkpoint.read import check_finite
+from lrq_deploy.checkpoint.zip_damage import ZIP_DAMAGE
 from lrq_deploy.errors import CheckpointError
 
 __all__ = ["read_export_archive"]
@@ -73,7 +74,7 @@ def _rewritten(file: CheckpointFile) -> bytes:
             for entry in archive.infolist():
                 name = entry.filename.removeprefix(prefix)
                 copy.writestr(entry.filename, _checked(name, archive.read(entry), file))
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError) as error:
+    except ZIP_DAMAGE as error:
         raise CheckpointError(
             "an archive must be intact", f"{file.path}: {error}", "copy or download it again"
         ) from error

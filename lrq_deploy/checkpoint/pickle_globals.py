@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from lrq_deploy.checkpoint.zip_damage import ZIP_DAMAGE
 from lrq_deploy.errors import CheckpointError
 
 __all__ = [
@@ -139,7 +140,7 @@ def archive_globals(source: Path | BinaryIO, root: str | None = None) -> PickleG
                 if entry.file_size > MAX_PICKLE_BYTES:
                     raise _beyond(f"data.pkl of {entry.file_size} bytes")
                 names.update(dict.fromkeys(scan_pickle(io.BytesIO(archive.read(entry)))))
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError) as error:
+    except ZIP_DAMAGE as error:
         raise _damaged(str(error)) from None
     except (ValueError, struct.error, OverflowError) as error:
         raise _damaged(str(error)) from None

@@ -14,6 +14,7 @@ from lrq_deploy.checkpoint.pickle_globals import (
     archive_globals,
     legacy_globals,
 )
+from lrq_deploy.checkpoint.zip_damage import ZIP_DAMAGE
 from lrq_deploy.errors import CheckpointError
 from lrq_deploy.inspection.outline import Outline, TensorOutline, printable
 from lrq_deploy.inspection.stand_ins import is_module, module_tensors, unpickle_outlines
@@ -117,7 +118,7 @@ def _entry(file: CheckpointFile, name: str) -> bytes:
     try:
         with zipfile.ZipFile(file.path) as archive:
             return archive.read(f"{file.root}/{name}")
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError) as error:
+    except ZIP_DAMAGE as error:
         raise CheckpointError(
             "an archive must be intact", f"{file.path}: {error}", "copy or download it again"
         ) from None

@@ -10,6 +10,7 @@ from typing import Any, Final
 from lrq_deploy.checkpoint.export_document import check_document
 from lrq_deploy.checkpoint.identify import CheckpointFile
 from lrq_deploy.checkpoint.pickle_globals import archive_globals
+from lrq_deploy.checkpoint.zip_damage import ZIP_DAMAGE
 from lrq_deploy.errors import CheckpointError
 from lrq_deploy.inspection.outline import Outline, TensorOutline, printable
 
@@ -42,7 +43,7 @@ def outline_export_archive(file: CheckpointFile) -> Outline:
             program = _program(archive, file)
             unsafe = _unsafe(archive, file, program)
         return _outline(program, unsafe)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError) as error:
+    except ZIP_DAMAGE as error:
         raise _damaged(file, error) from None
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise _damaged(file, error) from None

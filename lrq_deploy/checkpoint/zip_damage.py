@@ -1,0 +1,15 @@
+"""What Python's zip reader raises on an archive that is damaged, encrypted or oddly compressed."""
+
+import zipfile
+from typing import Final
+
+__all__ = ["ZIP_DAMAGE"]
+
+ZIP_DAMAGE: Final = (
+    zipfile.BadZipFile,
+    NotImplementedError,
+    RuntimeError,
+    EOFError,
+    OSError,
+)
+"""In this order: no zip, unknown compression, a password, cut off, unreadable."""
