@@ -6,7 +6,7 @@ the teacher and divergence of the softmax (KL, nats) on ``cifar10/train`` and ``
 accuracy on the test folder is reported beside them. ``angle`` is the mean angle in degrees
 between the features of a synthetic image and the centre of its class, at the generator's last step.
 
-    python benchmarks/ablation.py --network resnet20 --recipe fast --seeds 0 --cache runs/cache
+    python benchmarks/ablation.py --network resnet20 --recipe fast --seeds 0 --variants "AMA off"
 """
 
 import argparse
@@ -62,7 +62,7 @@ def main() -> None:
         return
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
-    for name in options.variants.split(",") if options.variants else VARIANTS:
+    for name in options.variants:
         for seed in options.seeds.split(","):
             record = (
                 out / f"{options.network}-{options.recipe}-{name.replace(' ', '-')}-{seed}.json"
@@ -84,7 +84,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--bits", type=int, default=4)
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--cache", default="runs/ablation-cache")
-    parser.add_argument("--variants", help="names, separated by commas; all, if not given")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=[*VARIANTS])
     parser.add_argument("--variant", help=argparse.SUPPRESS)
     return parser.parse_args()
 
