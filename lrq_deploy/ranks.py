@@ -255,22 +255,22 @@ def joined_ranks(
         device: of this process.
         patience: how long one may keep the others waiting in a step.
 
+    The default process group is the caller's, or made here and left until the process ends: its
+    store keeps the addresses of a group that was taken down, and a second one would read them.
+
     Raises:
         RankLostError: not all of them came.
     """
     if launched.count == 1:
         yield ALONE
         return
-    own = not dist.is_initialized()
-    if own:
-        dist.init_process_group("gloo", timeout=patience)
+    if not dist.is_initialized():
+        dist.init_process_group("gloo", timeout=PATIENCE)
     groups = _connected(device, patience)
     try:
         yield Ranks(launched.rank, launched.count, groups)
     finally:
         groups.close()
-        if own:
-            dist.destroy_process_group()
 
 
 def _connected(device: torch.device, patience: timedelta) -> _Groups:

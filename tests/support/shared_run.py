@@ -166,11 +166,14 @@ def _held(work: Callable[[], T]) -> tuple[dict[str, str], T]:
 
 def _late() -> str:
     """The last rank does not come to a step; what the others are told."""
-    with joined_ranks(launch(), CPU, timedelta(seconds=5)) as ranks:
-        if ranks.rank == ranks.count - 1:
-            time.sleep(11)
-            return ""
-        return _told(lambda: ranks.mean({"loss": 1.0}), RankLostError)
+    with joined_ranks(launch(), CPU) as patient:
+        # Nobody may be late for the impatient group itself.
+        patient.gathered(0)
+        with joined_ranks(launch(), CPU, timedelta(seconds=5)) as ranks:
+            if ranks.rank == ranks.count - 1:
+                time.sleep(11)
+                return ""
+            return _told(lambda: ranks.mean({"loss": 1.0}), RankLostError)
 
 
 def bundle(folder: Path) -> None:
