@@ -19,6 +19,10 @@ __all__ = ["calibrate", "sample_activations"]
 SAMPLE_SIZE = 131_072
 """Values kept per tensor: enough for a stable search, small enough to keep in memory."""
 
+HEADROOM = 1.2
+"""How far a fine range goes beyond the searched one: real images reach further than synthetic
+ones, and a fifth of a fine step costs less than clipping them (docs/decisions.md)."""
+
 BIAS_LIMIT = 2.0**28
 """Largest first bias in integer steps: room for sums, and for scales that shrink in training."""
 
@@ -71,7 +75,8 @@ def _act_range(
         return whole_range(*quantizer.known_range, quantizer.bounds, symmetric)
     if not search:
         return extreme_range(values, quantizer.bounds, symmetric)
-    return search_act_range(values, quantizer.bounds, quantizer.signed, symmetric)
+    scale, zero_point = search_act_range(values, quantizer.bounds, quantizer.signed, symmetric)
+    return scale * (HEADROOM if quantizer.fine else 1.0), zero_point
 
 
 def _make_room_for_bias(student: fx.GraphModule, layer: QuantizedLayer) -> None:

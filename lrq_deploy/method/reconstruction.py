@@ -224,7 +224,7 @@ class _Block:
             if layer.bias is not None:
                 size = float(layer.bias.detach().square().mean().sqrt().clamp_min(1e-3))
                 groups.append({"params": [layer.bias], "lr": settings.weight_rate * size})
-        scales = [q.log_scale for q in self._quantizers if q.known_range is None]
+        scales = [q.log_scale for q in self._quantizers if q.learns]
         # A scale that an earlier block shares is what that block was fitted to.
         own = [scale for scale in scales if id(scale) not in learned]
         groups.append({"params": own, "lr": settings.block_scale_rate})

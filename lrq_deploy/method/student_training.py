@@ -216,8 +216,8 @@ def _optimizer(student: nn.Module, settings: RecipeSettings) -> torch.optim.Adam
                     size = float(tensor.detach().square().mean().sqrt().clamp_min(1e-3))
                     groups.append({"params": [tensor], "lr": rate * size})
         elif isinstance(module, ActQuantizer):
-            module.log_scale.requires_grad_(module.known_range is None)
-            if module.known_range is None:
+            module.log_scale.requires_grad_(module.learns)
+            if module.learns:
                 scales.append(module.log_scale)
     groups.append({"params": scales, "lr": settings.scale_rate})
     return torch.optim.Adam(groups)

@@ -51,12 +51,16 @@ class FloatMix:
         return torch.where(chosen.view(quantized.shape), float_values, quantized)
 
 
+FINE_LEVELS = 128
+"""Levels of an activation from which its range has headroom: 0..127 and more."""
+
+
 class ActQuantizer(nn.Module):
-    """Per-tensor fake quantizer of an activation with a learned step.
+    """Per-tensor fake quantizer of an activation, with a learned step where it is coarse.
 
     Attributes:
-        log_scale: natural logarithm of the scale, shape ``[]``; learned, so that a step of the
-            optimiser is relative and the scale stays above 0.
+        log_scale: natural logarithm of the scale, shape ``[]``, so that a step of the optimiser
+            is relative and the scale stays above 0.
         zero_point: integer in ``qmin..qmax``, or 0.
         bounds: smallest and largest stored integer.
         bits: nominal width.
@@ -86,6 +90,20 @@ class ActQuantizer(nn.Module):
     def scale(self) -> Tensor:
         """Scale of the integers, shape ``[]``, above 0."""
         return self.log_scale.exp()
+
+    @property
+    def fine(self) -> bool:
+        """Whether steps are so small that clipping costs more than rounding."""
+        return self.bounds.levels >= FINE_LEVELS
+
+    @property
+    def learns(self) -> bool:
+        """Whether training moves the scale.
+
+        Not where the range is known, and not where it is fine: synthetic images do not reach as
+        far as real ones, and would pull it in.
+        """
+        return self.known_range is None and not self.fine
 
     def set_range(self, scale: float, zero_point: int = 0) -> None:
         """Start from a calibrated scale and zero point."""

@@ -3,11 +3,14 @@
 import pytest
 import torch
 from support.small_networks import ALL, CENTRED, Residual, calibrated, images, placed, quantizers
+from torch import fx
 
 from lrq_deploy.calibration import observe
 from lrq_deploy.calibration.observe import calibrate, sample_activations
+from lrq_deploy.calibration.ranges import search_act_range
 from lrq_deploy.scheme import Scheme
 from lrq_deploy.student.layers import ActQuantizer, QuantizedLayer, set_enabled
+from lrq_deploy.target import PORTABLE
 
 pytestmark = pytest.mark.unit
 
@@ -56,6 +59,26 @@ def test_the_image_keeps_its_known_range() -> None:
         assert image.scale.item() == pytest.approx(scale, rel=1e-6)
         assert image.zero_point == zero_point
         assert image(torch.tensor(-1.0)).item() == pytest.approx(-1.0, abs=0.01)
+
+
+@pytest.mark.parametrize(("bits", "headroom"), [(4, 1.0), (6, 1.0), (8, observe.HEADROOM)])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_fine_ranges_go_beyond_the_searched_one(
+    bits: int, headroom: float, symmetric: bool
+) -> None:
+    bounds = PORTABLE.act_range(bits, signed=False, symmetric=symmetric)
+    quantizer = ActQuantizer(bounds, bits, signed=False)
+    graph = fx.GraphModule({"quantizer": quantizer}, single_call("quantizer"))
+    x = images(8).abs()
+    calibrate(graph, x, symmetric, seed=0)
+    scale, _ = search_act_range(x.flatten(), bounds, False, symmetric)
+    assert quantizer.scale.item() == pytest.approx(scale * headroom, rel=1e-5)
+
+
+def single_call(path: str) -> fx.Graph:
+    graph = fx.Graph()
+    graph.output(graph.call_module(path, (graph.placeholder("x"),)))
+    return graph
 
 
 def test_sampling_large_tensors_changes_little(monkeypatch: pytest.MonkeyPatch) -> None:
