@@ -1,7 +1,6 @@
 """From the fitted student to the bundle: export, checks, figures."""
 
 import resource
-from collections.abc import Mapping
 from typing import Any
 
 import onnx
@@ -11,100 +10,61 @@ from lrq_deploy.calibration.synthetic_store import MadeSet
 from lrq_deploy.cli.checking import Checked, check
 from lrq_deploy.cli.improvement import improvements
 from lrq_deploy.cli.result import QuantizeResult
+from lrq_deploy.cli.run import Fitted, Prepared, Run
 from lrq_deploy.cli.run_identity import plain_options
-from lrq_deploy.cli.stage_clock import StageClock
 from lrq_deploy.cli.verdict import judge, next_commands
 from lrq_deploy.export.bundle import write_bundle
 from lrq_deploy.export.float_twin import float_twin
 from lrq_deploy.export.neutral import neutral_graph
 from lrq_deploy.export.onnx_graph import to_onnx
 from lrq_deploy.export.targets import REFERENCE, TargetChoice, targets
-from lrq_deploy.images import ImageSet
-from lrq_deploy.options import QuantizeOptions
 from lrq_deploy.progress import ProgressCallback, StageProgress
-from lrq_deploy.resume.run_folder import RunFolder
 from lrq_deploy.student.frozen import QuantizedModel
 from lrq_deploy.student.weighted import weighted_layers
 from lrq_deploy.synthetic import SyntheticSet
-from lrq_deploy.teacher import Teacher
 
 __all__ = ["finish"]
 
 
-def finish(
-    options: QuantizeOptions,
-    chosen: QuantizeOptions,
-    teacher: Teacher,
-    model: QuantizedModel,
-    fit_metrics: Mapping[str, float],
-    made: MadeSet,
-    images: ImageSet | None,
-    choice: TargetChoice,
-    tables: Mapping[str, bytes],
-    folder: RunFolder,
-    clock: StageClock,
-    progress: ProgressCallback,
-) -> QuantizeResult:
+def finish(run: Run, prepared: Prepared, made: MadeSet, fitted: Fitted) -> QuantizeResult:
     """Write the bundle of a fitted student, and remove what the run kept.
-
-    Args:
-        options: of the run.
-        chosen: the same with a width per layer.
-        teacher: captured.
-        model: the student.
-        fit_metrics: loss terms of the fit.
-        made: the synthetic images.
-        images: those of the user.
-        choice: runtimes to write graphs for.
-        tables: further files of the bundle.
-        folder: with the state of the run.
-        clock: of the run.
-        progress: receives events.
 
     Raises:
         LrqError: the graph misses the parity bound, or the disk refuses.
     """
-    checked, graphs = _exported(
-        model, teacher, options, choice, made.synthetic, images, clock, progress
-    )
+    checked, graphs = _exported(run, prepared, made.synthetic, fitted.model)
     metrics = {
         "generator": made.synthetic.metrics,
-        "student": dict(fit_metrics),
-        **_checked_metrics(checked, choice),
-        "seconds": clock.seconds,
+        "student": dict(fitted.metrics),
+        **_checked_metrics(checked, run.choice),
+        "seconds": run.clock.seconds,
         "seconds_saved": _saved(made),
     }
     write_bundle(
-        options.out,
-        model,
-        {**graphs, **tables},
+        run.options.out,
+        fitted.model,
+        {**graphs, **fitted.tables},
         made.synthetic.images,
-        options.seed,
-        plain_options(options),
+        run.options.seed,
+        plain_options(run.options),
         metrics,
-        options.force,
+        run.options.force,
     )
-    folder.remove()
-    return _result(chosen, model, checked, choice, clock, made)
+    run.folder.remove()
+    return _result(run, made, fitted, checked)
 
 
 def _exported(
-    model: QuantizedModel,
-    teacher: Teacher,
-    options: QuantizeOptions,
-    choice: TargetChoice,
-    synthetic: SyntheticSet,
-    images: ImageSet | None,
-    clock: StageClock,
-    progress: ProgressCallback,
+    run: Run, prepared: Prepared, synthetic: SyntheticSet, model: QuantizedModel
 ) -> tuple[Checked, dict[str, bytes]]:
     """The graphs by file name, and what they were measured to be."""
-    with clock.stage("export"):
+    with run.clock.stage("export"):
         neutral = neutral_graph(model)
-        graphs = _graphs(model, neutral, choice, progress)
-        twin = _serialised(float_twin(model, neutral)) if options.bench else None
-    with clock.stage("check"):
-        return check(teacher, model, graphs, twin, synthetic, images, progress), graphs
+        graphs = _graphs(model, neutral, run.choice, run.progress)
+        twin = _serialised(float_twin(model, neutral)) if run.options.bench else None
+    with run.clock.stage("check"):
+        teacher, images = prepared.teacher, prepared.images
+        return check(teacher, model, graphs, twin, synthetic, images, run.progress), graphs
 
 
 def _checked_metrics(checked: Checked, choice: TargetChoice) -> dict[str, Any]:
@@ -141,14 +101,8 @@ def _serialised(proto: onnx.ModelProto) -> bytes:
     return data
 
 
-def _result(
-    options: QuantizeOptions,
-    model: QuantizedModel,
-    checked: Checked,
-    choice: TargetChoice,
-    clock: StageClock,
-    made: MadeSet,
-) -> QuantizeResult:
+def _result(run: Run, made: MadeSet, fitted: Fitted, checked: Checked) -> QuantizeResult:
+    options, model, choice, clock = fitted.options, fitted.model, run.choice, run.clock
     model_file = options.out / targets().get(REFERENCE).file_name
     fidelity, parity = checked.fidelity, checked.parity
     stored = [t for x in weighted_layers(model).values() for t in (x.stored_weight, x.bias)]

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
@@ -13,9 +12,10 @@ from lrq_deploy.calibration.fit import fit_student
 from lrq_deploy.calibration.image_pool import pool_bytes
 from lrq_deploy.calibration.synthetic_store import MadeSet, synthesize_once
 from lrq_deploy.cli.finishing import finish
-from lrq_deploy.cli.mixed_widths import FileSizes, choose_widths, file_sizes
+from lrq_deploy.cli.mixed_widths import choose_widths, file_sizes
 from lrq_deploy.cli.preparing import chosen_device, load_teacher
 from lrq_deploy.cli.result import QuantizeResult
+from lrq_deploy.cli.run import Fitted, Prepared, Run
 from lrq_deploy.cli.run_identity import run_identity
 from lrq_deploy.cli.sensitivity import table_files
 from lrq_deploy.cli.stage_clock import StageClock
@@ -37,9 +37,7 @@ from lrq_deploy.resume.shared_keeper import SharedKeeper
 from lrq_deploy.resume.stage_store import StageStore
 from lrq_deploy.resume.stop_request import StopRequest
 from lrq_deploy.student.freeze import frozen_model
-from lrq_deploy.student.frozen import QuantizedModel
 from lrq_deploy.synthetic import SyntheticSet
-from lrq_deploy.target import TargetDescription
 from lrq_deploy.teacher import Teacher
 
 __all__ = ["quantize"]
@@ -69,113 +67,49 @@ def quantize(
     control = replace(control, stop=control.stop or StopRequest())
     device = chosen_device(options.device)
     with joined_ranks(launch(), device) as ranks:
-        told = progress if ranks.first else silent
-        return _quantize(options, told, network, settings, control, device, ranks)
+        run = _begun(options, control, device, ranks, progress if ranks.first else silent)
+        prepared = _prepared(run, network, settings)
+        identity = run_identity(options, prepared.settings, prepared.teacher, ranks.count)
+        ranks.on_first(lambda: run.folder.begin(identity))
+        with _last_good_kept(run):
+            made = _made(run, prepared)
+            fitted = _fitted(run, prepared, made.synthetic)
+        return ranks.on_first(lambda: finish(run, prepared, made, fitted))
 
 
-def _quantize(
+def _begun(
     options: QuantizeOptions,
-    progress: ProgressCallback,
-    network: nn.Module | None,
-    settings: RecipeSettings | None,
     control: RunControl,
     device: torch.device,
     ranks: Ranks,
-) -> QuantizeResult:
-    """``quantize`` on one of the ranks; the first alone checks, measures and writes."""
+    progress: ProgressCallback,
+) -> Run:
+    """What the stages share; refuses to lose a bundle or the state of a run."""
     clock = StageClock()
     folder = RunFolder(run_folder_of(options.out), control)
     keeper = SharedKeeper(folder, ranks, control.stop or StopRequest())
-    ranks.on_first(lambda: _check_free(options, folder))
+
+    def check_free() -> None:
+        check_output(options.out, options.force)
+        folder.check(options.force)
+
+    ranks.on_first(check_free)
     choice = _targets(options, progress)
-    with clock.stage("load"):
+    return Run(options, choice, control, folder, keeper, device, ranks, progress, clock)
+
+
+def _prepared(run: Run, network: nn.Module | None, settings: RecipeSettings | None) -> Prepared:
+    options, ranks = run.options, run.ranks
+    with run.clock.stage("load"):
         teacher = ranks.together(lambda: load_teacher(options, network))
         images = ranks.together(lambda: _read_images(options, teacher) if ranks.first else None)
-        sizes = ranks.on_first(lambda: _sizes(options, teacher))
-    settings = settings or _settings(options, teacher)
+        sized = options.target_size is not None
+        sizes = ranks.on_first(lambda: file_sizes(teacher, options) if sized else None)
+    settings = settings or method_settings(
+        options.method_name, recipe_settings(options.recipe, teacher.input_shape)
+    )
     ranks.check_batch(settings.batch_size)
-    identity = run_identity(options, settings, teacher, ranks.count)
-    ranks.on_first(lambda: folder.begin(identity))
-    with _last_good_kept(options.out, folder, ranks):
-        with clock.stage("synthesize"):
-            made = _made(
-                teacher, options, settings, control, folder, keeper, device, progress, ranks
-            )
-            keeper.release("generator", "images")
-        chosen, tables = ranks.on_first(
-            lambda: _with_widths(options, sizes, teacher, made.synthetic, clock, progress)
-        )
-        with clock.stage("fit"):
-            model, fit_metrics = _fit(
-                teacher,
-                made.synthetic,
-                chosen,
-                choice.limits,
-                settings,
-                device,
-                progress,
-                keeper,
-                ranks,
-            )
-            keeper.release()
-    return ranks.on_first(
-        lambda: finish(
-            options,
-            chosen,
-            teacher,
-            model,
-            fit_metrics,
-            made,
-            images,
-            choice,
-            tables,
-            folder,
-            clock,
-            progress,
-        )
-    )
-
-
-def _check_free(options: QuantizeOptions, folder: RunFolder) -> None:
-    """Refuse to lose a bundle or the state of a run."""
-    check_output(options.out, options.force)
-    folder.check(options.force)
-
-
-def _settings(options: QuantizeOptions, teacher: Teacher) -> RecipeSettings:
-    settings = recipe_settings(options.recipe, teacher.input_shape)
-    return method_settings(options.method_name, settings)
-
-
-def _sizes(options: QuantizeOptions, teacher: Teacher) -> FileSizes | None:
-    return None if options.target_size is None else file_sizes(teacher, options)
-
-
-def _made(
-    teacher: Teacher,
-    options: QuantizeOptions,
-    settings: RecipeSettings,
-    control: RunControl,
-    folder: RunFolder,
-    keeper: SharedKeeper,
-    device: torch.device,
-    progress: ProgressCallback,
-    ranks: Ranks,
-) -> MadeSet:
-    count = settings.pool_images + settings.held_out_images
-    size = pool_bytes(count, teacher.input_shape)
-    return synthesize_once(
-        StageStore(control.cache or folder.folder),
-        teacher,
-        settings,
-        options.method,
-        options.seed,
-        device,
-        progress,
-        keeper,
-        ranks.on_first(lambda: folder.pool_file(size)),
-        ranks,
-    )
+    return Prepared(teacher, settings, images, sizes)
 
 
 def _read_images(options: QuantizeOptions, teacher: Teacher) -> ImageSet | None:
@@ -185,53 +119,67 @@ def _read_images(options: QuantizeOptions, teacher: Teacher) -> ImageSet | None:
     return read_image_folder(options.images, teacher.input_shape, teacher.preprocessing, classes)
 
 
+def _made(run: Run, prepared: Prepared) -> MadeSet:
+    """The synthetic images."""
+    teacher, settings = prepared.teacher, prepared.settings
+    size = pool_bytes(settings.pool_images + settings.held_out_images, teacher.input_shape)
+    with run.clock.stage("synthesize"):
+        made = synthesize_once(
+            StageStore(run.control.cache or run.folder.folder),
+            teacher,
+            settings,
+            run.options.method,
+            run.options.seed,
+            run.device,
+            run.progress,
+            run.keeper,
+            run.ranks.on_first(lambda: run.folder.pool_file(size)),
+            run.ranks,
+        )
+        run.keeper.release("generator", "images")
+    return made
+
+
+def _fitted(run: Run, prepared: Prepared, synthetic: SyntheticSet) -> Fitted:
+    teacher = prepared.teacher
+    options, tables = run.ranks.on_first(lambda: _with_widths(run, prepared, synthetic))
+    symmetric = options.scheme.act_symmetry == "symmetric"
+    with run.clock.stage("fit"):
+        folded = fold_batch_norm(teacher.graph)
+        student = place_quantizers(folded, options.scheme, run.choice.limits, teacher.preprocessing)
+        metrics = fit_student(
+            student,
+            synthetic,
+            prepared.settings,
+            options.method,
+            symmetric,
+            teacher.task,
+            options.seed,
+            run.device,
+            run.progress,
+            run.keeper,
+            run.ranks,
+        )
+        model = frozen_model(student, options.scheme, teacher)
+        run.keeper.release()
+    return Fitted(options, model, metrics, tables)
+
+
 def _with_widths(
-    options: QuantizeOptions,
-    sizes: FileSizes | None,
-    teacher: Teacher,
-    synthetic: SyntheticSet,
-    clock: StageClock,
-    progress: ProgressCallback,
+    run: Run, prepared: Prepared, synthetic: SyntheticSet
 ) -> tuple[QuantizeOptions, dict[str, bytes]]:
     """The options with a width per layer, and the files that say why; as given without sizes."""
-    if sizes is None:
-        return options, {}
-    with clock.stage("sensitivity"):
-        scheme, table = choose_widths(teacher, sizes, synthetic.images, options, progress)
-    return replace(options, scheme=scheme), table_files(table)
-
-
-def _fit(
-    teacher: Teacher,
-    synthetic: SyntheticSet,
-    options: QuantizeOptions,
-    limits: TargetDescription,
-    settings: RecipeSettings,
-    device: torch.device,
-    progress: ProgressCallback,
-    keeper: SharedKeeper,
-    ranks: Ranks,
-) -> tuple[QuantizedModel, dict[str, float]]:
-    folded = fold_batch_norm(teacher.graph)
-    student = place_quantizers(folded, options.scheme, limits, teacher.preprocessing)
-    metrics = fit_student(
-        student,
-        synthetic,
-        settings,
-        options.method,
-        options.scheme.act_symmetry == "symmetric",
-        teacher.task,
-        options.seed,
-        device,
-        progress,
-        keeper,
-        ranks,
-    )
-    return frozen_model(student, options.scheme, teacher), metrics
+    if prepared.sizes is None:
+        return run.options, {}
+    with run.clock.stage("sensitivity"):
+        scheme, table = choose_widths(
+            prepared.teacher, prepared.sizes, synthetic.images, run.options, run.progress
+        )
+    return replace(run.options, scheme=scheme), table_files(table)
 
 
 @contextmanager
-def _last_good_kept(out: Path, folder: RunFolder, ranks: Ranks) -> Iterator[None]:
+def _last_good_kept(run: Run) -> Iterator[None]:
     """On divergence, write the state that the error carries beside the bundle that failed.
 
     What was kept of the run goes: it leads to the same end.
@@ -239,10 +187,11 @@ def _last_good_kept(out: Path, folder: RunFolder, ranks: Ranks) -> Iterator[None
     try:
         yield
     except DivergenceError as error:
+        out = run.options.out
         path = out.with_name(f"{out.name}.last-good.safetensors")
-        if ranks.first:
+        if run.ranks.first:
             path.parent.mkdir(parents=True, exist_ok=True)
-            folder.remove()
+            run.folder.remove()
             save_file({name: t.cpu().contiguous() for name, t in error.state.items()}, path)
         remedy = f"{error.remedy}; it is in {path}"
         raise DivergenceError(error.rule, error.received, remedy, error.state) from error
