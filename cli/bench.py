@@ -16,7 +16,8 @@ from lrq_deploy.errors import BundleError, OptionError
 from lrq_deploy.progress import ProgressCallback, silent
 
 if TYPE_CHECKING:
-    from lrq_deploy.export.latency import Benchmark, BenchmarkOptions
+    from lrq_deploy.export.bundle import Bundle
+    from lrq_deploy.export.latency import Benchmark, BenchmarkOptions, EngineBenchmark
 
 __all__ = ["BENCHMARK_SCHEMA", "bench", "bench_bundle"]
 
@@ -65,7 +66,8 @@ MaxRatio = Annotated[
     typer.Option(
         "--max-latency-ratio",
         metavar="R",
-        help="Fail if quantized takes more than R of the time of float, at any batch size.",
+        help="Fail if quantized takes more than R of the time of float, at any batch size, on the "
+        "CPU or in an engine.",
     ),
 ]
 
@@ -83,7 +85,7 @@ def bench(
     json: parameter.Json = False,
     quiet: parameter.Quiet = False,
 ) -> None:
-    """Measure the quantized graph against the float one, interleaved, in ONNX Runtime."""
+    """Measure quantized against float, interleaved: in ONNX Runtime, and in an engine on a GPU."""
     if max_latency_ratio is not None and not max_latency_ratio > 0:
         raise OptionError(
             "--max-latency-ratio must be above 0", f"{max_latency_ratio:g}", "pass 0.7"
@@ -121,6 +123,8 @@ def bench_bundle(
 ) -> "Benchmark":
     """Measure a bundle's ``model.onnx`` against its float twin or a given float graph.
 
+    An engine that ``build`` has put beside the bundle is measured too where a GPU runs it.
+
     Args:
         path: the bundle.
         options: how to measure.
@@ -134,24 +138,37 @@ def bench_bundle(
             own; or the float graph is missing.
         ExportError: ONNX Runtime does not accept a graph, or the graphs do not compare.
     """
+    from lrq_deploy.export.bundle import load_bundle
+    from lrq_deploy.export.graph_identity import check_graph
+
+    bundle = load_bundle(path)
+    check_graph(bundle.file("model.onnx"), "onnxruntime", bundle.manifest.teacher_fingerprint)
+    if float_model is not None and not float_model.is_file():
+        raise BundleError(
+            "--float must name an ONNX file", f"{float_model}", "check the path, or leave it out"
+        )
+    found = _graphs_measured(bundle, options, float_model, progress, static_images)
+    engine, remark = _engine_measured(bundle, options, progress)
+    return replace(found, engine=engine, engine_remark=remark)
+
+
+def _graphs_measured(
+    bundle: "Bundle",
+    options: "BenchmarkOptions",
+    float_model: Path | None,
+    progress: ProgressCallback,
+    static_images: Path | None,
+) -> "Benchmark":
+    """The graphs in ONNX Runtime."""
     import tempfile
 
-    from lrq_deploy.export.bundle import load_bundle
     from lrq_deploy.export.float_twin import float_twin
-    from lrq_deploy.export.graph_identity import check_graph
     from lrq_deploy.export.latency import measure_latency
     from lrq_deploy.export.onnx_graph import save_onnx
     from lrq_deploy.export.static_baseline import agreements, static_baseline
     from lrq_deploy.images import read_image_folder
 
-    bundle = load_bundle(path)
-    graph = bundle.file("model.onnx")
-    check_graph(graph, "onnxruntime", bundle.manifest.teacher_fingerprint)
-    if float_model is not None and not float_model.is_file():
-        raise BundleError(
-            "--float must name an ONNX file", f"{float_model}", "check the path, or leave it out"
-        )
-    model = bundle.model()
+    graph, model = bundle.file("model.onnx"), bundle.model()
     with tempfile.TemporaryDirectory() as folder:
         if float_model is None:
             float_model = Path(folder) / "float.onnx"
@@ -166,6 +183,21 @@ def bench_bundle(
         found = measure_latency(float_model, graph, options, progress, static)
         ours, theirs = agreements(float_model, (graph, static), images.batches(32), model.task)
     return replace(found, images=len(images), agreement=ours, static_agreement=theirs)
+
+
+def _engine_measured(
+    bundle: "Bundle", options: "BenchmarkOptions", progress: ProgressCallback
+) -> "tuple[EngineBenchmark | None, str]":
+    """The engine beside the bundle, or why one that is there cannot be measured."""
+    from lrq_deploy.export.engine_latency import measure_engine
+    from lrq_deploy.export.engine_run import EngineUnavailableError, built_engines
+
+    if not built_engines(bundle):
+        return None, ""
+    try:
+        return measure_engine(bundle, options, progress), ""
+    except EngineUnavailableError as error:
+        return None, error.received
 
 
 def _files(document: dict[str, Any], found: "Benchmark") -> dict[str, bytes]:

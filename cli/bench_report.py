@@ -4,7 +4,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from lrq_deploy.export.latency import Benchmark, Distribution
+from lrq_deploy.export.latency import BatchLatency, Benchmark, Distribution, EngineBenchmark
 
 __all__ = ["print_benchmark"]
 
@@ -25,22 +25,7 @@ def print_benchmark(console: Console, found: Benchmark) -> None:
         highlight=False,
         markup=False,
     )
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("batch", justify="right")
-    table.add_column("graph")
-    for heading in ("p50 ms", "p90 ms", "p99 ms"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("ratio", justify="right")
-    table.add_column("images/s", justify="right")
-    for batch in found.batches:
-        table.add_row(str(batch.batch_size), "float", *_times(batch.float_graph), "", "")
-        ratio, speed = f"{batch.ratio:.3f}", f"{batch.images_per_second:,.0f}"
-        table.add_row("", "quantized", *_times(batch.quantized), ratio, speed)
-        if batch.static is not None:
-            relative = batch.static.p50_ms / batch.float_graph.p50_ms
-            speed = f"{1000 * batch.batch_size / batch.static.p50_ms:,.0f}"
-            table.add_row("", "static", *_times(batch.static), f"{relative:.3f}", speed)
-    console.print(table)
+    console.print(_table(found.batches, "float"))
     console.print(
         _line("file", found.float_bytes, found.quantized_bytes, found.static_bytes),
         highlight=False,
@@ -55,6 +40,43 @@ def print_benchmark(console: Console, found: Benchmark) -> None:
             f"{100 * found.agreement:.2f} %, static {100 * found.static_agreement:.2f} %",
             highlight=False,
         )
+
+    if found.engine is not None:
+        _print_engine(console, found.engine)
+    if found.engine_remark:
+        console.print(f"engine not measured: {found.engine_remark}", highlight=False, markup=False)
+
+
+def _print_engine(console: Console, found: EngineBenchmark) -> None:
+    launched = "as CUDA graphs" if found.cuda_graph else "one by one"
+    console.print(
+        f"{found.runtime}, {found.gpu}, launched {launched}, time of the GPU without copies",
+        highlight=False,
+        markup=False,
+    )
+    console.print(_table(found.batches, "FP16"))
+    console.print(_line("engine", found.float_bytes, found.quantized_bytes, None), highlight=False)
+    memory = (found.float_memory_bytes, found.quantized_memory_bytes)
+    console.print(_line("GPU memory", *memory, None), highlight=False)
+
+
+def _table(batches: tuple[BatchLatency, ...], base: str) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("batch", justify="right")
+    table.add_column("graph")
+    for heading in ("p50 ms", "p90 ms", "p99 ms"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("ratio", justify="right")
+    table.add_column("images/s", justify="right")
+    for batch in batches:
+        table.add_row(str(batch.batch_size), base, *_times(batch.float_graph), "", "")
+        ratio, speed = f"{batch.ratio:.3f}", f"{batch.images_per_second:,.0f}"
+        table.add_row("", "quantized", *_times(batch.quantized), ratio, speed)
+        if batch.static is not None:
+            relative = batch.static.p50_ms / batch.float_graph.p50_ms
+            speed = f"{1000 * batch.batch_size / batch.static.p50_ms:,.0f}"
+            table.add_row("", "static", *_times(batch.static), f"{relative:.3f}", speed)
+    return table
 
 
 def _times(found: Distribution) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """Runs an engine on the GPU of this machine."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, get_args
 
 import torch
@@ -14,7 +15,14 @@ from lrq_deploy.export.engine_file import EngineRecord, read_engine
 from lrq_deploy.export.engine_options import EngineKind
 from lrq_deploy.export.tensorrt_dialect import TensorRTTarget
 
-__all__ = ["EngineSession", "EngineUnavailableError", "open_engine"]
+__all__ = [
+    "EngineSession",
+    "EngineUnavailableError",
+    "built_engines",
+    "compute_capability",
+    "load_engine",
+    "open_engine",
+]
 
 
 class EngineUnavailableError(ExportError):
@@ -49,22 +57,42 @@ class EngineSession:
             parts.append(self._run(padded.cuda())[: len(part)].cpu())
         return torch.cat(parts)
 
-    def _run(self, images: Tensor) -> Tensor:
-        context, stream = self.context, torch.cuda.Stream()
+    def bind(self, images: Tensor) -> Tensor:
+        """Point the engine at a batch on the GPU; what it returns holds the logits after a run."""
+        context = self.context
         context.set_input_shape("input", tuple(images.shape))
         logits = torch.empty(tuple(context.get_tensor_shape("logits")), device=images.device)
         context.set_tensor_address("input", images.data_ptr())
         context.set_tensor_address("logits", logits.data_ptr())
-        # The copy of the images runs on another stream.
-        torch.cuda.synchronize()
-        if not context.execute_async_v3(stream.cuda_stream):
+        return logits
+
+    def enqueue(self, stream: torch.cuda.Stream) -> None:
+        """Start a run of what is bound.
+
+        Raises:
+            ExportError: the engine fails.
+        """
+        if not self.context.execute_async_v3(stream.cuda_stream):
             raise ExportError(
                 "an engine must run the batches it is for",
-                f"a failure with {len(images)} images",
+                f"a failure with the input {tuple(self.context.get_tensor_shape('input'))}",
                 "build it again with lrq-deploy build, or report it with the GPU",
             )
+
+    def _run(self, images: Tensor) -> Tensor:
+        logits, stream = self.bind(images), torch.cuda.Stream()
+        # The copy of the images runs on another stream.
+        torch.cuda.synchronize()
+        self.enqueue(stream)
         stream.synchronize()
         return logits
+
+
+def built_engines(bundle: Bundle) -> tuple[tuple[EngineKind, Path], ...]:
+    """Engine files where ``build`` puts them, beside the bundle."""
+    kinds: tuple[EngineKind, ...] = get_args(EngineKind)
+    paths = {kind: default_engine_path(bundle, kind) for kind in kinds}
+    return tuple((kind, path) for kind, path in paths.items() if path.exists())
 
 
 def open_engine(bundle: Bundle) -> EngineSession:
@@ -73,24 +101,42 @@ def open_engine(bundle: Bundle) -> EngineSession:
     Raises:
         EngineUnavailableError: there is none, no GPU or runtime for it, or it does not match.
     """
-    kinds: tuple[EngineKind, ...] = get_args(EngineKind)
-    found = [(kind, path) for kind in kinds if (path := default_engine_path(bundle, kind)).exists()]
+    found = built_engines(bundle)
     if not found:
         raise _unavailable(f"none beside {bundle.path}")
     if not torch.cuda.is_available():
         raise _unavailable("no GPU that CUDA sees")
     kind, path = found[0]
-    major, minor = torch.cuda.get_device_capability()
     graph = bundle.manifest.files[TensorRTTarget().file_name].sha256
     try:
         trt = load_builder(kind, "trtexec")
-        data, record = read_engine(path, kind, str(trt.__version__), 10 * major + minor, graph)
+        data, record = read_engine(path, kind, str(trt.__version__), compute_capability(), graph)
     except (BundleError, OptionError) as error:
         raise _unavailable(f"{error.received} ({error.rule})") from error
+    return load_engine(trt, data, record)
+
+
+def load_engine(trt: Any, data: bytes, record: EngineRecord) -> EngineSession:
+    """Load a serialised engine.
+
+    Args:
+        trt: the module that built it.
+        data: the engine.
+        record: what it is.
+
+    Raises:
+        EngineUnavailableError: the module does not load it.
+    """
     engine = trt.Runtime(logger_of(trt)).deserialize_cuda_engine(data)
     if engine is None:
-        raise _unavailable(f"{path}, which {kind} {trt.__version__} does not load")
+        raise _unavailable(f"one that {record.kind} {trt.__version__} does not load")
     return EngineSession(engine.create_execution_context(), record)
+
+
+def compute_capability() -> int:
+    """That of the current GPU, times ten."""
+    major, minor = torch.cuda.get_device_capability()
+    return 10 * major + minor
 
 
 def _unavailable(received: str) -> EngineUnavailableError:

@@ -18,7 +18,14 @@ from lrq_deploy.export.peak_memory import peak_memory_bytes
 from lrq_deploy.export.session import Session, open_session
 from lrq_deploy.progress import ProgressCallback, StageProgress, silent
 
-__all__ = ["BatchLatency", "Benchmark", "BenchmarkOptions", "Distribution", "measure_latency"]
+__all__ = [
+    "BatchLatency",
+    "Benchmark",
+    "BenchmarkOptions",
+    "Distribution",
+    "EngineBenchmark",
+    "measure_latency",
+]
 
 
 @dataclass(frozen=True)
@@ -104,6 +111,30 @@ class BatchLatency:
 
 
 @dataclass(frozen=True)
+class EngineBenchmark:
+    """An engine beside an FP16 engine of the float twin, on the GPU alone.
+
+    Attributes:
+        gpu: its name.
+        runtime: name and version.
+        cuda_graph: whether launches were CUDA graphs.
+        batches: one entry per batch size; ``float_graph`` is the FP16 engine.
+        float_bytes, quantized_bytes: sizes of the engine files.
+        float_memory_bytes, quantized_memory_bytes: memory of the GPU that loading the engine and
+            a first run took.
+    """
+
+    gpu: str
+    runtime: str
+    cuda_graph: bool
+    batches: tuple[BatchLatency, ...]
+    float_bytes: int
+    quantized_bytes: int
+    float_memory_bytes: int
+    quantized_memory_bytes: int
+
+
+@dataclass(frozen=True)
 class Benchmark:
     """Everything measured.
 
@@ -119,6 +150,8 @@ class Benchmark:
         images: real images behind the next two figures.
         agreement, static_agreement: share of images with the top-1 of the float graph, 0..1;
             None without real images.
+        engine: what was measured of the engine; None where none was built, or it cannot run here.
+        engine_remark: why an engine that was built was not measured; empty otherwise.
     """
 
     options: BenchmarkOptions
@@ -134,16 +167,25 @@ class Benchmark:
     images: int = 0
     agreement: float | None = None
     static_agreement: float | None = None
+    engine: EngineBenchmark | None = None
+    engine_remark: str = ""
 
     @property
     def worst_ratio(self) -> float:
-        """Largest ratio of all batch sizes."""
-        return max(batch.ratio for batch in self.batches)
+        """Largest ratio of all batch sizes, on the CPU and on the GPU."""
+        return max(batch.ratio for batch in (*self.batches, *self._on_gpu))
+
+    @property
+    def _on_gpu(self) -> tuple[BatchLatency, ...]:
+        return () if self.engine is None else self.engine.batches
 
     def to_json(self) -> dict[str, Any]:
         """Plain values with the ratios."""
         document = asdict(self)
-        for entry, batch in zip(document["batches"], self.batches, strict=True):
+        entries = [*document["batches"]]
+        if self.engine is not None:
+            entries += document["engine"]["batches"]
+        for entry, batch in zip(entries, (*self.batches, *self._on_gpu), strict=True):
             entry["ratio"] = batch.ratio
             entry["static_ratio"] = batch.static_ratio
             entry["images_per_second"] = batch.images_per_second
@@ -155,12 +197,19 @@ class Benchmark:
         Raises:
             ExportError: one is larger than ``max_ratio``.
         """
-        slow = [batch for batch in self.batches if batch.ratio > max_ratio]
+        places = {f"{self.cpu}, --threads {self.options.threads}": self.batches}
+        if self.engine is not None:
+            places[self.engine.gpu] = self.engine.batches
+        slow = [
+            f"{batch.ratio:.3f} at batch {batch.batch_size} on {place}"
+            for place, batches in places.items()
+            for batch in batches
+            if batch.ratio > max_ratio
+        ]
         if slow:
             raise ExportError(
                 f"the quantized graph must take at most {max_ratio:g} of the float graph's time",
-                ", ".join(f"{b.ratio:.3f} at batch {b.batch_size}" for b in slow)
-                + f" on {self.cpu}, --threads {self.options.threads}",
+                ", ".join(slow),
                 "see lrq-deploy validate for layers that run in float; measure on a quiet machine "
                 "and with more --runs",
             )

@@ -3,7 +3,7 @@
 LRQ's abstract (arXiv 2211.06816): "force intra-class angular enlargement between feature vector
 and class center", which "increases the convergence difficulty of the loss function". The class
 centre is the row of the teacher's last linear layer, the angle theta_y that between it and the
-feature vector. Three readings; what each is worth has not been measured yet:
+feature vector. Three readings; what each is worth is measured in ``docs/method.md``:
 
 * ``a1``: ArcFace (arXiv 1801.07698, eq. 3) in the generator's classification loss: the target
   logit becomes ``|f| |W_y| cos(theta_y + m) + b_y``.

@@ -17,6 +17,7 @@ from lrq_deploy.export.bundle import Bundle
 from lrq_deploy.export.engine import build_from_bundle, default_engine_path
 from lrq_deploy.export.engine_build import build_engine
 from lrq_deploy.export.engine_file import read_engine
+from lrq_deploy.export.engine_latency import half_graph
 from lrq_deploy.export.engine_log import audit_engine
 from lrq_deploy.export.engine_options import BatchProfile, EngineOptions
 from lrq_deploy.export.onnx_graph import to_onnx
@@ -68,6 +69,11 @@ def test_depthwise_gates_and_pooling_compile(bits: int, tmp_path: Path) -> None:
     coverage = build_from_bundle(bundle, AMPERE, tmp_path / "net.engine").coverage
     assert coverage is not None
     assert coverage.fallbacks == ()
+
+
+def test_the_engine_that_bench_compares_with_compiles(bundle: Bundle) -> None:
+    built = build_engine(trt, half_graph(bundle.model()), bundle.manifest.input_shape, AMPERE)
+    assert built.data
 
 
 def test_uint8_read_as_int8_is_an_error(bundle: Bundle) -> None:

@@ -1,0 +1,33 @@
+"""An engine is timed beside an FP16 engine."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from support.bundles import bundle_of
+from support.frozen_graphs import residual_student
+
+from lrq_deploy.export.engine import build_from_bundle, default_engine_path
+from lrq_deploy.export.engine_latency import measure_engine
+from lrq_deploy.export.engine_options import BatchProfile, EngineOptions
+from lrq_deploy.export.engine_run import compute_capability
+from lrq_deploy.export.latency import BenchmarkOptions
+
+pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine"),
+]
+
+
+def test_an_engine_is_timed_at_the_sizes_that_it_takes(tmp_path: Path) -> None:
+    bundle = bundle_of(residual_student(8, 8), tmp_path / "net")
+    options = EngineOptions("tensorrt-rtx", (compute_capability(),), BatchProfile(2, 4, 8))
+    build_from_bundle(bundle, options, default_engine_path(bundle, options.kind))
+    found = measure_engine(bundle, BenchmarkOptions(batch_sizes=(1, 2, 8), runs=20))
+    assert [batch.batch_size for batch in found.batches] == [2, 8]
+    for batch in found.batches:
+        for times in (batch.float_graph, batch.quantized):
+            assert 0 < times.p50_ms <= times.p90_ms <= times.p99_ms
+    assert found.gpu == torch.cuda.get_device_name()
+    assert min(found.float_bytes, found.quantized_bytes) > 0
