@@ -73,6 +73,7 @@ def inspection_json(found: "Inspection") -> dict[str, Any]:
         "description": outline.description,
         "written_by": outline.written_by,
         "location": outline.location,
+        "beside": list(outline.beside),
         "module_class": outline.module_class,
         "facts": outline.facts,
         "unsafe_globals": list(outline.unsafe_globals),
@@ -87,11 +88,14 @@ def inspection_json(found: "Inspection") -> dict[str, Any]:
             for c in match.candidates
         ],
         "reason": match.reason,
-        "near": match.near or None,
-        "differences": list(match.differences),
+        "near": match.near.spec if match.near else None,
+        "near_prefix": match.near.prefix if match.near else None,
+        "differences": list(match.near.differences) if match.near else [],
+        "outside": list(match.near.outside) if match.near else [],
         "searched": list(match.searched),
         "advice": advice.sentence,
         "python": advice.python or None,
+        "example": advice.example or None,
         "commands": [run_command(run) for run in advice.runs],
         "tensors": {
             name: {"dtype": t.dtype, "shape": list(t.shape)} for name, t in outline.tensors.items()

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lrq_deploy.cli.inspect import run_command
-from lrq_deploy.inspection.advice import advise
+from lrq_deploy.inspection.advice import advise, shown_differences
 from lrq_deploy.inspection.inspect import Inspection
 from lrq_deploy.inspection.outline import TensorOutline, printable
 
@@ -35,7 +35,10 @@ def print_inspection(console: Console, found: Inspection, all_tensors: bool = Fa
     advice = advise(found)
     console.print(Text(advice.sentence))
     if advice.python:
-        _command(console, "\nIn Python, which runs the code in the file:", [advice.python])
+        runs = ", which runs the code in the file" if found.outline.unsafe_globals else ""
+        _command(console, f"\nIn Python{runs}:", [advice.python])
+    if advice.example:
+        _command(console, "\nA Python file to start from:", advice.example.splitlines())
     if advice.runs:
         title = "\nNext:" if len(advice.runs) == 1 else "\nNext, one of:"
         _command(console, title, [run_command(run) for run in advice.runs])
@@ -63,6 +66,8 @@ def _file_rows(found: Inspection) -> Iterator[tuple[str, str]]:
     yield "written by", outline.written_by
     if outline.location:
         yield "weights under", outline.location
+    if outline.beside:
+        yield "beside them", ", ".join(outline.beside)
     if outline.module_class:
         yield "class", outline.module_class
     yield from outline.facts.items()
@@ -103,9 +108,10 @@ def _match_rows(found: Inspection) -> Iterator[tuple[str, str]]:
     elif match.searched:
         yield "fits", "no known architecture"
     if match.near:
-        yield "closest", match.near
-    for number, difference in enumerate(match.differences):
-        yield "differs in" if number == 0 else "", difference
+        place = f" under {match.near.prefix!r}" if match.near.prefix else ""
+        yield "closest", match.near.spec + place
+        for number, difference in enumerate(shown_differences(match.near)):
+            yield "differs in" if number == 0 else "", difference
     if match.searched:
         yield "compared with", ", ".join(match.searched)
 

@@ -14,6 +14,8 @@ from lrq_deploy.checkpoint.fit import fit_state_dict, infer_num_classes
 from lrq_deploy.checkpoint.identify import CheckpointFile, identify
 from lrq_deploy.checkpoint.read import StateDict, check_finite, read_state_dict
 from lrq_deploy.errors import CheckpointError, LrqError, OptionError
+from lrq_deploy.inspection.advice import advise, shown_differences
+from lrq_deploy.inspection.inspect import inspect_model
 from lrq_deploy.inspection.matching import find_architectures
 from lrq_deploy.options import QuantizeOptions
 from lrq_deploy.teacher import Preprocessing
@@ -116,11 +118,12 @@ def _recognised(options: QuantizeOptions, weights: StateDict) -> str:
             f"{options.model}, which fits {', '.join(fits)}: {match.reason}",
             f"pass --arch with the one that was trained, for instance --arch {fits[0]}",
         )
-    differences = f": {'; '.join(match.differences)}" if match.differences else ""
+    differences = shown_differences(match.near) if match.near else ()
+    told = f": {'; '.join(differences)}" if differences else ""
     raise OptionError(
         rule,
-        f"{options.model} alone, and {match.reason}{differences}",
-        "pass --arch FILE.py:FACTORY with --input-shape C,H,W; lrq-deploy inspect says more",
+        f"{options.model} alone, and {match.reason}{told}",
+        advise(inspect_model(options.model)).remedy(),
     )
 
 

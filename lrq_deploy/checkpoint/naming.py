@@ -31,6 +31,7 @@ NESTING_KEYS: Final = (
 """Keys under which training scripts put the weights, in the order in which they are tried."""
 
 _WRAPPER_PREFIXES = ("module.", "_orig_mod.")
+_WRAPPER_COUNTERS = ("n_averaged",)
 _MAX_NESTING = 4
 _MAX_PREFIXES = 4
 _CLASSIFIER = re.compile(
@@ -61,8 +62,8 @@ def keys_to_weights(
 
 
 def strip_wrappers(named: Mapping[str, Value]) -> dict[str, Value]:
-    """Undo DistributedDataParallel and torch.compile, in either order of wrapping."""
-    names = dict(named)
+    """Undo DistributedDataParallel, AveragedModel and torch.compile, in any order of wrapping."""
+    names = {name: value for name, value in named.items() if name not in _WRAPPER_COUNTERS}
     while True:
         for prefix in _WRAPPER_PREFIXES:
             if names and all(name.startswith(prefix) for name in names):

@@ -3,10 +3,13 @@
 from dataclasses import dataclass
 
 from lrq_deploy.inspection.inspect import Inspection
+from lrq_deploy.inspection.near import Kinship, Near
+from lrq_deploy.inspection.signature import first_word
 
-__all__ = ["Advice", "Run", "advise"]
+__all__ = ["Advice", "Run", "advise", "shown_differences"]
 
 _SHOWN_CANDIDATES = 6
+_SHOWN_DIFFERENCES = 5
 _SHOWN_GLOBALS = 3
 
 
@@ -33,11 +36,25 @@ class Advice:
         sentence: whether the file can be quantized, and what is needed if not.
         python: a line of Python to run first; empty for none.
         runs: ``quantize`` runs, of which the user needs one.
+        example: a Python file to start from; empty for none.
     """
 
     sentence: str
     python: str = ""
     runs: tuple[Run, ...] = ()
+    example: str = ""
+
+    def remedy(self) -> str:
+        """The same in the clause of an error; the commands are left to the reader."""
+        if self.python and self.runs:
+            run = self.runs[0]
+            arch = f" with --arch {run.arch}" if run.arch else ""
+            return f"save the network alone ({self.python}) and pass {run.model}{arch}"
+        pass_file = "pass --arch FILE.py:FACTORY with --input-shape C,H,W"
+        if self.example:
+            shown = "".join(f"\n    {line}".rstrip(" ") for line in self.example.splitlines())
+            return f"{pass_file}; a file to start from, with the factory that it defines:{shown}"
+        return f"{pass_file}; lrq-deploy inspect says more"
 
 
 def advise(found: Inspection) -> Advice:
@@ -56,11 +73,13 @@ def advise(found: Inspection) -> Advice:
         )
     if found.kind == "export-archive":
         return _for_archive(found, path)
-    runs = _runs(found, path)
     sentence = _sentence(found)
+    near = found.match.near
     if found.outline.unsafe_globals:
         return _for_code(found, sentence)
-    return Advice(sentence, runs=runs)
+    if near and near.kinship == Kinship.EXTRA:
+        return Advice(sentence, _saving(found), _runs(found, _clean(found)))
+    return Advice(sentence, runs=_runs(found, path), example=near.example if near else "")
 
 
 def _for_archive(found: Inspection, path: str) -> Advice:
@@ -83,9 +102,16 @@ def _sentence(found: Inspection) -> str:
         return f"It is {match.chosen.spec}: {match.reason}."
     if match.candidates:
         return f"It may be one of several: {match.reason}. Pass the one that was trained."
-    if match.near:
+    if match.near and match.near.kinship == Kinship.EXTRA:
         return (
-            f"No known architecture fits: {match.reason}. Write a Python file whose factory "
+            f"It is not {match.near.spec} alone: {match.reason}. Save the network alone and "
+            "quantize that. Where the other tensors take part in its answers, pass instead the "
+            "Python file that defines the whole, as --arch FILE.py:FACTORY."
+        )
+    if match.near:
+        start = ", starting from the one below," if match.near.example else ""
+        return (
+            f"No known architecture fits: {match.reason}. Write a Python file{start} whose factory "
             "builds the network as it was trained, and pass it with its input size."
         )
     return (
@@ -100,6 +126,8 @@ def _runs(found: Inspection, path: str) -> tuple[Run, ...]:
         return (Run(path, match.chosen.spec),)
     if match.candidates:
         return tuple(Run(path, c.spec) for c in match.candidates[:_SHOWN_CANDIDATES])
+    if match.near and match.near.kinship == Kinship.EXTRA:
+        return tuple(Run(path, spec) for spec in match.near.specs[:_SHOWN_CANDIDATES])
     return (Run(path, "FILE.py:FACTORY", _shape_text(found)),)
 
 
@@ -115,10 +143,50 @@ def _for_code(found: Inspection, sentence: str) -> Advice:
         f"Loading this file would import and may run {shown}{more}. Nothing was. If you trust "
         "whoever made it, save its weights alone where that code is installed. "
     )
-    clean = f"{found.path.stem}-weights.pt"
-    keys = "".join(f"[{key!r}]" for key in found.outline.location.split(".") if key)
-    load = f"torch.load({str(found.path)!r}, weights_only=False){keys}"
-    weights = f"{load}.state_dict()" if found.outline.module_class else load
-    return Advice(
-        warning + sentence, f"import torch; torch.save({weights}, {clean!r})", _runs(found, clean)
-    )
+    near = found.match.near
+    example = near.example if near else ""
+    runs = _runs(found, _clean(found))
+    return Advice(warning + sentence, _saving(found), runs, example)
+
+
+def _clean(found: Inspection) -> str:
+    return f"{found.path.stem}-weights.pt"
+
+
+def _saving(found: Inspection) -> str:
+    """A line of Python that saves the weights, and of them only the network's, as a state dict."""
+    path, near = str(found.path), found.match.near
+    if found.kind == "safetensors":
+        imports, load = (
+            "import torch; from safetensors.torch import load_file",
+            f"load_file({path!r})",
+        )
+    else:
+        imports = "import torch"
+        keys = "".join(f"[{key!r}]" for key in found.outline.location.split(".") if key)
+        safe = not found.outline.unsafe_globals
+        load = f"torch.load({path!r}, 'cpu', weights_only={safe}){keys}"
+        load += ".state_dict()" if found.outline.module_class else ""
+    if near is None or near.kinship != Kinship.EXTRA:
+        return f"{imports}; torch.save({load}, {_clean(found)!r})"
+    kept = f"{{{_renamed(near)}: t for name, t in {load}.items() if {_belongs(near)}}}"
+    return f"{imports}; torch.save({kept}, {_clean(found)!r})"
+
+
+def _renamed(near: Near) -> str:
+    return f"name.removeprefix({near.prefix!r})" if near.prefix else "name"
+
+
+def _belongs(near: Near) -> str:
+    """Condition on a name of the file, in Python: that it is one of the network's."""
+    if near.prefix:
+        return f"name.startswith({near.prefix!r})"
+    tops = dict.fromkeys(first_word(name) for name in near.outside)
+    return f"name.split('.')[0] not in {list(tops)}"
+
+
+def shown_differences(near: Near) -> tuple[str, ...]:
+    """The first differences, and how many more there are."""
+    more = len(near.differences) - _SHOWN_DIFFERENCES
+    shown = near.differences[:_SHOWN_DIFFERENCES]
+    return (*shown, f"and {more} more") if more > 0 else shown

@@ -65,8 +65,10 @@ def _outline(
         )
     weights = content
     facts: dict[str, str] = {}
+    beside: list[str] = []
     for key in keys:
         facts |= _facts_beside(weights, key)
+        beside += _tensors_beside(weights, key)
         weights = weights[key]  # type: ignore[index]
     module_class = ""
     if is_module(weights):
@@ -85,6 +87,7 @@ def _outline(
         tensors=tensors,
         facts=dict(list(facts.items())[:_SHOWN_FACTS]),
         location=".".join(keys),
+        beside=tuple(beside[:_SHOWN_FACTS]),
         unsafe_globals=tuple(printable(name, 120) for name in found.unsafe),
         module_class=module_class,
     )
@@ -103,6 +106,36 @@ def _facts_beside(content: object, chosen: str) -> dict[str, str]:
         for key, value in content.items()
         if isinstance(key, str) and key != chosen and isinstance(value, (str, int, float))
     }
+
+
+def _tensors_beside(content: object, chosen: str) -> list[str]:
+    """What a training script saved next to the weights and holds tensors: an optimizer, a copy."""
+    if not isinstance(content, Mapping):
+        return []
+    counts = {key: _count_tensors(v) for key, v in content.items() if key != chosen}
+    return [
+        f"{printable(key, 40)} ({count} tensor{'s' if count > 1 else ''})"
+        for key, count in counts.items()
+        if count
+    ]
+
+
+def _count_tensors(root: object) -> int:
+    """Tensors in nested containers; a container of a hostile file may hold itself."""
+    count, seen, pending = 0, set(), [root]
+    while pending:
+        value = pending.pop()
+        count += _is_tensor(value)
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if is_module(value):
+            count += len(module_tensors(value))
+        elif isinstance(value, Mapping):
+            pending.extend(value.values())
+        elif isinstance(value, (list, tuple)):
+            pending.extend(value)
+    return count
 
 
 def _describe(content: object) -> str:

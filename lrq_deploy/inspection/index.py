@@ -15,7 +15,7 @@ from lrq_deploy.progress import ProgressCallback, StageProgress, silent
 
 __all__ = ["Index", "cache_directory", "installed_version", "open_index"]
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 _NOTHING = "an index must be a mapping of this schema"
 
 
@@ -157,8 +157,9 @@ def _texts(values: Any) -> list[str]:
 
 
 def _entry(document: Any) -> Entry:
-    entry = Entry(**{**document, "class_tensors": tuple(_texts(document["class_tensors"]))})
-    texts = (entry.name, entry.names, entry.shapes)
+    lists = {name: tuple(_texts(document[name])) for name in ("class_tensors", "tops")}
+    entry = Entry(**{**document, **lists})
+    texts = (entry.name, entry.names, entry.shapes, entry.body_names, entry.body_shapes)
     if not all(isinstance(text, str) for text in texts) or not isinstance(entry.num_classes, int):
         raise ValueError(_NOTHING)
     return entry

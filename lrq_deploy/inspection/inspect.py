@@ -71,6 +71,8 @@ def inspect_model(path: Path, progress: ProgressCallback = silent) -> Inspection
     classes = outline.num_classes
     if classes is None and match.candidates:
         classes = match.candidates[0].num_classes
+    if classes is None and match.near:
+        classes = match.near.num_classes
     if classes is None and kind != "onnx":
         classes = classes_of_shapes(without_prefixes(strip_wrappers(shapes))[-1])
     return Inspection(

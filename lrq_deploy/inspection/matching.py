@@ -3,32 +3,21 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
-from lrq_deploy.checkpoint.naming import strip_wrappers, without_prefixes
+from lrq_deploy.checkpoint.naming import strip_wrappers
 from lrq_deploy.inspection.index import Index, open_index
-from lrq_deploy.inspection.signature import (
-    Entry,
-    fit_of,
-    name_templates,
-    names_hash,
-    weights_of,
-)
+from lrq_deploy.inspection.near import Kinship, Library, Near, Relative, kinship, nearest
+from lrq_deploy.inspection.signature import FEWEST_TENSORS, fit_of, name_templates, weights_of
+from lrq_deploy.inspection.subtrees import Subtree, subtrees
 from lrq_deploy.progress import ProgressCallback, silent
 
 __all__ = ["LIBRARY_ORDER", "Candidate", "Match", "find_architectures"]
 
 Shapes = Mapping[str, Sequence[int]]
-Library = Literal["torchvision", "timm"]
-
 LIBRARY_ORDER: tuple[Library, ...] = ("torchvision", "timm")
-# AlexNet is the smallest of both libraries.
-_FEWEST_TENSORS = 16
 # Share of a file's name templates that a family must know to be searched; at this value two
 # of timm's 743 networks with BatchNorm are in families that would be passed over.
 _PLAUSIBLE = 0.3
-_SHOWN_DIFFERENCES = 5
-_COMPARED = 8
 
 
 @dataclass(frozen=True)
@@ -63,16 +52,14 @@ class Match:
         candidates: architectures that fit, in the order in which libraries are preferred.
         chosen: the one that ``quantize`` takes without being told; ``None`` if it must be told.
         reason: why it is chosen, or why none is.
-        near: an architecture of the same names but other shapes; empty without one.
-        differences: first tensors that keep ``near`` from fitting.
+        near: the closest architecture where none fits; ``None`` without one.
         searched: how many networks of which library were compared.
     """
 
     candidates: tuple[Candidate, ...]
     chosen: Candidate | None
     reason: str
-    near: str = ""
-    differences: tuple[str, ...] = ()
+    near: Near | None = None
     searched: tuple[str, ...] = ()
 
 
@@ -87,24 +74,27 @@ def find_architectures(shapes: Shapes, progress: ProgressCallback = silent) -> M
         progress: receives the steps of building an index, the first time only.
     """
     weights = weights_of(strip_wrappers(shapes))
-    if len(weights) < _FEWEST_TENSORS:
+    if len(weights) < FEWEST_TENSORS:
         reason = f"it has {len(weights)} tensors, fewer than any network of torchvision or timm"
         return Match((), None, reason)
     prefix = _common_prefix(shapes, weights)
+    trees = subtrees(weights)
     searched: list[str] = []
-    near: tuple[Library, list[Entry]] | None = None
+    relatives: list[Relative] = []
     for library in LIBRARY_ORDER:
         index = open_index(library, partial(_families, library))
         if index is None:
             searched.append(f"{library} is not installed")
             continue
-        found, close = _search(library, index, weights, prefix, progress)
+        _complete(index, trees, progress)
         searched.append(_extent(index))
+        found, others = _search(library, index, trees, prefix)
         if found:
             return _choose(library, found, searched)
-        if close and near is None:
-            near = (library, close)
-    return _none(near, weights, searched)
+        relatives += others
+    near = nearest(relatives, weights, prefix)
+    reason = near.reason if near else "no known network has its tensor names"
+    return Match((), None, reason, near, tuple(searched))
 
 
 def _families(library: str) -> dict[str, list[str]]:
@@ -113,44 +103,41 @@ def _families(library: str) -> dict[str, list[str]]:
     return families(library)
 
 
-def _search(
-    library: Library,
-    index: Index,
-    weights: dict[str, tuple[int, ...]],
-    prefix: str,
-    progress: ProgressCallback,
-) -> tuple[list[Candidate], list[Entry]]:
-    """Candidates, and the networks of the same names but other shapes."""
-    forms = without_prefixes(weights)
+def _complete(index: Index, trees: list[Subtree], progress: ProgressCallback) -> None:
+    """Add the networks that may be in the file, and keep them."""
     changed = index.add_templates(progress) if len(index.families) > 1 else False
-    changed = index.add_entries(_plausible(index, forms), progress) or changed
-    if changed:
+    if index.add_entries(_plausible(index, trees), progress) or changed:
         index.save()
-    by_names: dict[str, list[Entry]] = {}
-    for entries in index.entries.values():
-        for entry in entries:
-            by_names.setdefault(entry.names, []).append(entry)
+
+
+def _search(
+    library: Library, index: Index, trees: list[Subtree], prefix: str
+) -> tuple[list[Candidate], list[Relative]]:
+    """Networks that the file fits as a whole, and those that a part of it comes close to."""
+    total = len(trees[0].shapes)
     found: dict[str, Candidate] = {}
-    near: list[Entry] = []
-    for form in forms:
-        stripped = len(next(iter(weights))) - len(next(iter(form)))
-        before = prefix + next(iter(weights))[:stripped]
-        for entry in by_names.get(names_hash(form), []):
-            fit = fit_of(form, entry)
-            if fit.shapes_fit:
+    others: list[Relative] = []
+    for tree in trees:
+        for entry in (entry for entries in index.entries.values() for entry in entries):
+            kin = kinship(entry, tree)
+            if kin is None:
+                continue
+            inside = tree.part(entry.tops)
+            if kin == Kinship.EXTRA and len(inside) == total:
+                classes = fit_of(inside, entry).num_classes
                 candidate = Candidate(
-                    library, entry.name, before, fit.num_classes, entry.num_classes
+                    library, entry.name, prefix + tree.prefix, classes, entry.num_classes
                 )
                 found.setdefault(entry.name, candidate)
             else:
-                near.append(entry)
-    return sorted(found.values(), key=lambda c: (len(c.name), c.name)), near
+                others.append(Relative(library, entry, tree, kin))
+    return sorted(found.values(), key=lambda c: (len(c.name), c.name)), others
 
 
-def _plausible(index: Index, forms: list[dict[str, tuple[int, ...]]]) -> list[str]:
+def _plausible(index: Index, trees: list[Subtree]) -> list[str]:
     if len(index.families) == 1:
         return list(index.families)
-    wanted = [name_templates(form) for form in forms]
+    wanted = [name_templates(tree.shapes) for tree in trees]
     return [
         family
         for family, known in index.templates.items()
@@ -182,39 +169,3 @@ def _choose(library: Library, found: list[Candidate], searched: list[str]) -> Ma
         "tensor shows, such as padding, activation or input size"
     )
     return Match(tuple(found), None, reason, searched=tuple(searched))
-
-
-def _none(
-    near: tuple[Library, list[Entry]] | None,
-    weights: dict[str, tuple[int, ...]],
-    searched: list[str],
-) -> Match:
-    if near is None:
-        return Match((), None, "no known network has its tensor names", searched=tuple(searched))
-    library, entries = near
-    compared = [(e.name, _differences(library, e, weights)) for e in entries[:_COMPARED]]
-    name, differences = min(compared, key=lambda item: len(item[1]))
-    spec = f"{library}:{name}"
-    reason = f"it has the tensor names of {spec} but other shapes ({len(differences)} tensors)"
-    return Match((), None, reason, spec, tuple(differences[:_SHOWN_DIFFERENCES]), tuple(searched))
-
-
-def _differences(library: Library, entry: Entry, weights: dict[str, tuple[int, ...]]) -> list[str]:
-    """Tensors of another shape than the network's, the number of classes left open."""
-    from lrq_deploy.inspection.meta_build import meta_shapes
-
-    wanted = weights_of(meta_shapes(library, entry.name))
-    form = max(without_prefixes(weights), key=lambda f: len(f.keys() & wanted.keys()))
-    return [
-        f"{tensor} (file {_sizes(form[tensor])}, {entry.name} {_sizes(shape)})"
-        for tensor, shape in wanted.items()
-        if tensor in form and _fixed(form[tensor], tensor, entry) != _fixed(shape, tensor, entry)
-    ]
-
-
-def _fixed(shape: tuple[int, ...], tensor: str, entry: Entry) -> tuple[int, ...]:
-    return shape[1:] if tensor in entry.class_tensors else shape
-
-
-def _sizes(shape: tuple[int, ...]) -> str:
-    return "[" + ",".join(str(size) for size in shape) + "]"

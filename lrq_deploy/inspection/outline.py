@@ -36,6 +36,7 @@ class Outline:
         tensors: parameters and buffers by the names in the file.
         facts: further statements of the file, by title.
         location: keys that lead to the weights, joined by dots.
+        beside: what else holds tensors, such as an optimizer, with their number.
         unsafe_globals: what loading it plainly would import and may run; empty for no code.
         module_class: class of a pickled module.
         input_shape: ``[N, C, H, W]`` where the file states it, -1 for an open size.
@@ -47,6 +48,7 @@ class Outline:
     tensors: dict[str, TensorOutline]
     facts: dict[str, str] = field(default_factory=dict)
     location: str = ""
+    beside: tuple[str, ...] = ()
     unsafe_globals: tuple[str, ...] = ()
     module_class: str = ""
     input_shape: tuple[int, ...] | None = None

@@ -5,9 +5,23 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Entry", "Fit", "entry_of", "fit_of", "name_templates", "names_hash", "weights_of"]
+__all__ = [
+    "FEWEST_TENSORS",
+    "Entry",
+    "Fit",
+    "entry_of",
+    "first_word",
+    "fit_of",
+    "name_templates",
+    "names_hash",
+    "shapes_hash",
+    "weights_of",
+]
 
 Shapes = Mapping[str, Sequence[int]]
+
+# AlexNet is the smallest of both libraries.
+FEWEST_TENSORS = 16
 
 _COUNTER = "num_batches_tracked"
 _NUMBER = re.compile(r"\d+")
@@ -24,6 +38,9 @@ class Entry:
         shapes: hash of names and shapes, with the number of classes left open.
         class_tensors: those whose first size is the number of classes.
         num_classes: that the library builds unless told otherwise; 0 without a classifier.
+        tops: first words of its names.
+        body_names, body_shapes: hashes without the first words of ``class_tensors``; empty where
+            too little is left to tell a network by.
     """
 
     name: str
@@ -31,6 +48,15 @@ class Entry:
     shapes: str
     class_tensors: tuple[str, ...]
     num_classes: int
+    tops: tuple[str, ...]
+    body_names: str
+    body_shapes: str
+
+    @property
+    def body_tops(self) -> tuple[str, ...]:
+        """First words of the names outside the classifier."""
+        head = {first_word(name) for name in self.class_tensors}
+        return tuple(top for top in self.tops if top not in head)
 
 
 @dataclass(frozen=True)
@@ -49,6 +75,11 @@ class Fit:
 def weights_of(shapes: Shapes) -> dict[str, tuple[int, ...]]:
     """Without the counters of BatchNorm, which older checkpoints lack."""
     return {name: tuple(s) for name, s in shapes.items() if not name.endswith(_COUNTER)}
+
+
+def first_word(name: str) -> str:
+    """Of a dotted name: the module at the top that holds the tensor."""
+    return name.split(".", 1)[0]
 
 
 def name_templates(shapes: Shapes) -> frozenset[str]:
@@ -77,14 +108,26 @@ def entry_of(name: str, shapes: Shapes, num_classes: int, classifier: Collection
         for tensor, shape in weights.items()
         if num_classes > 0 and shape and shape[0] == num_classes and _below(tensor, classifier)
     )
-    return Entry(name, names_hash(weights), _shapes_hash(weights, classes), classes, num_classes)
+    head = {first_word(tensor) for tensor in classes}
+    body = {n: shape for n, shape in weights.items() if first_word(n) not in head}
+    known = bool(head) and len(body) >= FEWEST_TENSORS
+    return Entry(
+        name=name,
+        names=names_hash(weights),
+        shapes=shapes_hash(weights, classes),
+        class_tensors=classes,
+        num_classes=num_classes,
+        tops=tuple(dict.fromkeys(first_word(n) for n in weights)),
+        body_names=names_hash(body) if known else "",
+        body_shapes=shapes_hash(body) if known else "",
+    )
 
 
 def fit_of(shapes: Shapes, entry: Entry) -> Fit:
     """Compare a state dict with an architecture of the same names."""
     weights = weights_of(shapes)
     sizes = {weights[name][:1] for name in entry.class_tensors}
-    if len(sizes) > 1 or _shapes_hash(weights, entry.class_tensors) != entry.shapes:
+    if len(sizes) > 1 or shapes_hash(weights, entry.class_tensors) != entry.shapes:
         return Fit(False)
     size = next(iter(sizes), ())
     return Fit(True, size[0] if size else None)
@@ -94,7 +137,8 @@ def _below(tensor: str, modules: Collection[str]) -> bool:
     return not modules or any(tensor.startswith(f"{module}.") for module in modules)
 
 
-def _shapes_hash(weights: Mapping[str, tuple[int, ...]], class_tensors: Collection[str]) -> str:
+def shapes_hash(weights: Mapping[str, tuple[int, ...]], class_tensors: Collection[str] = ()) -> str:
+    """Hash of names and shapes, the first size of ``class_tensors`` left open."""
     lines = []
     for name in sorted(weights):
         sizes = [str(size) for size in weights[name]]

@@ -76,6 +76,19 @@ def test_several_commands_where_several_networks_fit() -> None:
     assert "--arch timm:tf_efficientnet_lite0" in text
 
 
+def test_another_head_shows_a_file_to_start_from() -> None:
+    network = torchvision.models.resnet18()
+    network.fc = nn.Sequential(nn.Dropout(), nn.Linear(512, 10))
+    torch.save({"model": network.state_dict(), "ema": {"w": torch.ones(2)}}, "x.pt")
+    text = _text(Path("x.pt"))
+    assert "closest           torchvision:resnet18" in text
+    assert "ema (1 tensor)" in text
+    assert "      network.fc = nn.Sequential(..., nn.Linear(512, 10))\n" in text
+    document = inspection_json(inspect_model(Path("x.pt")))
+    assert document["near"] == "torchvision:resnet18"
+    assert "nn.Linear(512, 10)" in document["example"]
+
+
 def test_json_holds_the_finding() -> None:
     document = json.loads(json.dumps(inspection_json(inspect_model(_resnet18()))))
     assert document["schema_version"] == INSPECTION_SCHEMA
@@ -128,4 +141,7 @@ def test_a_pickled_module_shows_the_line_to_run_first() -> None:
     torch.save(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), "m.pt")
     text = _text(Path("m.pt"))
     assert "nothing was executed" in text
-    assert "  import torch; torch.save(torch.load('m.pt', weights_only=False).state_dict()" in text
+    assert (
+        "  import torch; torch.save(torch.load('m.pt', 'cpu', weights_only=False).state_dict()"
+        in text
+    )

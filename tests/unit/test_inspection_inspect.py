@@ -4,6 +4,7 @@ import io
 import os
 import zipfile
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,89 @@ def test_a_training_checkpoint_of_a_known_network(tmp_path: Path, legacy: bool) 
     assert found.parameters == sum(p.numel() for p in network.parameters())
     assert (found.num_classes, found.batch_norms, found.input_channels) == (10, 20, 3)
     assert found.outline.unsafe_globals == ()
+    assert found.outline.beside == ("optimizer (1 tensor)",)
     advice = advise(found)
     assert [(run.model, run.arch) for run in advice.runs] == [(str(path), "torchvision:resnet18")]
+
+
+@pytest.mark.parametrize("prefix", ["", "net."])
+@pytest.mark.parametrize("kind", ["torch", "safetensors"])
+def test_the_line_that_saves_the_network_alone_is_real(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefix: str, kind: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    state = torchvision.models.resnet18(num_classes=3).state_dict()
+    more = {prefix + name: value for name, value in state.items()} | {"loss.w": torch.ones(2)}
+    if kind == "torch":
+        torch.save({"state_dict": more}, "c.pt")
+    else:
+        save_file(more, "c.pt")
+    found = inspect_model(Path("c.pt"))
+    advice = advise(found)
+    assert "outside of it: 1 (loss.w)" in advice.sentence
+    exec(advice.python)
+    assert [(run.model, run.arch) for run in advice.runs] == [
+        ("c-weights.pt", "torchvision:resnet18")
+    ]
+    saved = torch.load("c-weights.pt", weights_only=True)
+    assert saved.keys() == state.keys()
+    assert inspect_model(Path("c-weights.pt")).arch is not None
+
+
+class _Wrapped(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = torchvision.models.resnet18()
+        self.backbone.fc = nn.Identity()
+        self.classifier = nn.Linear(512, 10, bias=False)
+
+
+def _with_head(name: str, place: str, head: nn.Module) -> nn.Module:
+    network: nn.Module = torchvision.models.get_model(name)
+    setattr(network, place, head)
+    return network
+
+
+def _deeper_head() -> nn.Module:
+    layers = (nn.Linear(1280, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 2))
+    return _with_head("mobilenet_v2", "classifier", nn.Sequential(*layers))
+
+
+def _dropout_head() -> nn.Module:
+    return _with_head("resnet18", "fc", nn.Sequential(nn.Dropout(), nn.Linear(512, 10)))
+
+
+@pytest.mark.parametrize(("build", "gaps"), [(_dropout_head, 1), (_deeper_head, 1), (_Wrapped, 0)])
+def test_the_example_for_another_head_takes_the_weights(
+    tmp_path: Path, build: Callable[[], nn.Module], gaps: int
+) -> None:
+    network = build()
+    found = _saved(network.state_dict(), tmp_path / "x.pt")
+    advice = advise(found)
+    assert "head is another one" in advice.sentence
+    text, _, remark = advice.example.partition("\n#")
+    assert text.count("...") == gaps
+    assert bool(remark) == bool(gaps)
+    with pytest.raises(TypeError) if gaps else nullcontext():
+        _factory(text)()
+    _factory(text.replace("...", "nn.Identity()"))().load_state_dict(network.state_dict())
+
+
+def _factory(text: str) -> Callable[[], nn.Module]:
+    scope: dict[str, Any] = {}
+    exec(text, scope)
+    made: Callable[[], nn.Module] = scope.get("build") or scope["Network"]
+    return made
+
+
+def test_a_name_in_a_file_never_becomes_code(tmp_path: Path) -> None:
+    state = {
+        name.replace("backbone", "b b").replace("classifier", "x\nimport os#"): value
+        for name, value in _Wrapped().state_dict().items()
+    }
+    advice = advise(_saved(state, tmp_path / "x.pt"))
+    assert "import os" not in advice.example
+    assert "network.fc = ...\n" in advice.example
 
 
 def test_safetensors(tmp_path: Path) -> None:

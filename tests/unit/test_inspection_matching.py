@@ -13,6 +13,7 @@ from lrq_deploy.architecture import build_architecture
 from lrq_deploy.inspection.index import Index, open_index
 from lrq_deploy.inspection.matching import find_architectures
 from lrq_deploy.inspection.meta_build import families, meta_shapes
+from lrq_deploy.inspection.near import Kinship
 
 pytestmark = pytest.mark.unit
 
@@ -105,14 +106,67 @@ def test_another_stem_is_named() -> None:
     shapes = _built("resnet18", num_classes=10) | {"conv1.weight": (64, 1, 3, 3)}
     match = find_architectures(shapes)
     assert match.candidates == ()
-    assert match.near == "torchvision:resnet18"
-    assert match.differences == ("conv1.weight (file [64,1,3,3], resnet18 [64,3,7,7])",)
+    assert match.near is not None
+    assert match.near.specs == ("torchvision:resnet18",)
+    assert match.near.differences == ("conv1.weight (file [64,1,3,3], resnet18 [64,3,7,7])",)
 
 
 def test_the_closest_of_several_is_named() -> None:
     """ResNet-50, ResNeXt-50 and Wide ResNet-50 share all names."""
     shapes = _built("wide_resnet50_2") | {"conv1.weight": (64, 3, 3, 3)}
-    assert find_architectures(shapes).near == "torchvision:wide_resnet50_2"
+    near = find_architectures(shapes).near
+    assert near is not None
+    assert near.spec == "torchvision:wide_resnet50_2"
+
+
+@pytest.mark.parametrize("before", ["", "module."])
+@pytest.mark.parametrize("under", ["", "model.", "net.student."])
+def test_tensors_outside_of_a_known_network_are_told(before: str, under: str) -> None:
+    shapes = {under + name: shape for name, shape in _built("resnet18", num_classes=7).items()}
+    shapes |= {"loss.centers": (7, 512), "loss.scale": ()}
+    match = find_architectures({before + name: shape for name, shape in shapes.items()})
+    assert match.candidates == ()
+    assert match.near is not None
+    assert (match.near.specs, match.near.kinship) == (("torchvision:resnet18",), Kinship.EXTRA)
+    assert (match.near.prefix, match.near.num_classes) == (before + under, 7)
+    assert match.near.outside == (f"{before}loss.centers", f"{before}loss.scale")
+    assert "102 tensors" in match.reason
+    assert f"outside of it: 2 ({before}loss.centers, {before}loss.scale)" in match.reason
+
+
+def test_a_copy_is_told_from_other_tensors() -> None:
+    shapes = _built("resnet18")
+    copies = {f"{top}.{name}": s for top in ("model", "ema") for name, s in shapes.items()}
+    near = find_architectures(copies).near
+    assert near is not None
+    assert near.prefix == "model."
+    assert "outside of it: 102 (ema.conv1.weight" in near.reason
+    assert near.reason.endswith("those under 'ema.' are another copy")
+
+
+def test_an_averaged_model_of_torch_is_the_network() -> None:
+    network = torch.optim.swa_utils.AveragedModel(torchvision.models.resnet18())
+    match = find_architectures({name: v.shape for name, v in network.state_dict().items()})
+    assert match.chosen is not None
+    assert (match.chosen.spec, match.chosen.prefix) == ("torchvision:resnet18", "module.")
+
+
+@pytest.mark.parametrize("stem", [(64, 3, 7, 7), (64, 3, 3, 3)])
+def test_another_head_is_told_from_another_network(stem: tuple[int, ...]) -> None:
+    shapes = _built("resnet18") | {"conv1.weight": stem}
+    del shapes["fc.weight"], shapes["fc.bias"]
+    shapes |= {"fc.1.weight": (10, 512), "fc.1.bias": (10,)}
+    match = find_architectures(shapes)
+    assert match.near is not None
+    assert match.near.spec == "torchvision:resnet18"
+    changed = stem != (64, 3, 7, 7)
+    assert match.near.kinship == (Kinship.HEAD_AND_SHAPES if changed else Kinship.HEAD)
+    assert match.near.differences[changed:] == (
+        "fc.1.weight (only in the file, [10,512])",
+        "fc.1.bias (only in the file, [10])",
+        "fc.weight (only in resnet18, [1000,512])",
+        "fc.bias (only in resnet18, [1000])",
+    )
 
 
 def test_a_name_too_many_or_too_few_is_no_fit() -> None:

@@ -260,3 +260,22 @@ def test_without_arch_several_or_near_networks_are_listed(
     torch.save(state | {"conv1.weight": torch.ones(64, 3, 3, 3)}, tmp_path / "weights.pt")
     with pytest.raises(OptionError, match=r"conv1\.weight \(file \[64,3,3,3\], resnet18"):
         load_model(_options(tmp_path))
+
+
+def test_without_arch_the_error_gives_the_advice_of_inspect(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torchvision
+
+    keep_indexes(tmp_path / "cache", monkeypatch)
+    state = torchvision.models.resnet18().state_dict()
+    torch.save(state | {"loss.w": torch.ones(2)}, tmp_path / "weights.pt")
+    with pytest.raises(OptionError, match=r"outside of it: 1 \(loss\.w\)") as caught:
+        load_model(_options(tmp_path))
+    assert caught.value.remedy.startswith("save the network alone (import torch; ")
+    assert caught.value.remedy.endswith("weights-weights.pt with --arch torchvision:resnet18")
+    state["fc.0.weight"] = state.pop("fc.weight")
+    torch.save(state, tmp_path / "weights.pt")
+    with pytest.raises(OptionError, match="head is another one") as caught:
+        load_model(_options(tmp_path))
+    assert "\n        network.fc = " in caught.value.remedy
