@@ -25,7 +25,7 @@ from lrq_deploy.graph.placement import place_quantizers
 from lrq_deploy.graph.statistics import tap_batch_norms
 from lrq_deploy.method.generator import LongRangeGenerator
 from lrq_deploy.method.generator_training import GeneratorTraining
-from lrq_deploy.method.recipe import recipe_settings
+from lrq_deploy.method.recipe import RecipeSettings, recipe_settings
 from lrq_deploy.method.student_training import StudentTraining
 from lrq_deploy.options import MethodSwitches, QuantizeOptions
 from lrq_deploy.scheme import Scheme
@@ -65,9 +65,11 @@ def model_options(network: Network, shared: Path) -> QuantizeOptions:
     )
 
 
-def our_steps(teacher: Teacher) -> dict[str, Callable[[], None]]:
-    """One step of each stage, at the settings of ``balanced`` and W4A4."""
-    settings = recipe_settings("balanced", teacher.input_shape)
+def our_steps(
+    teacher: Teacher, settings: RecipeSettings | None = None
+) -> dict[str, Callable[[], None]]:
+    """One step of each stage at W4A4, at the settings of ``balanced`` unless others are given."""
+    settings = settings or recipe_settings("balanced", teacher.input_shape)
     switches = MethodSwitches()
     tapped = tap_batch_norms(teacher.graph)
     tapped.graph.to(memory_format=torch.channels_last)
