@@ -86,10 +86,10 @@ class RecipeSettings:
 
 _RECIPES: dict[Recipe, RecipeSettings] = {
     "fast": RecipeSettings(
-        generator_steps=150, pool_images=1280, refinement_steps=15, student_steps=250
+        generator_steps=150, pool_images=1280, refinement_steps=15, student_steps=200
     ),
     "balanced": RecipeSettings(),
-    "best": RecipeSettings(generator_steps=1000, pool_images=10_240, student_steps=4000),
+    "best": RecipeSettings(generator_steps=1000, pool_images=10_240, student_steps=2500),
 }
 
 LARGE_IMAGE_PIXELS = 64 * 64
