@@ -1,6 +1,5 @@
 """``benchmarks/accuracy.py``: the grid, what it resumes, and its table."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -9,21 +8,14 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from support.benchmark_scripts import benchmark_script
 
 pytestmark = pytest.mark.unit
-
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "accuracy.py"
 
 
 @pytest.fixture
 def accuracy(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("accuracy_benchmark", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)
-    spec.loader.exec_module(module)
-    return module
+    return benchmark_script("accuracy", monkeypatch)
 
 
 class Commands:
