@@ -2,8 +2,8 @@
 
 Requires: a functional ATen graph in evaluation mode.
 Ensures: no constant subgraph, dropout, clone, assertion or full slice; one operator per function
-(see ``variants`` and ``gates``); every BatchNorm is one node with one output and stored
-statistics; the graph runs as before.
+(see ``variants``, ``movement_forms`` and ``gates``); every BatchNorm is one node with one output
+and stored statistics; the graph runs as before.
 """
 
 import operator
@@ -16,6 +16,7 @@ from torch import fx
 from lrq_deploy.errors import UnsupportedNetworkError
 from lrq_deploy.graph.fold_constants import fold_constants
 from lrq_deploy.graph.gates import recognize_gates
+from lrq_deploy.graph.movement_forms import unify_movements
 from lrq_deploy.graph.operators import BATCH_NORMS, IDENTITIES, WEIGHTED, is_call
 from lrq_deploy.graph.variants import unify_variants
 
@@ -42,6 +43,7 @@ def normalize(graph_module: fx.GraphModule) -> None:
             _undo_scatter(node)
     graph.eliminate_dead_code()
     unify_variants(graph_module)
+    unify_movements(graph_module)
     recognize_gates(graph)
     for node in list(graph.nodes):
         if "batch_norm" in str(node.target) and node.op == "call_function":

@@ -1,0 +1,129 @@
+"""Pass: movements that few networks use become those that every later stage knows.
+
+Requires: constants are folded; nodes carry the shapes of the trace.
+Ensures: stacks are concatenations; ``tile``, ``repeat``, ``flip``, ``roll`` and
+``repeat_interleave`` select positions along an axis, as runtimes do on integers. What works along
+the batch stays as it is.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from lrq_deploy.graph.attributes import add_tensor_node
+from lrq_deploy.graph.operators import is_call
+from lrq_deploy.graph.replacement import replace_call
+
+__all__ = ["unify_movements"]
+
+aten = torch.ops.aten
+
+Selection = tuple[int, Tensor]
+"""An axis, and the positions along it to take."""
+
+Change = Callable[[Tensor], Tensor]
+
+_JOINS: dict[Any, int] = {aten.hstack.default: 1, aten.vstack.default: 0, aten.dstack.default: 2}
+"""Concatenations that are named for their axis, which is this one for three axes or more."""
+
+
+def unify_movements(graph_module: fx.GraphModule) -> None:
+    """Apply the pass in place."""
+    for node in list(graph_module.graph.nodes):
+        if is_call(node, {aten.stack.default}):
+            _unify_stack(node)
+        elif is_call(node, _JOINS):
+            _unify_join(node)
+        elif is_call(node, _SELECTIONS):
+            _unify_selection(graph_module, node)
+
+
+def _unify_stack(node: fx.Node) -> None:
+    parts: Any = node.args[0]
+    axis: Any = node.args[1] if len(node.args) > 1 else 0
+    with node.graph.inserting_before(node):
+        grown = [node.graph.call_function(aten.unsqueeze.default, (part, axis)) for part in parts]
+    replace_call(node, aten.cat.default, (grown, axis))
+
+
+def _unify_join(node: fx.Node) -> None:
+    parts: Any = node.args[0]
+    if all(len(_sizes(part)) >= 3 for part in parts):
+        replace_call(node, aten.cat.default, (parts, _JOINS[node.target]))
+
+
+def _unify_selection(graph_module: fx.GraphModule, node: fx.Node) -> None:
+    sizes = _sizes(node.args[0])
+    selections = _SELECTIONS[node.target](sizes, *node.args[1:]) if sizes else None
+    if selections is not None:
+        _select(graph_module, node, selections)
+
+
+def _select(graph_module: fx.GraphModule, node: fx.Node, selections: list[Selection]) -> None:
+    moved: Any = node.args[0]
+    for axis, positions in selections:
+        with node.graph.inserting_before(node):
+            index = add_tensor_node(graph_module, f"{node.name}_positions", positions)
+            moved = node.graph.call_function(aten.index_select.default, (moved, axis, index))
+    moved.meta = dict(node.meta)
+    node.replace_all_uses_with(moved)
+    node.graph.erase_node(node)
+
+
+def _sizes(node: Any) -> list[Any]:
+    """Of the trace; the batch is symbolic. Empty where they are not known."""
+    value = node.meta.get("val")
+    return list(value.shape) if isinstance(value, Tensor) else []
+
+
+def _positions(sizes: list[Any], changes: list[tuple[int, Change]]) -> list[Selection] | None:
+    """Selections along some axes; ``None`` where one of them is the batch."""
+    lengths = [sizes[axis] for axis, _ in changes]
+    if not all(isinstance(length, int) for length in lengths):
+        return None
+    return [(axis % len(sizes), change(torch.arange(sizes[axis]))) for axis, change in changes]
+
+
+def _flip(sizes: list[Any], axes: list[int]) -> list[Selection] | None:
+    return _positions(sizes, [(axis, lambda index: index.flip(0)) for axis in axes])
+
+
+def _roll(sizes: list[Any], shifts: list[int], axes: Sequence[int] = ()) -> list[Selection] | None:
+    if len(shifts) != len(axes):
+        return None
+    pairs = zip(axes, shifts, strict=True)
+    return _positions(sizes, [(axis, partial(torch.roll, shifts=by)) for axis, by in pairs])
+
+
+def _repeat(sizes: list[Any], counts: list[Any]) -> list[Selection] | None:
+    missing = len(sizes) - len(counts)
+    if missing < 0 or not all(isinstance(count, int) for count in counts):
+        return None
+    repeated = [(missing + place, n) for place, n in enumerate(counts) if n != 1]
+    return _positions(sizes, [(axis, partial(_behind_each_other, count=n)) for axis, n in repeated])
+
+
+def _behind_each_other(index: Tensor, count: int) -> Tensor:
+    return index.repeat(count)
+
+
+def _repeat_interleave(
+    sizes: list[Any], count: Any, axis: int | None = None
+) -> list[Selection] | None:
+    if axis is None or not isinstance(count, int):
+        return None
+    return _positions(sizes, [(axis, partial(torch.repeat_interleave, repeats=count))])
+
+
+_SELECTIONS: dict[Any, Callable[..., list[Selection] | None]] = {
+    aten.flip.default: _flip,
+    aten.fliplr.default: lambda sizes: _flip(sizes, [1]),
+    aten.flipud.default: lambda sizes: _flip(sizes, [0]),
+    aten.repeat.default: _repeat,
+    aten.repeat_interleave.self_int: _repeat_interleave,
+    aten.roll.default: _roll,
+    aten.tile.default: _repeat,
+}

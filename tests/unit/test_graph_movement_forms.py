@@ -1,0 +1,124 @@
+"""Movements of hand-written networks: captured, in integers, equal in every form of the student."""
+
+from collections.abc import Callable
+from functools import cache
+
+import pytest
+import torch
+import torch.nn.functional as F
+from support.small_networks import (
+    CENTRED,
+    SHAPE,
+    calibrated,
+    conv_bn,
+    graph_of,
+    images,
+    targets,
+    with_statistics,
+)
+from torch import Tensor, nn
+
+from lrq_deploy.export.coverage import audit
+from lrq_deploy.export.onnx_graph import to_onnx
+from lrq_deploy.export.parity import compare
+from lrq_deploy.export.reference import reference_logits
+from lrq_deploy.export.session import open_session
+from lrq_deploy.export.simulation import exact_logits
+from lrq_deploy.graph.operators import CONCATENATIONS, is_call, is_movement
+from lrq_deploy.scheme import Scheme
+from lrq_deploy.student.freeze import freeze
+from lrq_deploy.student.frozen import QuantizedModel
+
+pytestmark = pytest.mark.unit
+
+aten = torch.ops.aten
+
+SCHEME = Scheme(4, 8)
+
+Movement = Callable[[Tensor], Tensor]
+
+
+def _halves(x: Tensor) -> Tensor:
+    left, right = torch.tensor_split(x, 2, dim=1)
+    return torch.hstack([right, left])
+
+
+def _rows(x: Tensor) -> Tensor:
+    return torch.stack([*x.unbind(2)[::-1]], dim=2)
+
+
+def _chunks(x: Tensor) -> Tensor:
+    top, low = x.split([5, 7], dim=2)
+    first, *rest = torch.cat([low, top], 2).chunk(3, dim=3)
+    return torch.cat([*rest, first], 3)
+
+
+GROUPS: dict[str, Movement] = {
+    "flip": lambda x: x.flip(-1, 2).fliplr(),
+    "roll": lambda x: torch.roll(x, (2, -1), (2, 3)).roll(1, 1),
+    "tile": lambda x: x.tile(1, 2, 1, 1)[:, 2:6],
+    "repeat": lambda x: x.repeat(1, 1, 2, 1)[:, :, 5:].repeat_interleave(2, dim=3),
+    "expand": lambda x: F.max_pool2d(x, 12).expand(-1, -1, 3, 3),
+    "stack": lambda x: torch.stack([x, x.mT], dim=2).flatten(1, 2)[:, 1:5],
+    "unbind": _rows,
+    "split": _chunks,
+    "tensor_split": _halves,
+    "axes": lambda x: x.movedim(1, 3).swapaxes(1, 2).narrow(1, 1, 8).permute(0, 3, 1, 2),
+}
+
+
+class _Moving(nn.Module):
+    """A movement between two layers."""
+
+    def __init__(self, move: Movement) -> None:
+        super().__init__()
+        self.move = move
+        self.stem = conv_bn(3, 4)
+        self.body = conv_bn(4, 6)
+        self.head = nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.move(F.relu(self.stem(x)))
+        x = F.relu(self.body(x))
+        return self.head(x.mean((2, 3)))
+
+
+@cache
+def _student(name: str) -> QuantizedModel:
+    graph, table = freeze(calibrated(_Moving(GROUPS.get(name, lambda x: x)), SCHEME))
+    return QuantizedModel(graph, table, SCHEME, SHAPE, 5, CENTRED, name, "")
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_a_movement_is_known_and_computes_the_same(name: str) -> None:
+    module = with_statistics(_Moving(GROUPS[name]))
+    graph = graph_of(module)
+    x = images(3)
+    torch.testing.assert_close(graph(x), module(x))
+    pending = list(next(n for n in graph.graph.nodes if is_call(n, {aten.relu.default})).users)
+    while pending:
+        node = pending.pop()
+        if not is_call(node, {aten.conv2d.default}):
+            assert is_movement(node) or is_call(node, CONCATENATIONS), node.target
+            pending.extend(node.users)
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_a_movement_runs_in_integers_in_both_dialects(name: str) -> None:
+    model = _student(name)
+    assert len(model.quantizers()) == len(_student("nothing moves").quantizers())
+    x = images(16, seed=7)
+    exact = exact_logits(model, x)
+    by_numpy = torch.from_numpy(reference_logits(model, x[:4]))
+    assert compare(exact[:4], by_numpy).same_rows == 1
+    graph = to_onnx(model).SerializeToString()
+    assert compare(exact, open_session(graph).logits(x)).same_rows == 1
+    coverage = audit(model, graph)
+    assert (coverage.share, set(coverage.float_operators) - {"Expand"}) == (1, set())
+    other = to_onnx(model, "tensorrt").SerializeToString()
+    assert compare(exact, open_session(other, level="off").logits(x)).same_rows == 1
+
+
+def test_a_movement_along_the_batch_is_left_alone() -> None:
+    graph = graph_of(_Moving(lambda x: x.flip(0).flip(0)))
+    assert targets(graph).count(aten.flip.default) == 2
