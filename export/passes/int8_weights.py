@@ -3,24 +3,25 @@
 import numpy as np
 import onnx_ir as ir
 
-from lrq_deploy.errors import ExportError
 from lrq_deploy.export.passes._matching import (
     add_initializer,
-    constant,
     float_attribute,
-    int_attribute,
     is_quantizer,
-    is_weight,
     string_attribute,
 )
-from lrq_deploy.export.passes.integer_weights import bias_integers
+from lrq_deploy.export.passes._weight_lowering import (
+    Array,
+    WeightLoweringPass,
+    bias_and_step,
+    bias_integers,
+)
 
 __all__ = ["Int8WeightsPass"]
 
-_WITH_BIAS = ("Conv", "Gemm", "ConvTranspose")
+_WEIGHT_INPUT = 1
 
 
-class Int8WeightsPass(ir.passes.InPlacePass):
+class Int8WeightsPass(WeightLoweringPass):
     """Put every weighted layer between int8 tensors.
 
     * Weights are int8 with zero points 0, one scale per output channel, whatever their width.
@@ -38,59 +39,19 @@ class Int8WeightsPass(ir.passes.InPlacePass):
         if any(is_quantizer(node) for node in model.graph):
             raise ir.passes.PreconditionError("quantizers must be lowered first")
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Lower every weight."""
-        weights = [node for node in model.graph if is_weight(node)]
-        for node in weights:
-            _lower(model.graph, node)
-        return ir.passes.PassResult(model, bool(weights))
+    def stored(
+        self, graph: ir.Graph, node: ir.Node, integers: ir.Value, weight: Array
+    ) -> tuple[ir.Value, int]:
+        """The int8 initializer as it is."""
+        return integers, 0
 
-    def ensures(self, model: ir.Model) -> None:
-        """Check the postcondition."""
-        if any(is_weight(node) for node in model.graph):
-            raise ir.passes.PostconditionError("a neutral weight is left")
-
-
-def _lower(graph: ir.Graph, node: ir.Node) -> None:
-    name, axis = string_attribute(node, "name"), int_attribute(node, "axis")
-    source, scale = node.inputs[0], node.inputs[1]
-    weight, scales = constant(source), constant(scale)
-    if weight is None or scales is None:
-        raise ExportError(
-            "weights must be constants", name, "this is a fault of lrq-deploy; please report it"
-        )
-    zeros = add_initializer(graph, f"{name}.weight_zero_point", np.zeros(scales.size, np.int8))
-    real = ir.Value(
-        name=f"{name}.weight",
-        shape=node.outputs[0].shape,
-        type=ir.TensorType(ir.DataType.FLOAT),
-    )
-    dequantize = ir.node(
-        "DequantizeLinear",
-        [source, scale, zeros],
-        {"axis": axis},
-        outputs=[real],
-        name=f"{name}.weight.DQ",
-    )
-    graph.insert_before(node, dequantize)
-    for consumer, index in list(node.outputs[0].uses()):
-        consumer.name = name
-        _check_bias(node, consumer, name)
-        if index == 1:
-            _restore_input(graph, node, consumer, name)
-    node.outputs[0].replace_all_uses_with(real)
-    graph.remove(node, safe=True)
-
-
-def _check_bias(weight: ir.Node, consumer: ir.Node, name: str) -> None:
-    if consumer.op_type not in _WITH_BIAS or len(consumer.inputs) < 3:
-        return
-    bias, scales = constant(consumer.inputs[2]), constant(weight.inputs[1])
-    if bias is None or scales is None:
-        return
-    input_scale = np.float32(float_attribute(weight, "input_scale"))
-    step = input_scale * np.tile(scales.astype(np.float32), bias.size // scales.size)
-    bias_integers(name, bias.astype(np.float32), step)
+    def adapt(self, graph: ir.Graph, node: ir.Node, layer: ir.Node, index: int) -> None:
+        """The bias is checked, the data input comes from stored integers."""
+        name, found = string_attribute(node, "name"), bias_and_step(node, layer)
+        if found is not None:
+            bias_integers(name, *found)
+        if index == _WEIGHT_INPUT:
+            _restore_input(graph, node, layer, name)
 
 
 def _restore_input(graph: ir.Graph, weight: ir.Node, consumer: ir.Node, name: str) -> None:
