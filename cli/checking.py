@@ -21,10 +21,15 @@ from lrq_deploy.student.frozen import QuantizedModel
 from lrq_deploy.synthetic import SyntheticSet
 from lrq_deploy.teacher import Teacher
 
-__all__ = ["Checked", "check"]
+__all__ = ["Checked", "check", "images_of"]
 
-PARITY_IMAGES = 1000
-BATCH = 64
+PARITY_IMAGES = (32, 1000)
+PARITY_PIXELS = 2**21
+"""Of the images that the exact student runs on, in float64: 1,000 of 32x32, 41 of 224x224."""
+BATCH = (4, 64)
+BATCH_PIXELS = 2**18
+"""Of the images that are in memory at once: 64 of 64x64, 5 of 224x224."""
+BRIEF_IMAGES = (4, 32)
 BRIEF_PIXELS = 2**16
 """Of the images that every form of the student runs on: 32 of 32x32, 4 of 224x224."""
 BRIEF_BENCH = BenchmarkOptions(threads=1, batch_sizes=(1,), runs=30, memory=False)
@@ -79,13 +84,15 @@ def check(
     graph = graphs[targets().get(REFERENCE).file_name]
     session = open_session(graph)
     report = StageProgress(progress, "check", 3)
-    made = synthetic.held_out
+    batch = images_of(model.input_shape, BATCH_PIXELS, BATCH)
     if images is None:
-        fidelity = measure(teacher, session, ((part, None) for part in made.split(BATCH)))
+        parts = synthetic.held_out.split(batch)
+        fidelity = measure(teacher, session, ((part, None) for part in parts))
     else:
-        fidelity = measure(teacher, session, images.labelled_batches(BATCH))
+        fidelity = measure(teacher, session, images.labelled_batches(batch))
     report.advance(message="accuracy")
-    parity = student_parity(model, session, _parity_images(images, synthetic))
+    wanted = images_of(model.input_shape, PARITY_PIXELS, PARITY_IMAGES)
+    parity = student_parity(model, session, _parity_images(images, synthetic, wanted, batch))
     report.advance(message="parity")
     coverage = audit(model, graph)
     report.advance(message="integer coverage")
@@ -109,8 +116,7 @@ def _tried(
     for name, data in graphs.items():
         paths[name].write_bytes(data)
     graph = paths[targets().get(REFERENCE).file_name]
-    _, height, width = model.input_shape
-    count = min(max(BRIEF_PIXELS // (height * width), 4), BATCH // 2)
+    count = images_of(model.input_shape, BRIEF_PIXELS, BRIEF_IMAGES)
     ladder = climb(
         model,
         graph,
@@ -126,14 +132,21 @@ def _tried(
     return ladder, measure_latency(float_graph, graph, BRIEF_BENCH, progress)
 
 
-def _parity_images(images: ImageSet | None, synthetic: SyntheticSet) -> Iterator[Tensor]:
-    """The user's images, filled up with synthetic ones to at least ``PARITY_IMAGES``."""
-    given = 0
-    if images is not None:
-        for batch in images.batches(BATCH):
-            given += len(batch)
-            yield batch
-    missing = max(PARITY_IMAGES - given, 0)
+def images_of(shape: tuple[int, int, int], pixels: int, bounds: tuple[int, int]) -> int:
+    """How many images ``(C, H, W)`` hold so many pixels, within bounds."""
+    _, height, width = shape
+    least, most = bounds
+    return min(max(pixels // (height * width), least), most)
+
+
+def _parity_images(
+    images: ImageSet | None, synthetic: SyntheticSet, wanted: int, batch: int
+) -> Iterator[Tensor]:
+    """Of the user's images, filled up with synthetic ones."""
+    given = None if images is None else images.spread(wanted)
+    if given is not None:
+        yield from given.batches(batch)
+    missing = wanted - (0 if given is None else len(given))
     if missing:
-        pool = torch.cat([synthetic.held_out, synthetic.images[: max(missing, 0)]])
-        yield from pool[:missing].split(BATCH)
+        pool = torch.cat([synthetic.held_out, synthetic.images[:missing]])
+        yield from pool[:missing].split(batch)

@@ -3,7 +3,7 @@
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +128,16 @@ class ImageSet:
         broken = f"{self.skipped} of {len(self) + self.skipped} image files could not be decoded"
         skipped = (f"{broken} and were skipped",) if self.skipped else ()
         return (*skipped, *((self.note,) if self.note else ()))
+
+    def spread(self, limit: int) -> "ImageSet":
+        """At most ``limit`` of the images, evenly spaced in their order."""
+        chosen = _spread(len(self), limit)
+        return replace(
+            self,
+            paths=tuple(self.paths[index] for index in chosen),
+            labels=None if self.labels is None else self.labels[chosen],
+            pixels=None if self.pixels is None else self.pixels[chosen],
+        )
 
     def batches(self, batch_size: int) -> Iterator[Tensor]:
         """Normalised images ``[n, C, H, W]`` float32, ``n <= batch_size``, in order.

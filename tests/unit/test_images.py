@@ -182,6 +182,24 @@ def test_a_limit_is_spread_over_the_classes(tmp_path: Path) -> None:
     assert found.labels.tolist() == [0, 0, 1, 1]
 
 
+@pytest.mark.parametrize("memory", [2**30, 1])
+def test_a_spread_keeps_images_and_labels_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: int
+) -> None:
+    for name in ("a", "b"):
+        for index in range(5):
+            write_png(tmp_path / name / f"{index}.png", index)
+    monkeypatch.setattr(images_module, "_MEMORY_LIMIT_BYTES", memory)
+    whole = read_image_folder(tmp_path, RGB_8, IDENTITY_RGB, num_classes=2)
+    some = whole.spread(4)
+    assert whole.spread(11).paths == whole.paths
+    assert some.labels is not None
+    assert some.labels.tolist() == [0, 0, 1, 1]
+    assert [path.name for path in some.paths] == ["0.png", "2.png", "0.png", "2.png"]
+    (every,), (spread,) = whole.batches(10), some.batches(10)
+    assert torch.equal(spread, every[[0, 2, 5, 7]])
+
+
 def test_a_large_set_is_decoded_lazily_to_the_same_values(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
