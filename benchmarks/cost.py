@@ -238,8 +238,8 @@ def picture(rows: Sequence[dict[str, Any]]) -> Image.Image:
         level = statistics.mean(y - x for x, y in points)
         start, end = max(left, low - level), min(right, high - level)
         draw.line([place(start, start + level), place(end, end + level)], colours[stage])
-        for x, y in points:
-            cx, cy = place(x, y)
+        for point in points:
+            cx, cy = place(*point)
             draw.ellipse((cx - 4, cy - 4, cx + 4, cy + 4), fill=colours[stage])
         label = f"{stage}, exponent {exponent(rows, stage):.2f}"
         draw.text((edge + 12, 20 + 16 * index), label, colours[stage])

@@ -42,7 +42,7 @@ class PlainQuantizer(nn.Module):
         shape = [-1] + [1] * (x.dim() - 1)
         low, high = flat.amin(1).reshape(shape), flat.amax(1).reshape(shape)
         scale = ((high - low) / (2**BITS - 1)).clamp_min(1e-8)
-        q = torch.clamp(torch.round((x - low) / scale), 0, 2**BITS - 1) * scale + low
+        q: Tensor = torch.clamp(torch.round((x - low) / scale), 0, 2**BITS - 1) * scale + low
         return x + (q - x).detach()
 
 
@@ -59,7 +59,8 @@ class PlainLayer(nn.Module):
         x, weight = self.quantize(x), self.quantize(self.layer.weight)
         if isinstance(self.layer, nn.Linear):
             return F.linear(x, weight, self.layer.bias)
-        return self.layer._conv_forward(x, weight, self.layer.bias)
+        result: Tensor = self.layer._conv_forward(x, weight, self.layer.bias)
+        return result
 
 
 class PlainGenerator(nn.Sequential):
@@ -78,9 +79,17 @@ class PlainGenerator(nn.Sequential):
         )
 
 
+def _module(options: QuantizeOptions) -> nn.Module:
+    """A copy of the network of a state dict."""
+    program = load_model(options).program
+    if not isinstance(program, nn.Module):
+        raise TypeError(f"the plain loop trains modules, not {type(program).__name__}")
+    return program
+
+
 def reference_steps(options: QuantizeOptions, batch: int) -> dict[str, Callable[[], None]]:
     """The plain loop's generator and student step."""
-    teacher, student = (load_model(options).program for _ in range(2))
+    teacher, student = (_module(options) for _ in range(2))
     teacher.eval().requires_grad_(False)
     student.eval().requires_grad_(True)
     for parent in list(student.modules()):
@@ -104,6 +113,7 @@ def reference_steps(options: QuantizeOptions, batch: int) -> dict[str, Callable[
             F.mse_loss(x.mean((0, 2, 3)), n.running_mean)
             + F.mse_loss(x.var((0, 2, 3)), n.running_var)
             for n, x in taps
+            if n.running_mean is not None and n.running_var is not None
         ]
         make.zero_grad()
         (F.cross_entropy(logits, labels) + 0.1 * torch.stack(distances).sum()).backward()

@@ -108,7 +108,7 @@ def build(name: str, size: int) -> nn.Module:
         module(torch.randn(4, 3, size, size))
     module.eval()
     if deployed:
-        from timm.utils import reparameterize_model
+        from timm.utils.model import reparameterize_model
 
         module = reparameterize_model(module)
     return module

@@ -84,7 +84,8 @@ class Case:
     def network(self, factory: str = "build") -> nn.Module:
         names: dict[str, Any] = {}
         exec(ARCH_FILE, names)
-        return with_statistics(names[factory]())
+        network: nn.Module = names[factory]()
+        return with_statistics(network)
 
     def weights(self, **changes: torch.Tensor) -> Path:
         return self.saved({**self.network().state_dict(), **changes})
@@ -292,7 +293,7 @@ def test_a_pickled_module_names_what_it_would_import(case: Case) -> None:
 def test_torchscript(case: Case) -> None:
     network = case.network()
     path = case.folder / "model.pt"
-    traced = torch.jit.trace(network, torch.zeros(1, 3, 12, 12))  # type: ignore[no-untyped-call]
+    traced = torch.jit.trace(network, torch.zeros(1, 3, 12, 12))
     torch.jit.save(traced, path)
     refusal = case.refused(path, arch=None)
     assert "TorchScript" in refusal.rule + refusal.received

@@ -29,7 +29,8 @@ pytestmark = pytest.mark.integration
 
 def serialised(model: QuantizedModel, packed: bool = True) -> bytes:
     proto = to_onnx(model, OnnxRuntimeTarget(packed=packed))
-    return proto.SerializeToString(deterministic=True)
+    content: bytes = proto.SerializeToString(deterministic=True)
+    return content
 
 
 def images(model: QuantizedModel, count: int = 200) -> torch.Tensor:
@@ -245,8 +246,9 @@ def test_transposed_convolution_is_reported() -> None:
     (fallback,) = audit(model, serialised(model)).fallbacks
     assert fallback.kernel == "ConvTranspose"
     assert "transposed" in fallback.reason
-    x = images(model)
-    assert compare(model.logits(x), open_session(serialised(model)).logits(x)).same_rows >= 0.95
+    batch = images(model)
+    shipped = open_session(serialised(model)).logits(batch)
+    assert compare(model.logits(batch), shipped).same_rows >= 0.95
 
 
 def test_multiply_adds_of_known_layers() -> None:

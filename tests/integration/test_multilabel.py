@@ -68,7 +68,7 @@ def trained() -> nn.Module:
         for batch in torch.randperm(len(images)).split(64):
             loss = F.binary_cross_entropy(network(images[batch]), wanted[batch])
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
     return network.eval()
 

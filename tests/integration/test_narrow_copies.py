@@ -36,9 +36,10 @@ def model() -> QuantizedModel:
     return QuantizedModel(graph, table, SCHEME, shape(student), 5, CENTRED, "residual", "")
 
 
-def shape(student: torch.fx.GraphModule) -> tuple[int, ...]:
+def shape(student: torch.fx.GraphModule) -> tuple[int, int, int]:
     value = next(n for n in student.graph.nodes if n.op == "placeholder").meta["val"]
-    return tuple(int(side) for side in value.shape[1:])
+    channels, height, width = value.shape[1:]
+    return int(channels), int(height), int(width)
 
 
 def test_runtimes_agree_and_requantize_by_table(model: QuantizedModel, tmp_path: Path) -> None:

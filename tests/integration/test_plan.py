@@ -38,7 +38,8 @@ class ConvolutionHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu(self.stem(x)).mean((2, 3), keepdim=True)
-        return self.head(x).flatten(1)
+        result: Tensor = self.head(x).flatten(1)
+        return result
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,11 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
+from unittest.mock import patch
 
 import torch
 
+from lrq_deploy.calibration.synthetic_store import synthesize_once
 from lrq_deploy.checkpoint.fingerprint import fingerprint
 from lrq_deploy.cli import pipeline
 from lrq_deploy.errors import OutputError, RankLostError
@@ -34,6 +36,7 @@ from lrq_deploy.ranks import ALONE, Ranks, joined_ranks
 from lrq_deploy.resume.control import RunControl
 from lrq_deploy.resume.run_folder import run_folder_of
 from lrq_deploy.resume.stop_request import stop_on_signals
+from lrq_deploy.student.freeze import frozen_model
 from support.resumed_run import ALWAYS, run
 from support.small_networks import images
 
@@ -128,11 +131,13 @@ def _statistics_gradient(ranks: Ranks) -> dict[str, Any]:
     layer = torch.nn.Conv2d(3, 4, 1)
     with torch.no_grad():
         layer.weight.copy_(torch.randn(layer.weight.shape, generator=random))
+        assert layer.bias is not None
         layer.bias.copy_(torch.ones(4))
     stored = NormStatistics(torch.full((4,), 6.0), torch.full((4,), 2.0))
     loss = statistics_loss([layer(batch[ranks.part(8)])], (stored,), ranks)
     loss.backward()
     ranks.average_gradients(torch.optim.SGD(layer.parameters()))
+    assert layer.weight.grad is not None
     return {"loss": loss.item(), "weight": layer.weight.grad.flatten().tolist()}
 
 
@@ -145,23 +150,22 @@ def _batches(ranks: Ranks) -> list[list[float]]:
 def _held(work: Callable[[], T]) -> tuple[dict[str, str], T]:
     """Digests of the images and of the fitted student that this rank holds in a run."""
     held: dict[str, str] = {}
-    make, freeze = pipeline.synthesize_once, pipeline.frozen_model
 
     def made(*arguments: Any) -> Any:
-        result = make(*arguments)
+        result = synthesize_once(*arguments)
         pool = {"images": result.synthetic.images, "held_out": result.synthetic.held_out}
         held["images"] = fingerprint(pool)
         return result
 
-    def frozen(student: torch.nn.Module, *arguments: Any) -> Any:
+    def frozen(student: torch.fx.GraphModule, *arguments: Any) -> Any:
         held["student"] = fingerprint(student.state_dict())
-        return freeze(student, *arguments)
+        return frozen_model(student, *arguments)
 
-    pipeline.synthesize_once, pipeline.frozen_model = made, frozen
-    try:
+    with (
+        patch.object(pipeline, "synthesize_once", made),
+        patch.object(pipeline, "frozen_model", frozen),
+    ):
         return held, work()
-    finally:
-        pipeline.synthesize_once, pipeline.frozen_model = make, freeze
 
 
 def _late() -> str:

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,8 @@ from lrq_deploy.scheme import Scheme
 from lrq_deploy.student.layers import ActQuantizer
 from lrq_deploy.target import PORTABLE
 from lrq_deploy.teacher import Preprocessing
+
+M = TypeVar("M", bound=nn.Module)
 
 aten = torch.ops.aten
 
@@ -32,7 +34,7 @@ def images(count: int = 8, shape: tuple[int, int, int] = SHAPE, seed: int = 1) -
     return torch.rand(count, *shape, generator=random) * 2 - 1
 
 
-def with_statistics(module: nn.Module, seed: int = 0) -> nn.Module:
+def with_statistics(module: M, seed: int = 0) -> M:
     """Evaluation mode, with weights and BatchNorm statistics as no initialisation has them."""
     random = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -136,7 +138,8 @@ class Residual(nn.Module):
         half = self.width // 2
         shortcut = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, half, half))
         x = F.relu(self.last(F.relu(self.down(x))) + shortcut)
-        return self.head(F.avg_pool2d(x, x.shape[2:]).flatten(1))
+        result: Tensor = self.head(F.avg_pool2d(x, x.shape[2:]).flatten(1))
+        return result
 
 
 class Mobile(nn.Module):
@@ -159,7 +162,9 @@ class Mobile(nn.Module):
         y = y * F.hardsigmoid(gate)
         x = x + self.project(y)
         x = F.hardswish(self.expand(x))
-        return self.head(F.dropout(F.adaptive_avg_pool2d(x, 1).flatten(1), 0.2, self.training))
+        x = F.adaptive_avg_pool2d(x, 1).flatten(1)
+        result: Tensor = self.head(F.dropout(x, 0.2, self.training))
+        return result
 
 
 class Dense(nn.Module):
@@ -178,7 +183,8 @@ class Dense(nn.Module):
         x = self.stem(x)
         x = torch.cat([x, self.grow(F.relu(self.norm(x)))], 1)
         x = self.mix(F.relu(self.join(x)))
-        return self.head(F.relu(x).mean((2, 3)))
+        result: Tensor = self.head(F.relu(x).mean((2, 3)))
+        return result
 
 
 class Shuffle(nn.Module):
@@ -196,7 +202,8 @@ class Shuffle(nn.Module):
         x = torch.cat([kept, F.relu(self.branch(used))], 1)
         n, c, h, w = x.shape
         x = x.view(n, 2, c // 2, h, w).transpose(1, 2).contiguous().view(n, c, h, w)
-        return self.head(x.mean((2, 3)))
+        result: Tensor = self.head(x.mean((2, 3)))
+        return result
 
 
 class Upsampling(nn.Module):
@@ -212,7 +219,8 @@ class Upsampling(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.norm(self.up(F.relu(self.stem(x)))))
-        return self.head(F.relu(self.wide(x)).mean((2, 3)))
+        result: Tensor = self.head(F.relu(self.wide(x)).mean((2, 3)))
+        return result
 
 
 ALL = {

@@ -126,7 +126,7 @@ def test_every_other_kind_is_refused_by_its_name(tmp_path: Path, write, said: st
 
 
 def test_a_real_torchscript_archive_is_refused(tmp_path: Path) -> None:
-    scripted = torch.jit.trace(nn.Conv2d(3, 4, 3), torch.zeros(1, 3, 8, 8))  # type: ignore[no-untyped-call]
+    scripted = torch.jit.trace(nn.Conv2d(3, 4, 3), torch.zeros(1, 3, 8, 8))
     torch.jit.save(scripted, tmp_path / "model.pt")
     with pytest.raises(CheckpointError, match=r"TorchScript.*torch\.export\.save"):
         identify(tmp_path / "model.pt")

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
 from lrq_deploy import __version__
 from lrq_deploy.cli import main
@@ -117,7 +118,7 @@ def test_errors_become_exit_codes(
     def fail() -> None:
         raise error
 
-    failing = main.typer.Typer()
+    failing = typer.Typer()
     failing.command()(fail)
     monkeypatch.setattr(main, "app", failing)
     monkeypatch.setattr(sys, "argv", ["lrq-deploy"])

@@ -49,7 +49,7 @@ def run(
     (folder / "net.py").write_text(ARCH_FILE, encoding="utf-8")
     names: dict[str, nn.Module] = {}
     exec(ARCH_FILE, names)
-    torch.save(with_statistics(names["build"]()).state_dict(), folder / "model.pt")  # type: ignore[operator]
+    torch.save(with_statistics(names["build"]()).state_dict(), folder / "model.pt")
     words = ["lrq-deploy", "sensitivity", str(folder / "model.pt"), "--input-shape", "3,12,12"]
     arch = ["--arch", f"{folder / 'net.py'}:build", "--quiet", "--device", "cpu"]
     monkeypatch.setattr(sys, "argv", [*words, *arch, *flags])

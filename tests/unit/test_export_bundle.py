@@ -182,7 +182,7 @@ def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
 
 def test_a_read_only_parent_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Root may write everywhere, so the answer of the system is replaced, not the permission.
-    monkeypatch.setattr(output_directory.os, "access", lambda path, mode: False)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(OutputError, match="can be written"):
         check_output(tmp_path / "out", force=False)
 

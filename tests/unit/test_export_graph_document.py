@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import fx, nn
+from torch.fx.node import Argument
 
 from lrq_deploy.errors import BundleError, ExportError
 from lrq_deploy.export.graph_document import graph_from_json, graph_to_json
@@ -28,7 +29,7 @@ def sample_graph() -> fx.Graph:
     joined = graph.call_function(aten.cat.default, ([second, first], 1))
     low = graph.call_function(aten.clamp.default, (joined, float("-inf"), 1.5))
     size = graph.call_function(aten.sym_size.int, (low, 0))
-    kind = {"dtype": torch.float32, "device": torch.device("cpu")}
+    kind: dict[str, Argument] = {"dtype": torch.float32, "device": torch.device("cpu")}
     ones = graph.call_function(aten.full.default, ([1, 1], 1.0), kind)
     scaled = graph.call_function(aten.mul.Tensor, (low, ones))
     graph.output(graph.call_function(aten.view.default, (scaled, [size, -1])))

@@ -151,7 +151,7 @@ def test_traces_hold_the_same_integers(make: Callable[[], QuantizedModel], tmp_p
     file = graph_of(model, path)
     others = [torch_trace(model, x), reference_trace(model, x)]
     for level in ("off", "all"):
-        others.append(onnx_trace(model, file, x, level))  # type: ignore[arg-type]
+        others.append(onnx_trace(model, file, x, level))
     assert len(exact) == len(model.quantizers())
     for trace in others:
         assert trace.keys() == exact.keys()

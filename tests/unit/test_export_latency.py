@@ -24,11 +24,12 @@ from lrq_deploy.export.latency import (
 from lrq_deploy.export.onnx_graph import save_onnx
 from lrq_deploy.export.peak_memory import peak_memory_bytes
 from lrq_deploy.export.session import open_session
+from lrq_deploy.progress import ProgressEvent
 
 pytestmark = pytest.mark.unit
 
 
-def scaling(path: Path, side: int = 8, batch: object = "batch", count: int = 1) -> Path:
+def scaling(path: Path, side: int = 8, batch: str | int = "batch", count: int = 1) -> Path:
     """Graph ``[N, 3, side, side] -> [N, 3]`` with ``count`` products of large matrices."""
     nodes = [helper.make_node("ReduceSum", ["input", "axes"], ["x0"], keepdims=0)]
     nodes += [helper.make_node("MatMul", [f"x{i}", "m"], [f"x{i + 1}"]) for i in range(count)]
@@ -59,7 +60,7 @@ def result(ratio: float) -> Benchmark:
 
 def test_both_graphs_are_measured(tmp_path: Path) -> None:
     short, long = scaling(tmp_path / "a.onnx"), scaling(tmp_path / "b.onnx", count=400)
-    events = []
+    events: list[ProgressEvent] = []
     options = BenchmarkOptions(batch_sizes=(1, 3), runs=15)
     found = measure_latency(long, short, options, events.append)
     assert [batch.batch_size for batch in found.batches] == [1, 3]

@@ -49,7 +49,7 @@ def append(graph: ir.Graph, node: ir.Node) -> ir.Value:
 def quantizer(model: ir.Model, scale: float, zero_point: int, qmin: int, qmax: int) -> ir.Node:
     x = model.graph.outputs[0]
     integers = {"zero_point": zero_point, "qmin": qmin, "qmax": qmax, "low": qmin, "high": qmax}
-    attributes = {"name": "quantizers.q", "scale": scale, **integers}
+    attributes: dict[str, str | int | float] = {"name": "quantizers.q", "scale": scale, **integers}
     node = ir.node(QUANTIZE, [x], attributes, domain=DOMAIN)
     model.graph.outputs[0] = append(model.graph, node)
     return node

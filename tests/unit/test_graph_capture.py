@@ -111,7 +111,8 @@ class Viewing(nn.Module):
         n = x.shape[0]
         x = F.avg_pool2d(x, 3).view(n, -1)
         x = x.reshape(n, 3, 4, 4).view(-1, 48)
-        return self.head(x + torch.ones(1, 48).expand(n, 48))
+        result: Tensor = self.head(x + torch.ones(1, 48).expand(n, 48))
+        return result
 
 
 @pytest.mark.parametrize("example_batch", [1, 2, 3])
@@ -158,7 +159,8 @@ def test_capture_leaves_the_training_flag_of_nothing_to_chance() -> None:
             self.head = nn.Linear(3, 4)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.head(self.drop(x.mean((2, 3))))
+            result: Tensor = self.head(self.drop(x.mean((2, 3))))
+            return result
 
     module = Dropping().train()
     graph = capture(module, SHAPE)

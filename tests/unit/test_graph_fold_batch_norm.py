@@ -1,5 +1,8 @@
 """Folding: no BatchNorm is left and the float function stays."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -29,14 +32,14 @@ def folded(module: nn.Module) -> tuple[fx.GraphModule, list[object]]:
 class Body(nn.Module):
     """Modules named by keyword and a function that connects them."""
 
-    def __init__(self, connect: object, **modules: nn.Module) -> None:
+    def __init__(self, connect: Callable[[Any, Tensor], Tensor], **modules: nn.Module) -> None:
         super().__init__()
         for name, module in modules.items():
             self.add_module(name, module)
         self.connect = connect
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.connect(self, x)  # type: ignore[operator]
+        return self.connect(self, x)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -67,7 +70,8 @@ def test_batch_norm_without_affine_and_linear_with_batch_norm_1d() -> None:
 def test_two_readers_keep_the_convolution_and_make_the_norm_a_layer() -> None:
     def connect(m: nn.Module, x: Tensor) -> Tensor:
         y = m.get_submodule("conv")(x)
-        return (y + m.get_submodule("norm")(y)).mean((2, 3))
+        result: Tensor = (y + m.get_submodule("norm")(y)).mean((2, 3))
+        return result
 
     body = Body(connect, conv=nn.Conv2d(3, 4, 3), norm=nn.BatchNorm2d(4))
     graph, called = folded(body)
@@ -149,14 +153,13 @@ def test_norm_over_volumes_is_refused() -> None:
 
 
 def test_folding_is_the_published_formula() -> None:
-    body = Body(
-        lambda m, x: m.norm(m.conv(x)).mean((2, 3)),
-        conv=nn.Conv2d(3, 4, 1),
-        norm=nn.BatchNorm2d(4, eps=0.1),
-    )
+    conv, norm = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, eps=0.1)
+    body = Body(lambda m, x: m.norm(m.conv(x)).mean((2, 3)), conv=conv, norm=norm)
     graph, _ = folded(body)
-    conv, norm = body.get_submodule("conv"), body.get_submodule("norm")
-    gain = norm.weight / (norm.running_var + 0.1).sqrt()  # type: ignore[operator]
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    assert conv.bias is not None
+    gain = norm.weight / (norm.running_var + 0.1).sqrt()
     node = only(n for n in graph.graph.nodes if n.target is aten.conv2d.default)
     weight, bias = (getattr(graph, n.target) for n in node.args[1:3])
     torch.testing.assert_close(weight, conv.weight * gain.reshape(-1, 1, 1, 1))

@@ -101,7 +101,8 @@ class HandWritten(Mobile):
         x = x + self.project(y * (F.relu6(gate + 3) / 6))
         x = self.expand(x)
         x = x * (F.relu6(x + 3) / 6)
-        return self.head(x.mean((2, 3)))
+        result: Tensor = self.head(x.mean((2, 3)))
+        return result
 
 
 @pytest.mark.parametrize("residual_bits", [None, 6])

@@ -31,7 +31,8 @@ class Grouped(nn.Module):
         x = torch.relu(self.stem(x))
         for part in self.parts:
             x = torch.relu(part(x))
-        return self.head(x.mean((2, 3)))
+        result: Tensor = self.head(x.mean((2, 3)))
+        return result
 
 
 def test_groups_of_fewer_than_four_channels_stay_in_float() -> None:
@@ -92,7 +93,8 @@ class TwoLinears(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu(self.stem(x))
         main = self.second(torch.relu(self.first(x.mean((2, 3)))))
-        return main + self.third(torch.relu(self.side(x)).flatten(1))
+        result: Tensor = main + self.third(torch.relu(self.side(x)).flatten(1))
+        return result
 
 
 def test_int4_linear_takes_layers_that_read_no_integers_of_a_layer() -> None:

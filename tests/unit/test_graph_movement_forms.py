@@ -80,7 +80,8 @@ class _Moving(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.move(F.relu(self.stem(x)))
         x = F.relu(self.body(x))
-        return self.head(x.mean((2, 3)))
+        result: Tensor = self.head(x.mean((2, 3)))
+        return result
 
 
 @cache

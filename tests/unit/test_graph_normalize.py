@@ -1,5 +1,7 @@
 """Normalisation: one form per function, constants folded, what cannot be normalised refused."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -25,7 +27,8 @@ class Head(nn.Module):
         self.body = body
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.body(x).mean((2, 3))
+        result: Tensor = self.body(x).mean((2, 3))
+        return result
 
 
 def test_in_place_and_functional_forms_become_the_same_graph() -> None:
@@ -146,7 +149,8 @@ def test_one_dimensional_convolutions_are_refused_with_a_way_out(body: nn.Module
             self.body = body
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.body(x.flatten(2)).mean(2)
+            result: Tensor = self.body(x.flatten(2)).mean(2)
+            return result
 
     with pytest.raises(UnsupportedNetworkError, match=r"two-dimensional.*conv.*1d.*Conv2d"):
         graph_of(Flat())
@@ -189,10 +193,12 @@ def test_layers_carry_the_names_of_the_network() -> None:
         (lambda x: F.interpolate(x, scale_factor=2.0, mode="bilinear"), False),
     ],
 )
-def test_only_what_keeps_the_values_is_movement(pad: object, moves: bool) -> None:
+def test_only_what_keeps_the_values_is_movement(
+    pad: Callable[[Tensor], Tensor], moves: bool
+) -> None:
     class Moving(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
-            return pad(x).mean((2, 3))  # type: ignore[operator]
+            return pad(x).mean((2, 3))
 
     mean = next(n for n in graph_of(Moving()).graph.nodes if n.target is aten.mean.dim)
     assert is_movement(tensor_inputs(mean)[0]) is moves

@@ -184,7 +184,8 @@ def test_split_and_shuffled_channels_share_one_quantizer() -> None:
 def test_a_rectifier_inside_a_signed_group_stays() -> None:
     def connect(first: nn.Module, second: nn.Module, head: nn.Module, x: Tensor) -> Tensor:
         x = torch.cat([F.relu(first(x))[:, :2], second(F.relu(first(x)))[:, :2]], 1)
-        return head(x.mean((2, 3)))
+        result: Tensor = head(x.mean((2, 3)))
+        return result
 
     student = placed(Net(connect))
     assert targets(student).count(aten.relu.default) >= 1
@@ -195,7 +196,8 @@ def test_a_rectifier_inside_a_signed_group_stays() -> None:
 
 def test_addition_of_a_constant_is_no_integer_operator() -> None:
     def connect(first: nn.Module, second: nn.Module, head: nn.Module, x: Tensor) -> Tensor:
-        return head(second(F.relu(first(x)) * 0.5 + 1).mean((2, 3)))
+        result: Tensor = head(second(F.relu(first(x)) * 0.5 + 1).mean((2, 3)))
+        return result
 
     student = placed(Net(connect))
     names = list(quantizers(student))
@@ -205,7 +207,8 @@ def test_addition_of_a_constant_is_no_integer_operator() -> None:
 
 def test_values_picked_from_a_reduction_get_their_own_quantizer() -> None:
     def connect(first: nn.Module, second: nn.Module, head: nn.Module, x: Tensor) -> Tensor:
-        return head(second(F.relu(first(x))).flatten(2).max(2)[0])
+        result: Tensor = head(second(F.relu(first(x))).flatten(2).max(2)[0])
+        return result
 
     student = placed(Net(connect))
     assert any(n.startswith("getitem") for n in quantizers(student))
@@ -214,7 +217,8 @@ def test_values_picked_from_a_reduction_get_their_own_quantizer() -> None:
 
 def test_tied_weights_become_layers_of_their_own() -> None:
     def connect(first: nn.Module, second: nn.Module, head: nn.Module, x: Tensor) -> Tensor:
-        return head(second(F.relu(second(F.relu(first(x))))).mean((2, 3)))
+        result: Tensor = head(second(F.relu(second(F.relu(first(x))))).mean((2, 3)))
+        return result
 
     assert list(layer_bits(placed(Net(connect)))) == [
         "layers.first_0",
@@ -235,7 +239,9 @@ def test_non_negativity_follows_the_operators() -> None:
         positive = F.pad(F.relu(first(x)), (1, 1))
         lifted = F.pad(positive, (1, 1), value=-1.0)
         summed = positive + torch.sigmoid(positive) * 2
-        return head(summed.mean((2, 3))) + head((summed - 1).mean((2, 3)) + lifted.mean((2, 3)))
+        lowered = (summed - 1).mean((2, 3)) + lifted.mean((2, 3))
+        result: Tensor = head(summed.mean((2, 3))) + head(lowered)
+        return result
 
     graph = graph_of(Net(connect)).graph
     positive = non_negative_nodes(graph, input_is_non_negative=False)

@@ -33,7 +33,7 @@ def test_taps_are_what_hooks_see() -> None:
     assert tapped.classifier is not None
     head = module.get_submodule("head")
     assert torch.equal(tapped.classifier.weight, head.weight)  # type: ignore[arg-type]
-    torch.testing.assert_close(features @ head.weight.T + head.bias, logits)  # type: ignore
+    torch.testing.assert_close(features @ head.weight.T + head.bias, logits)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -55,7 +55,8 @@ def test_a_network_that_ends_in_a_convolution_has_no_classifier() -> None:
             self.head = nn.Conv2d(4, 5, 1)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.head(self.norm(self.stem(x)).mean((2, 3), True)).flatten(1)
+            result: Tensor = self.head(self.norm(self.stem(x)).mean((2, 3), True)).flatten(1)
+            return result
 
     tapped = tap_batch_norms(graph_of(Convolutional()))
     assert tapped.classifier is None

@@ -1,6 +1,7 @@
 """Angular margins against a direct computation of angles."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -64,10 +65,11 @@ def test_no_nan_where_features_lie_on_their_centre(sign: float) -> None:
     weight = torch.tensor([[3.0, 4.0], [0.0, 1.0]])
     classifier = Classifier(weight, None)
     labels = torch.tensor([0])
-    for loss in (
+    losses: tuple[Callable[[Tensor], Tensor], ...] = (
         lambda f: add_margin(f @ weight.T, f, labels, classifier, 0.5).sum(),
         lambda f: angle_penalty(f, labels, classifier, 0.5),
-    ):
+    )
+    for loss in losses:
         features = (sign * weight[:1]).clone().requires_grad_()
         value = loss(features)
         value.backward()

@@ -66,6 +66,7 @@ def test_weights_end_on_a_neighbour_of_where_they_were(start: fx.GraphModule) ->
     for name, layer in student.named_modules():
         if isinstance(layer, QuantizedLayer):
             before = start.get_submodule(name)
+            assert isinstance(before, QuantizedLayer)
             shape = [-1] + [1] * (layer.weight.dim() - 1)
             steps = layer.weight / layer.scale.reshape(shape)
             torch.testing.assert_close(steps, steps.round(), atol=1e-4, rtol=0)

@@ -24,7 +24,7 @@ SETTINGS = RecipeSettings()
 )
 def test_twice_the_work_takes_twice_the_time(change: dict[str, int], stage: str) -> None:
     before = stage_seconds(1e-3, 2e-3, SETTINGS, 20)
-    after = stage_seconds(1e-3, 2e-3, replace(SETTINGS, **change), 20)  # type: ignore[arg-type]
+    after = stage_seconds(1e-3, 2e-3, replace(SETTINGS, **change), 20)
     assert after.pop(stage) == pytest.approx(2 * before.pop(stage))
     assert after == before
 

@@ -1,11 +1,11 @@
 """Keys of stages: they follow every input and the code, and nothing else."""
 
 import ast
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from lrq_deploy.resume import stage_key as module
 from lrq_deploy.resume.stage_key import code_digest, stage_key
 
 pytestmark = pytest.mark.unit
@@ -32,7 +32,7 @@ def test_the_code_is_all_that_a_stage_imports(
 ) -> None:
     stage = "lrq_deploy.calibration.synthesize"
     before = code_digest(stage)
-    spec = module.find_spec(name)
+    spec = find_spec(name)
     assert spec is not None
     assert spec.origin is not None
     changed = Path(spec.origin).read_text(encoding="utf-8") + "\nCHANGED = 1\n"
@@ -41,5 +41,5 @@ def test_the_code_is_all_that_a_stage_imports(
     def with_change(source: str) -> ast.AST:
         return tree if source + "\nCHANGED = 1\n" == changed else parse(source)
 
-    monkeypatch.setattr(module.ast, "parse", with_change)
+    monkeypatch.setattr(ast, "parse", with_change)
     assert (code_digest(stage) != before) == comes_in

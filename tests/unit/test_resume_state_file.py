@@ -13,8 +13,9 @@ from lrq_deploy.resume.state_file import read_state, write_state
 
 pytestmark = pytest.mark.unit
 
+WEIGHTS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([1, 2])}
 STATE = {
-    "weights": {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([1, 2])},
+    "weights": WEIGHTS,
     "groups": [{"lr": 0.1, "params": [0, 1]}],
     "name": "generator",
     "nothing": None,
@@ -38,7 +39,7 @@ def test_what_goes_in_comes_out(tmp_path: Path, mapped: bool) -> None:
     found = read_state(path, mapped)
     assert found["groups"] == STATE["groups"]
     assert (found["name"], found["nothing"]) == ("generator", None)
-    assert torch.equal(found["weights"]["a"], STATE["weights"]["a"])  # type: ignore[index]
+    assert torch.equal(found["weights"]["a"], WEIGHTS["a"])
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 

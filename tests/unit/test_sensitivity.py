@@ -5,14 +5,20 @@ import json
 import pytest
 
 from lrq_deploy.errors import BundleError
-from lrq_deploy.sensitivity import PROBED_WIDTHS, Damage, Sensitivity, SensitivityTable
+from lrq_deploy.sensitivity import (
+    PROBED_WIDTHS,
+    Damage,
+    Kind,
+    Sensitivity,
+    SensitivityTable,
+)
 
 pytestmark = pytest.mark.unit
 
 
 def entry(name: str, kls: tuple[float, ...], layers: tuple[str, ...] = ()) -> Sensitivity:
     damages = tuple(Damage(b, kl, 1 - kl, kl) for b, kl in zip(PROBED_WIDTHS, kls, strict=True))
-    kind = "weight" if name.startswith("layers.") else "activation"
+    kind: Kind = "weight" if name.startswith("layers.") else "activation"
     return Sensitivity(name, kind, 10, layers, damages)
 
 

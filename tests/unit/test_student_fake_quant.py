@@ -38,7 +38,7 @@ def test_values_and_gradients_are_those_of_learned_step_size_quantization(
     steps = x.detach() / scale
     expected = steps.round().clamp(low, high)
     torch.testing.assert_close(result.detach(), expected * scale)
-    result.sum().backward()  # type: ignore[no-untyped-call]
+    result.sum().backward()
     clear = (steps - low).abs().gt(0.51) & (steps - high).abs().gt(0.51)
     inside = (steps > low) & (steps < high)
     assert x.grad is not None
@@ -56,7 +56,7 @@ def test_the_slope_in_the_scale_is_the_bound_where_values_clip(scale: float, val
     step = torch.tensor([scale], dtype=torch.float64, requires_grad=True)
     x = torch.tensor([value + 7 * scale])
     result = fake_quantize_per_tensor(x, step.float(), 0, -8, 7)
-    result.sum().backward()  # type: ignore[no-untyped-call]
+    result.sum().backward()
     assert step.grad is not None
     nudge = scale * 1e-2
     shifted = [
@@ -74,14 +74,14 @@ def test_channels_have_their_own_scales_and_gradients() -> None:
         x = torch.randn(3, 3, 2, 2, generator=random, requires_grad=True)
         scale = torch.tensor([0.1, 0.2, 0.4], requires_grad=True)
         result = fake_quantize_per_channel(x, scale, axis, -8, 7)
-        result.square().sum().backward()  # type: ignore[no-untyped-call]
+        result.square().sum().backward()
         assert scale.grad is not None
         for channel, own in enumerate(scale.detach().tolist()):
             part = x.detach().select(axis, channel)
             step = torch.tensor(own, requires_grad=True)
             alone = fake_quantize_per_tensor(part, step, 0, -8, 7)
             torch.testing.assert_close(result.detach().select(axis, channel), alone.detach())
-            alone.square().sum().backward()  # type: ignore[no-untyped-call]
+            alone.square().sum().backward()
             torch.testing.assert_close(scale.grad[channel], step.grad)
 
 
@@ -107,7 +107,7 @@ def test_snapped_biases_are_nearest_multiples_and_pass_the_gradient(
     multiples = result.detach().double() / step
     assert torch.allclose(multiples, multiples.round(), atol=1e-3, rtol=2.0**-23)
     assert float((result - x).detach().abs().max()) <= step * 0.5001 + 2.0**-21
-    (result * 3).sum().backward()  # type: ignore[no-untyped-call]
+    (result * 3).sum().backward()
     assert torch.equal(x.grad, torch.full_like(x, 3.0))  # type: ignore[arg-type]
 
 

@@ -1,5 +1,7 @@
 """Freezing: the integers that ship compute what was trained."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -89,7 +91,8 @@ def test_a_bias_that_would_overflow_widens_the_scale() -> None:
             self.head = nn.Linear(4, 5)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.head(F.relu(self.stem(x)).mean((2, 3)))
+            result: Tensor = self.head(F.relu(self.stem(x)).mean((2, 3)))
+            return result
 
     graph = graph_of(Dead())
     with torch.no_grad():
@@ -106,7 +109,7 @@ def test_a_bias_that_would_overflow_widens_the_scale() -> None:
 
 
 def rectified(
-    rectifier: object, scale: float, qmin: int, qmax: int, zero_point: int = 0
+    rectifier: tuple[Any, ...], scale: float, qmin: int, qmax: int, zero_point: int = 0
 ) -> fx.GraphModule:
     """``rectifier`` in front of one quantizer."""
     root = nn.Module()
@@ -121,7 +124,7 @@ def rectified(
     root.add_module("quantizer", FrozenQuantizer(qparams))
     graph = fx.Graph()
     x = graph.placeholder("input")
-    target, *args = rectifier  # type: ignore[misc]
+    target, *args = rectifier
     y = graph.call_function(target, (x, *args))
     graph.output(graph.call_module("quantizer", (y,)))
     return fx.GraphModule(root, graph)
@@ -154,7 +157,7 @@ RELU6 = (aten.hardtanh.default, 0.0, 6.0)
     ],
 )
 def test_rectifiers_are_absorbed_where_nothing_changes(
-    rectifier: tuple[object, ...], scale: float, bounds: tuple[int, int, int], absorbed: bool
+    rectifier: tuple[Any, ...], scale: float, bounds: tuple[int, int, int], absorbed: bool
 ) -> None:
     qmin, qmax, zero_point = bounds
     graph = rectified(rectifier, scale, qmin, qmax, zero_point)

@@ -41,7 +41,7 @@ def test_indecision_is_what_keeps_weights_between_integers() -> None:
     before = rounding.indecision(2.0).item()
     for _ in range(100):
         optimizer.zero_grad()
-        rounding.indecision(2.0).backward()  # type: ignore[no-untyped-call]
+        rounding.indecision(2.0).backward()
         optimizer.step()
     assert rounding.indecision(2.0).item() < 0.1 * before
     assert torch.equal(rounding.fraction().round(), (rounding.preference > 0).float())
