@@ -207,11 +207,11 @@ def _optimizer(student: nn.Module, settings: RecipeSettings) -> torch.optim.Adam
     """
     groups: list[dict[str, object]] = []
     scales: list[nn.Parameter] = []
-    rate = settings.weight_rate * _fineness(student)
+    weight_rate, bias_rate = (settings.weight_rate * factor for factor in _rate_factors(student))
     for module in student.modules():
         if isinstance(module, QuantizedLayer):
             scales.append(module.log_scale)
-            for tensor in (module.weight, module.bias):
+            for tensor, rate in ((module.weight, weight_rate), (module.bias, bias_rate)):
                 if tensor is not None:
                     size = float(tensor.detach().square().mean().sqrt().clamp_min(1e-3))
                     groups.append({"params": [tensor], "lr": rate * size})
@@ -223,14 +223,17 @@ def _optimizer(student: nn.Module, settings: RecipeSettings) -> torch.optim.Adam
     return torch.optim.Adam(groups)
 
 
-def _fineness(student: nn.Module) -> float:
-    """Integer step of the coarsest layer relative to 4 bits, at most 1.
+def _rate_factors(student: nn.Module) -> tuple[float, float]:
+    """What the rates of weights and of biases are multiplied by; both 1 at 4 bits.
 
-    Weights need to move by about one step to round otherwise; at 8 bits a rate that suits 4
-    crosses many and only adds noise. Finer layers beside coarse ones make up for their errors.
+    Weights need to move by about one integer step of the coarsest layer to round otherwise: at 8
+    bits a rate that suits 4 crosses many and only adds noise, at 2 bits it crosses none (measured,
+    docs/decisions.md). Finer layers beside coarse ones make up for their errors.
     """
     bits = [m.bits for m in student.modules() if isinstance(m, QuantizedLayer)]
-    return float(min(1.0, 2.0 ** (4 - min(bits, default=4))))
+    coarseness = 4 - min(bits, default=4)
+    fine = min(1.0, 2.0**coarseness)
+    return fine if coarseness <= 0 else 4.0**coarseness, fine
 
 
 def _schedule(step: int, steps: int) -> float:

@@ -158,20 +158,21 @@ def test_an_infinite_rate_is_divergence_and_the_state_comes_back(start: fx.Graph
     assert torch.equal(state(student), state(start))
 
 
-def test_weights_of_8_bits_move_a_sixteenth_of_those_of_4() -> None:
+def test_the_width_of_the_weights_decides_how_far_they_move() -> None:
     """Adam's first step is the learning rate itself, whatever the gradient."""
     one_step = replace(SETTINGS, student_steps=1)
-    moved: dict[int, float] = {}
-    for bits in (2, 4, 8):
+    moved: dict[str, dict[int, float]] = {"weight": {}, "bias": {}}
+    for bits in (2, 3, 4, 8):
         start = calibrated(Residual(), Scheme(bits, 8, None), count=16)
         student, _ = trained(start, one_step)
-        steps = [
-            (after.weight - before.weight).detach().abs().max().item()
-            for after, before in zip(layers(student), layers(start), strict=True)
-        ]
-        moved[bits] = max(steps)
-    assert moved[8] == pytest.approx(moved[4] / 16, rel=0.02)
-    assert moved[2] == pytest.approx(moved[4], rel=0.02)
+        for name, largest in moved.items():
+            largest[bits] = max(
+                (getattr(after, name) - getattr(before, name)).detach().abs().max().item()
+                for after, before in zip(layers(student), layers(start), strict=True)
+            )
+    for name, factors in {"weight": {2: 16, 3: 4, 8: 1 / 16}, "bias": {2: 1, 8: 1 / 16}}.items():
+        for bits, factor in factors.items():
+            assert moved[name][bits] == pytest.approx(moved[name][4] * factor, rel=0.02)
 
 
 def layers(student: fx.GraphModule) -> list[QuantizedLayer]:
