@@ -250,13 +250,13 @@ def joined_ranks(
 ) -> Iterator[Ranks]:
     """The processes of a launch, connected; alone where there is one.
 
+    The default process group is the caller's, or made here and left until the process ends: its
+    store keeps the addresses of a group that was taken down, and a second one would read them.
+
     Args:
         launched: see ``lrq_deploy.launch``.
         device: of this process.
         patience: how long one may keep the others waiting in a step.
-
-    The default process group is the caller's, or made here and left until the process ends: its
-    store keeps the addresses of a group that was taken down, and a second one would read them.
 
     Raises:
         RankLostError: not all of them came.

@@ -126,9 +126,7 @@ class BlockReconstruction:
         learned = {id(scale) for scale in scales}
         random = torch.Generator(self._device).manual_seed(seed)
         graph = segment_graph(self.watched, segment)
-        return _Block(
-            graph, maps, self._settings, {id(scale) for scale in learned}, random, self._ranks
-        )
+        return _Block(graph, maps, self._settings, learned, random, self._ranks)
 
     def terms(self) -> dict[str, float]:
         """Loss terms of the last step."""

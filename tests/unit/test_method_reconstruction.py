@@ -2,10 +2,11 @@
 
 import copy
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
-from support.small_networks import ALL, Residual, calibrated, images
+from support.small_networks import ALL, Residual, calibrated, images, quantizers
 from torch import Tensor, fx
 
 from lrq_deploy.errors import DivergenceError
@@ -51,6 +52,24 @@ def test_a_block_comes_closer_to_its_teacher(start: fx.GraphModule) -> None:
         errors.append(stage.terms()["error"])
     # The third block starts with an error that its scales and rounding can halve.
     assert errors[179] < 0.7 * errors[120]
+
+
+def test_a_scale_is_learned_with_the_first_block_that_reads_it() -> None:
+    student = calibrated(Residual(), Scheme(3, 3, None, residual_bits=None), count=16)
+    stage = BlockReconstruction(student, float_twin(student), POOL, SETTINGS, 0, CPU)
+    blocks = stage.steps // SETTINGS.block_steps
+    scales = [_scales(student)]
+    for _ in range(blocks):
+        for _ in range(SETTINGS.block_steps):
+            stage.step()
+        scales.append(_scales(student))
+    moves = {name: sum(a[name] != b[name] for a, b in pairwise(scales)) for name in scales[0]}
+    # The image's is known; each other one moves in one block.
+    assert sorted(moves.values()) == [0, *[1] * (len(moves) - 1)]
+
+
+def _scales(student: fx.GraphModule) -> dict[str, float]:
+    return {name: quantizer.log_scale.item() for name, quantizer in quantizers(student).items()}
 
 
 def test_a_seed_decides_everything(start: fx.GraphModule) -> None:
