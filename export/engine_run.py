@@ -104,13 +104,16 @@ def open_engine(bundle: Bundle) -> EngineSession:
     found = built_engines(bundle)
     if not found:
         raise _unavailable(f"none beside {bundle.path}")
+    graph = bundle.manifest.files.get(TensorRTTarget().file_name)
+    if graph is None:
+        raise _unavailable(f"{found[0][1]}, which is of no graph in {bundle.path}")
     if not torch.cuda.is_available():
         raise _unavailable("no GPU that CUDA sees")
     kind, path = found[0]
-    graph = bundle.manifest.files[TensorRTTarget().file_name].sha256
     try:
         trt = load_builder(kind, "trtexec")
-        data, record = read_engine(path, kind, str(trt.__version__), compute_capability(), graph)
+        version, capability = str(trt.__version__), compute_capability()
+        data, record = read_engine(path, kind, version, capability, graph.sha256)
     except (BundleError, OptionError) as error:
         raise _unavailable(f"{error.received} ({error.rule})") from error
     return load_engine(trt, data, record)

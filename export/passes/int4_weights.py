@@ -31,6 +31,11 @@ class Int4WeightsPass(ir.passes.InPlacePass):
             _lower(model.graph, node)
         return ir.passes.PassResult(model, bool(weights))
 
+    def ensures(self, model: ir.Model) -> None:
+        """Check the postcondition."""
+        if any(is_int4_weight(node) for node in model.graph):
+            raise ir.passes.PostconditionError("a neutral INT4 weight is left")
+
 
 def _lower(graph: ir.Graph, node: ir.Node) -> None:
     name = string_attribute(node, "name")

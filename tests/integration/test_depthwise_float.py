@@ -4,12 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.bundles import bundle_of
+from support.bundles import agreeing_forms, bundle_of
 from support.small_networks import CENTRED, SHAPE, Mobile, calibrated, images
 
 from lrq_deploy.export.bundle import Bundle
 from lrq_deploy.export.coverage import KEPT_FLOAT, audit
-from lrq_deploy.export.ladder import climb
 from lrq_deploy.scheme import Scheme
 from lrq_deploy.student.freeze import freeze
 from lrq_deploy.student.frozen import QuantizedModel
@@ -36,13 +35,8 @@ def test_a_bundle_gives_the_student_back(bundle: Bundle) -> None:
 
 
 def test_every_form_agrees(bundle: Bundle) -> None:
-    graph, other = bundle.file("model.onnx"), bundle.file("model.tensorrt.onnx")
-    ladder = climb(bundle.model(), graph, [images(64)], other, reference_count=8)
-    assert ladder.failures == ()
-    for rung in ladder.rungs:
-        assert rung.parity is not None
-        # ONNX Runtime would round float weights to int8 where it could; see passes.float_layers.
-        assert rung.parity.same_rows >= 0.9
+    # ONNX Runtime would round float weights to int8 where it could; see passes.float_layers.
+    assert min(agreeing_forms(bundle, images(64))) >= 0.9
 
 
 def test_the_audit_names_it_and_its_reason(bundle: Bundle) -> None:

@@ -4,12 +4,11 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from support.bundles import bundle_of
+from support.bundles import agreeing_forms, bundle_of
 from support.small_networks import CENTRED, SHAPE, Mobile, calibrated, images
 
 from lrq_deploy.export.bundle import Bundle
 from lrq_deploy.export.coverage import WEIGHT_ONLY, audit
-from lrq_deploy.export.ladder import climb
 from lrq_deploy.scheme import Scheme
 from lrq_deploy.student.freeze import freeze
 from lrq_deploy.student.frozen import QuantizedModel
@@ -48,12 +47,7 @@ def test_weights_are_stored_as_int4(bundle: Bundle, name: str) -> None:
 
 
 def test_every_form_agrees(bundle: Bundle) -> None:
-    graph, other = bundle.file("model.onnx"), bundle.file("model.tensorrt.onnx")
-    ladder = climb(bundle.model(), graph, [images(64)], other, reference_count=8)
-    assert ladder.failures == ()
-    for rung in ladder.rungs:
-        assert rung.parity is not None
-        assert rung.parity.same_rows >= 0.9
+    assert min(agreeing_forms(bundle, images(64))) >= 0.9
 
 
 def test_the_audit_names_it_and_its_reason(bundle: Bundle) -> None:

@@ -1,5 +1,7 @@
 """The rung of the engine: why it cannot run here, and that it is compared where it can."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +25,16 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 def test_a_bundle_without_an_engine_says_so(bundle: Bundle) -> None:
     with pytest.raises(EngineUnavailableError, match="none beside"):
+        open_engine(bundle)
+
+
+def test_an_engine_left_beside_a_bundle_without_its_graph_is_named(tmp_path: Path) -> None:
+    both = bundle_of(residual_student(8, 8, blocks=(1,)), tmp_path / "net")
+    files = {name: file for name, file in both.manifest.files.items() if "tensorrt" not in name}
+    bundle = replace(both, manifest=replace(both.manifest, files=files))
+    path = default_engine_path(bundle, "tensorrt-rtx")
+    path.write_bytes(b"an engine")
+    with pytest.raises(EngineUnavailableError, match=f"{path}, which is of no graph"):
         open_engine(bundle)
 
 
