@@ -52,12 +52,17 @@ class _LearnedStep(torch.autograd.Function):
         return quantized
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         (gradient,) = gradients
         steps, quantized, scale = ctx.saved_tensors
         lowest, highest = ctx.bounds
+        if gradient.stride() != steps.stride():
+            # A pooling starts gradients that are not channels-last, and sums would hand them on.
+            gradient = torch.empty_like(steps).copy_(gradient)
         # One kernel for mask and product; its bounds are numbers, so a GPU is not waited for.
         inside = torch.ops.aten.hardtanh_backward(gradient, steps, lowest - 0.5, highest + 0.5)
+        if not ctx.needs_input_grad[1]:
+            return inside, None, None, None
         of_scale = _sum(gradient, quantized, scale) / scale - _sum(inside, steps, scale)
         return inside, of_scale, None, None
 
