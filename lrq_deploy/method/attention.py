@@ -6,6 +6,8 @@ and a 1x1 convolution; their output multiplies the input (no sigmoid).
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +31,16 @@ def attention_geometry(height: int, width: int) -> tuple[int, int]:
     return (13, 2) if side >= 8 else (5, 1)
 
 
+@contextmanager
+def _float32_on_cpu(x: Tensor) -> Iterator[Tensor]:
+    """``x`` in float32, and no autocast: CPU kernels of depthwise bfloat16 are slower."""
+    if x.is_cuda:
+        yield x
+        return
+    with torch.autocast(x.device.type, enabled=False):
+        yield x.float()
+
+
 class LargeKernelAttention(nn.Module):
     """``x * conv1x1(dilated_depthwise(depthwise(x)))``; maps ``[N, C, H, W]`` to the same."""
 
@@ -44,7 +56,9 @@ class LargeKernelAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Weight every position by what surrounds it, near and far."""
-        gate: Tensor = self.mix(self._dilated(self.local(x)))
+        with _float32_on_cpu(x) as seen:
+            weighted = self._dilated(self.local(seen))
+        gate: Tensor = self.mix(weighted)
         return x * gate
 
     def _dilated(self, x: Tensor) -> Tensor:

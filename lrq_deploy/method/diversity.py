@@ -57,7 +57,7 @@ def _coarse(x: Tensor) -> Tensor:
     if x.dim() == 4 and max(x.shape[2:]) > COARSE_SIDE:
         size = (min(x.shape[2], COARSE_SIDE), min(x.shape[3], COARSE_SIDE))
         x = F.adaptive_avg_pool2d(x, size)
-    return x.flatten(1)
+    return x.flatten(1).float()
 
 
 def _shortfall(x: Tensor, half: int, other: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from lrq_deploy.method.diversity import diversity_loss, paired_labels, part_of_p
 from lrq_deploy.method.generator import LATENT_SIZE, LongRangeGenerator
 from lrq_deploy.method.loop import KEEP_NOTHING, StageKeeper, run_stage
 from lrq_deploy.method.margin import add_margin, angle_penalty, class_angles
+from lrq_deploy.method.precision import reduced_precision
 from lrq_deploy.method.recipe import RecipeSettings
 from lrq_deploy.method.statistics_loss import statistics_loss
 from lrq_deploy.method.wanted import hit_rate, wanted_loss
@@ -112,8 +113,11 @@ class GeneratorTraining:
         latent = torch.randn(len(labels), LATENT_SIZE, generator=self._random)
         labels = part_of_pairs(labels, self._ranks).to(self._device)
         latent = part_of_pairs(latent, self._ranks).to(self._device)
-        images = generator(latent, generator.embed(labels))
-        losses = _losses(self._teacher, images, labels, settings, self._margin_mode, self._ranks)
+        with reduced_precision(self._device, settings.reduced_precision):
+            images = generator(latent, generator.embed(labels))
+            losses = _losses(
+                self._teacher, images, labels, settings, self._margin_mode, self._ranks
+            )
         loss = (
             settings.statistics_weight * losses.statistics
             + settings.class_weight * losses.classes
@@ -159,10 +163,11 @@ def _losses(
     ranks: Ranks,
 ) -> _Losses:
     logits, features, taps = teacher.graph(images)
-    classifier = teacher.classifier
+    logits, classifier = logits.float(), teacher.classifier
     angle = None
     target_logits, penalty = logits, logits.new_zeros(())
     if classifier is not None and labels.dim() == 1:
+        features = features.float()
         with torch.no_grad():
             angle = class_angles(features, labels, classifier).mean()
         if margin_mode == "a1":

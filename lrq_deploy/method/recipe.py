@@ -56,6 +56,8 @@ class RecipeSettings:
         feature_weight: weight of the feature loss beside distillation.
         temperature: of the distillation.
         other_weight: beta of the decoupled distillation.
+        reduced_precision: multiply in bfloat16 where the device is made for it and nothing
+            that ships depends on it, see ``lrq_deploy.method.precision``.
     """
 
     generator_steps: int = 300
@@ -82,6 +84,7 @@ class RecipeSettings:
     feature_weight: float = 1.0
     temperature: float = 4.0
     other_weight: float = 1.0
+    reduced_precision: bool = True
 
 
 _RECIPES: dict[Recipe, RecipeSettings] = {

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lrq_deploy.graph.statistics import TappedTeacher
+from lrq_deploy.method.precision import reduced_precision
 from lrq_deploy.method.recipe import RecipeSettings
 from lrq_deploy.method.statistics_loss import statistics_loss
 from lrq_deploy.method.wanted import wanted_loss
@@ -72,9 +73,10 @@ class Refinement:
         self._optimizer.param_groups[0]["lr"] = settings.refinement_rate * (
             1 - self.steps_done / settings.refinement_steps
         )
-        logits, _, taps = self._teacher.graph(pixels)
+        with reduced_precision(pixels.device, settings.reduced_precision):
+            logits, _, taps = self._teacher.graph(pixels)
         loss = settings.statistics_weight * statistics_loss(taps, self._teacher.statistics)
-        loss = loss + settings.class_weight * wanted_loss(logits, self._labels)
+        loss = loss + settings.class_weight * wanted_loss(logits.float(), self._labels)
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self._optimizer.step()

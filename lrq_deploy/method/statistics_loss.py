@@ -9,6 +9,7 @@ weight serves networks of any scale.
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lrq_deploy.graph.statistics import NormStatistics
@@ -64,24 +65,22 @@ def _distance(mean: Tensor, var: Tensor, norm: NormStatistics) -> Tensor:
 class _ChannelMoments(torch.autograd.Function):
     """Mean and biased variance per channel, each ``[C]``, of ``x`` ``[N, C, ...]``.
 
-    On channels-last maps these are sums over the rows of a matrix; ``torch.var_mean`` with its
-    gradient takes five times as long there on a CPU.
+    Both ways are kernels of BatchNorm, which hold float32 moments of bfloat16 maps and read
+    channels-last ones in order; ``torch.var_mean`` with its gradient takes many times as long.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-        moved = x.movedim(1, -1)
-        rows = moved.reshape(-1, x.shape[1])
-        mean = rows.mean(0)
-        centred = rows - mean
-        ctx.save_for_backward(centred)
-        ctx.moved_shape = moved.shape
-        return mean, centred.square().mean(0)
+        zeros = torch.zeros(x.shape[1], device=x.device)
+        mean, var = torch.batch_norm_update_stats(x, zeros, torch.ones_like(zeros), 0.0)
+        ctx.save_for_backward(x, mean)
+        return mean, var
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         grad_mean, grad_var = grads
-        (centred,) = ctx.saved_tensors
-        count = centred.shape[0]
-        grad = torch.addcmul(grad_mean / count, centred, grad_var * (2 / count))
-        return grad.reshape(ctx.moved_shape).movedim(-1, 1)
+        x, mean = ctx.saved_tensors
+        count = x.numel() // x.shape[1]
+        # grad_mean / count + (x - mean) * grad_var * 2 / count
+        slope, offset = grad_var * (2 / count), grad_mean / count
+        return F.batch_norm(x, mean, torch.ones_like(mean), slope, offset, eps=0.0)

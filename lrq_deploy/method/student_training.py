@@ -25,8 +25,10 @@ from lrq_deploy.method.distillation import (
     label_distillation,
     plain_distillation,
 )
+from lrq_deploy.method.feature_loss import feature_loss
 from lrq_deploy.method.loop import KEEP_NOTHING, StageKeeper, run_stage
 from lrq_deploy.method.margin import add_margin
+from lrq_deploy.method.precision import reduced_precision
 from lrq_deploy.method.recipe import RecipeSettings
 from lrq_deploy.options import MethodSwitches
 from lrq_deploy.progress import ProgressCallback
@@ -37,15 +39,21 @@ from lrq_deploy.task import Task
 __all__ = ["StudentTraining", "train_student"]
 
 WARM_UP_STEPS = 20
+COARSE_BITS = 4
+"""Rates of a recipe are made for this width; a step of it is 30 times one of bfloat16."""
 
 
 @dataclass(frozen=True)
 class _Twins:
-    """Student and float twin, both ``images -> (logits, [features], head_input)``."""
+    """Student and float twin, both ``images -> (logits, [features], head_input)``.
+
+    ``coarse`` says whether the student's grid is much coarser than bfloat16.
+    """
 
     student: fx.GraphModule
     teacher: fx.GraphModule
     head: QuantizedLayer | None
+    coarse: bool
 
 
 def train_student(
@@ -108,7 +116,12 @@ class StudentTraining:
         self.steps_done = 0
         self.images_per_step = settings.batch_size
         teacher = teacher.to(device).to(memory_format=torch.channels_last)
-        self._twins = _Twins(with_features(student), with_features(teacher), head_layer(student))
+        self._twins = _Twins(
+            with_features(student),
+            with_features(teacher),
+            head_layer(student),
+            _coarsest_bits(student) <= COARSE_BITS,
+        )
         self._batches = AugmentedBatches(images, settings.batch_size, seed, ranks)
         self._ranks = ranks
         self._settings = settings
@@ -175,9 +188,11 @@ class _Losses:
 def _losses(
     twins: _Twins, batch: Tensor, settings: RecipeSettings, switches: MethodSwitches, task: Task
 ) -> _Losses:
-    with torch.no_grad():
-        teacher_logits, teacher_features, _ = twins.teacher(batch)
-    logits, features, head_input = twins.student(batch)
+    with reduced_precision(batch.device, settings.reduced_precision and twins.coarse):
+        with torch.no_grad():
+            teacher_logits, teacher_features, _ = twins.teacher(batch)
+        logits, features, head_input = twins.student(batch)
+    logits, teacher_logits = logits.float(), teacher_logits.float()
     if task == "multilabel":
         distillation = label_distillation(logits, teacher_logits, settings.temperature)
     elif switches.decoupled:
@@ -186,17 +201,13 @@ def _losses(
         )
     else:
         distillation = plain_distillation(logits, teacher_logits, settings.temperature)
-    errors = [
-        F.mse_loss(mine, theirs) / theirs.square().mean().clamp_min(1e-12)
-        for mine, theirs in zip(features, teacher_features, strict=True)
-    ]
     margin = logits.new_zeros(())
     if switches.margin == "b" and twins.head is not None:
         labels = teacher_logits.argmax(1)
         centres = Classifier(twins.head.quantized_weight(), None)
         moved = add_margin(logits, head_input, labels, centres, settings.margin)
         margin = settings.class_weight * F.cross_entropy(moved, labels)
-    return _Losses(distillation, torch.stack(errors).mean(), margin)
+    return _Losses(distillation, feature_loss(features, teacher_features), margin)
 
 
 def _optimizer(student: nn.Module, settings: RecipeSettings) -> torch.optim.Adam:
@@ -230,10 +241,14 @@ def _rate_factors(student: nn.Module) -> tuple[float, float]:
     bits a rate that suits 4 crosses many and only adds noise, at 2 bits it crosses none (measured,
     docs/decisions.md). Finer layers beside coarse ones make up for their errors.
     """
-    bits = [m.bits for m in student.modules() if isinstance(m, QuantizedLayer)]
-    coarseness = 4 - min(bits, default=4)
+    coarseness = COARSE_BITS - _coarsest_bits(student)
     fine = min(1.0, 2.0**coarseness)
     return fine if coarseness <= 0 else 4.0**coarseness, fine
+
+
+def _coarsest_bits(student: nn.Module) -> int:
+    bits = [m.bits for m in student.modules() if isinstance(m, QuantizedLayer)]
+    return min(bits, default=COARSE_BITS)
 
 
 def _schedule(step: int, steps: int) -> float:

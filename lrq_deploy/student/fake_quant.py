@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lrq_deploy.inner_product import inner_product
+
 __all__ = ["fake_quantize_per_channel", "fake_quantize_per_tensor"]
 
 
@@ -71,7 +73,4 @@ def _sum(a: Tensor, b: Tensor, like: Tensor) -> Tensor:
     """Sum of ``a * b`` over what ``like`` does not span, in the shape of ``like``."""
     if like.dim():
         return (a * b).sum_to_size(like.shape)
-    if a.dim() == 4:
-        # Views in the order of memory: a copy would cost more than the product.
-        a, b = a.permute(0, 2, 3, 1), b.permute(0, 2, 3, 1)
-    return torch.dot(a.reshape(-1), b.reshape(-1))
+    return inner_product(a, b)

@@ -1,0 +1,43 @@
+"""Feature loss: block outputs of the student as near to those of its float twin as it can."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lrq_deploy.inner_product import inner_product
+
+__all__ = ["feature_loss"]
+
+SMALLEST = 1e-12
+
+
+def feature_loss(mine: list[Tensor], theirs: list[Tensor]) -> Tensor:
+    """Mean over blocks of ``sum((mine - theirs)^2) / sum(theirs^2)``, a scalar.
+
+    Args:
+        mine: block outputs of the student, each of any shape.
+        theirs: those of the float twin, constant, of the same shapes.
+    """
+    errors = [_SquaredError.apply(a, b) for a, b in zip(mine, theirs, strict=True)]
+    sizes = [inner_product(b, b).clamp_min(SMALLEST) for b in theirs]
+    return torch.stack([e / size for e, size in zip(errors, sizes, strict=True)]).mean()
+
+
+class _SquaredError(torch.autograd.Function):
+    """``sum((a - b)^2)``, with a gradient for ``a`` that lies in memory as ``a`` does.
+
+    The gradient of a reduction in plain operators is not channels-last, and every sum and
+    quantizer behind it would be computed in mixed order.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        difference = a - b
+        ctx.save_for_backward(difference)
+        return inner_product(difference, difference)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (difference,) = ctx.saved_tensors
+        return difference * (2 * gradients[0]), None

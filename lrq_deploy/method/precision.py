@@ -1,0 +1,29 @@
+"""Multiplications in bfloat16, where the device is made for them.
+
+Only the float network, the generator and a coarse student are multiplied so, and only while
+they are trained: what ships is evaluated in float32 and in integers.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+__all__ = ["multiplies_bfloat16", "reduced_precision"]
+
+_CPU_FEATURES = ("avx512_bf16", "amx_bf16")
+_FIRST_CUDA = (8, 0)
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether ``device`` multiplies bfloat16 faster than float32."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= _FIRST_CUDA
+    found = torch.cpu.get_capabilities()
+    return any(found.get(feature, False) for feature in _CPU_FEATURES)
+
+
+def reduced_precision(device: torch.device, wanted: bool) -> AbstractContextManager[object]:
+    """Autocast to bfloat16 on ``device`` if it is ``wanted`` and pays; otherwise nothing."""
+    if not wanted or not multiplies_bfloat16(device):
+        return nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
