@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Literal
 
 from lrq_deploy.cli.quantize_flags import QuantizeFlags, control_from, options_from
 from lrq_deploy.errors import OptionError
-from lrq_deploy.options import Device, MarginMode, Method, Recipe
+from lrq_deploy.options import Device, MarginMode, Method, Precision, Recipe
 from lrq_deploy.progress import ProgressCallback, silent
 from lrq_deploy.scheme import ActSymmetry, Depthwise
 from lrq_deploy.task import Task
@@ -45,6 +45,7 @@ def quantize(
     method: Method = "lrq",
     recipe: Recipe = "balanced",
     device: Device = "auto",
+    precision: Precision = "auto",
     seed: int = 0,
     out: str | Path | None = None,
     force: bool = False,
@@ -81,6 +82,7 @@ def quantize(
         method: named set of parts and settings, see ``docs/method.md``.
         recipe: how much time to spend.
         device: where to train.
+        precision: bfloat16 while training where the device is made for it, or ``float32``.
         seed: of everything random, 0 or more.
         out: directory to create; ``runs/NAME-w4a4``, if not given.
         force: replace a bundle at ``out``.
@@ -123,6 +125,7 @@ def quantize(
         method=method,
         recipe=recipe,
         device=device,
+        precision=precision,
         seed=seed,
         out=None if out is None else Path(out),
         force=force,

@@ -108,6 +108,8 @@ def _prepared(run: Run, network: nn.Module | None, settings: RecipeSettings | No
     settings = settings or method_settings(
         options.method_name, recipe_settings(options.recipe, teacher.input_shape)
     )
+    if options.precision == "float32":
+        settings = replace(settings, reduced_precision=False)
     ranks.check_batch(settings.batch_size)
     return Prepared(teacher, settings, images, sizes)
 

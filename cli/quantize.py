@@ -39,6 +39,7 @@ __all__ = ["quantize", "run_and_report"]
     "method",
     "recipe",
     "device",
+    "precision",
     "seed",
     "out",
     "force",

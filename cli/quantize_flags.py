@@ -9,7 +9,7 @@ from typing import Any, Literal, cast
 from lrq_deploy.errors import OptionError
 from lrq_deploy.launch import launch
 from lrq_deploy.method.methods import METHODS
-from lrq_deploy.options import Device, MarginMode, Method, QuantizeOptions, Recipe
+from lrq_deploy.options import Device, MarginMode, Method, Precision, QuantizeOptions, Recipe
 from lrq_deploy.resume.control import RunControl
 from lrq_deploy.scheme import ActSymmetry, Depthwise, Scheme, check_bits
 from lrq_deploy.task import Task
@@ -56,6 +56,7 @@ class QuantizeFlags:
     method: str | None = None
     recipe: str | None = None
     device: str | None = None
+    precision: str | None = None
     seed: int | None = None
     out: Path | None = None
     force: bool | None = None
@@ -197,6 +198,7 @@ def options_from(model: Path, flags: QuantizeFlags) -> QuantizeOptions:
         images=flags.images,
         recipe=cast(Recipe, flags.recipe or "balanced"),
         device=cast(Device, flags.device or "auto"),
+        precision=cast(Precision, flags.precision or "auto"),
         seed=0 if flags.seed is None else flags.seed,
         trust_pickle=bool(flags.trust_pickle),
         force=bool(flags.force),

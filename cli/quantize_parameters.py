@@ -33,6 +33,7 @@ __all__ = [
     "Out",
     "Output",
     "PlannedBits",
+    "Precision",
     "Quiet",
     "Recipe",
     "ResidualBits",
@@ -257,6 +258,14 @@ Recipe = Annotated[
 Device = Annotated[
     str | None,
     typer.Option("--device", metavar="auto|cpu|cuda", help="Where to train. Default: auto."),
+]
+Precision = Annotated[
+    str | None,
+    typer.Option(
+        "--precision",
+        metavar="auto|float32",
+        help="Multiply in bfloat16 while training where that is faster, or never. Default: auto.",
+    ),
 ]
 Seed = Annotated[
     int | None,

@@ -14,12 +14,14 @@ __all__ = [
     "MarginMode",
     "Method",
     "MethodSwitches",
+    "Precision",
     "QuantizeOptions",
     "Recipe",
 ]
 
 Recipe = Literal["fast", "balanced", "best"]
 Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["auto", "float32"]
 MarginMode = Literal["a1", "a2", "b", "off"]
 Method = Literal["lrq", "lrq-blocks", "lrq-paper", "gdfq", "zeroq", "calibrate"]
 ImageSource = Literal["generator", "noise"]
@@ -68,6 +70,8 @@ class QuantizeOptions:
         images: ImageFolder used only to measure.
         recipe: how much time to spend.
         device: where to train.
+        precision: of the multiplications in training: bfloat16 where the device is made for it, or
+            float32 everywhere.
         seed: of every random generator, 0 or more.
         trust_pickle: allow a pickled module to run its code.
         force: replace an existing bundle.
@@ -92,6 +96,7 @@ class QuantizeOptions:
     images: Path | None = None
     recipe: Recipe = "balanced"
     device: Device = "auto"
+    precision: Precision = "auto"
     seed: int = 0
     trust_pickle: bool = False
     force: bool = False
@@ -104,6 +109,7 @@ class QuantizeOptions:
     def __post_init__(self) -> None:
         _check_choice("recipe", self.recipe, get_args(Recipe))
         _check_choice("device", self.device, get_args(Device))
+        _check_choice("precision", self.precision, get_args(Precision))
         _check_choice("task", self.task, get_args(Task))
         _check_choice("method", self.method_name, get_args(Method))
         if self.task == "multilabel" and (self.method.decoupled or self.method.margin != "off"):

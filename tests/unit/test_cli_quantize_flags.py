@@ -72,7 +72,7 @@ def test_every_flag_reaches_the_options(recorder: Recorder) -> None:
         f"{MODEL} --bits 4 --weight-bits 3 --act-bits 5 --edge-bits same --residual-bits 8 "
         "--act-symmetry asymmetric --arch timm:x --input-shape 1,9,12 --mean=-0.5 --std 0.25 "
         "--output aux --images shots --recipe best --device cpu --seed 7 --out here --force "
-        "--trust-pickle --no-long-range --margin b --no-decoupled --target onnxruntime --no-bench "
+        "--precision float32 --trust-pickle --no-long-range --margin b --no-decoupled --target onnxruntime --no-bench "
         "--cache kept --resume --checkpoint-every 2.5 --max-memory 900 --json --quiet"
     )
     assert parse(recorder, line.split()) == QuantizeOptions(
@@ -87,6 +87,7 @@ def test_every_flag_reaches_the_options(recorder: Recorder) -> None:
         images=Path("shots"),
         recipe="best",
         device="cpu",
+        precision="float32",
         seed=7,
         trust_pickle=True,
         force=True,
@@ -140,6 +141,7 @@ def test_weight_and_act_bits_together_replace_bits() -> None:
             "task multilabel with margin off and decoupled distillation",
         ),
         (QuantizeFlags(bits=4, device="tpu"), "'tpu'"),
+        (QuantizeFlags(bits=4, precision="half"), "'half'"),
         (QuantizeFlags(bits=4, margin="c"), "'c'"),
         (QuantizeFlags(bits=4, seed=-1), "-1"),
         (QuantizeFlags(bits=4, input_shape=(3, 32)), "3,32"),
