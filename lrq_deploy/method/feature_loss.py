@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lrq_deploy.inner_product import inner_product
 
-__all__ = ["feature_loss"]
+__all__ = ["feature_loss", "squared_error"]
 
 SMALLEST = 1e-12
 
@@ -19,9 +19,15 @@ def feature_loss(mine: list[Tensor], theirs: list[Tensor]) -> Tensor:
         mine: block outputs of the student, each of any shape.
         theirs: those of the float twin, constant, of the same shapes.
     """
-    errors = [_SquaredError.apply(a, b) for a, b in zip(mine, theirs, strict=True)]
+    errors = [squared_error(a, b) for a, b in zip(mine, theirs, strict=True)]
     sizes = [inner_product(b, b).clamp_min(SMALLEST) for b in theirs]
     return torch.stack([e / size for e, size in zip(errors, sizes, strict=True)]).mean()
+
+
+def squared_error(mine: Tensor, theirs: Tensor) -> Tensor:
+    """``sum((mine - theirs)^2)`` of tensors of one shape, a float32 scalar; ``theirs`` constant."""
+    error: Tensor = _SquaredError.apply(mine, theirs)
+    return error
 
 
 class _SquaredError(torch.autograd.Function):

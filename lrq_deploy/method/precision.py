@@ -7,8 +7,14 @@ they are trained: what ships is evaluated in float32 and in integers.
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
+from torch import nn
 
-__all__ = ["multiplies_bfloat16", "reduced_precision"]
+from lrq_deploy.student.layers import QuantizedLayer
+
+__all__ = ["COARSE_BITS", "coarsest_bits", "multiplies_bfloat16", "reduced_precision"]
+
+COARSE_BITS = 4
+"""A step of this grid is 30 times one of bfloat16. The rates of a recipe are made for it too."""
 
 _CPU_FEATURES = ("avx512_bf16", "amx_bf16")
 _FIRST_CUDA = (8, 0)
@@ -20,6 +26,12 @@ def multiplies_bfloat16(device: torch.device) -> bool:
         return torch.cuda.get_device_capability(device) >= _FIRST_CUDA
     found = torch.cpu.get_capabilities()
     return any(found.get(feature, False) for feature in _CPU_FEATURES)
+
+
+def coarsest_bits(student: nn.Module) -> int:
+    """The smallest width of its weights; 4 where it has none."""
+    bits = [m.bits for m in student.modules() if isinstance(m, QuantizedLayer)]
+    return min(bits, default=COARSE_BITS)
 
 
 def reduced_precision(device: torch.device, wanted: bool) -> AbstractContextManager[object]:

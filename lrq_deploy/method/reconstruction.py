@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from lrq_deploy.graph.segments import Segment, segment_graph, segments_of
 from lrq_deploy.method.augmented_batches import AugmentedBatches
+from lrq_deploy.method.feature_loss import squared_error
 from lrq_deploy.method.loop import KEEP_NOTHING, StageKeeper, run_stage
+from lrq_deploy.method.precision import COARSE_BITS, coarsest_bits, reduced_precision
 from lrq_deploy.method.recipe import RecipeSettings
 from lrq_deploy.progress import ProgressCallback
 from lrq_deploy.ranks import ALONE, Ranks
@@ -201,6 +202,7 @@ class _Block:
         self._ranks = ranks
         self._batch_size = min(settings.batch_size // ranks.count, len(maps.read))
         self._weight = settings.rounding_weight
+        self._reduced = settings.reduced_precision and coarsest_bits(graph) <= COARSE_BITS
         self._random = random
         self._mix = FloatMix(settings.float_share, random)
         # Offsets that all images share say nothing of what a block tells apart.
@@ -241,7 +243,10 @@ class _Block:
             device=self._random.device,
         )
         mixed = self._mix(maps.read[chosen], maps.ideal[chosen])
-        error = F.mse_loss(self._graph(mixed), maps.wanted[chosen]) / self._size
+        with reduced_precision(mixed.device, self._reduced):
+            given = self._graph(mixed)
+        wanted = maps.wanted[chosen].to(given.dtype)
+        error = squared_error(given, wanted) / (wanted.numel() * self._size)
         indecision = torch.stack([r.indecision(_sharpness(part)) for r in self._roundings]).mean()
         loss = error + self._weight * indecision if part >= FREE_SHARE else error
         self._optimizer.zero_grad(set_to_none=True)

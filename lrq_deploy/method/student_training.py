@@ -28,7 +28,7 @@ from lrq_deploy.method.distillation import (
 from lrq_deploy.method.feature_loss import feature_loss
 from lrq_deploy.method.loop import KEEP_NOTHING, StageKeeper, run_stage
 from lrq_deploy.method.margin import add_margin
-from lrq_deploy.method.precision import reduced_precision
+from lrq_deploy.method.precision import COARSE_BITS, coarsest_bits, reduced_precision
 from lrq_deploy.method.recipe import RecipeSettings
 from lrq_deploy.options import MethodSwitches
 from lrq_deploy.progress import ProgressCallback
@@ -39,8 +39,6 @@ from lrq_deploy.task import Task
 __all__ = ["StudentTraining", "train_student"]
 
 WARM_UP_STEPS = 20
-COARSE_BITS = 4
-"""Rates of a recipe are made for this width; a step of it is 30 times one of bfloat16."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +118,7 @@ class StudentTraining:
             with_features(student),
             with_features(teacher),
             head_layer(student),
-            _coarsest_bits(student) <= COARSE_BITS,
+            coarsest_bits(student) <= COARSE_BITS,
         )
         self._batches = AugmentedBatches(images, settings.batch_size, seed, ranks)
         self._ranks = ranks
@@ -241,14 +239,9 @@ def _rate_factors(student: nn.Module) -> tuple[float, float]:
     bits a rate that suits 4 crosses many and only adds noise, at 2 bits it crosses none (measured,
     docs/decisions.md). Finer layers beside coarse ones make up for their errors.
     """
-    coarseness = COARSE_BITS - _coarsest_bits(student)
+    coarseness = COARSE_BITS - coarsest_bits(student)
     fine = min(1.0, 2.0**coarseness)
     return fine if coarseness <= 0 else 4.0**coarseness, fine
-
-
-def _coarsest_bits(student: nn.Module) -> int:
-    bits = [m.bits for m in student.modules() if isinstance(m, QuantizedLayer)]
-    return min(bits, default=COARSE_BITS)
 
 
 def _schedule(step: int, steps: int) -> float:
