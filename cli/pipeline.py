@@ -106,7 +106,9 @@ def _prepared(run: Run, network: nn.Module | None, settings: RecipeSettings | No
         sized = options.target_size is not None
         sizes = ranks.on_first(lambda: file_sizes(teacher, options) if sized else None)
     settings = settings or method_settings(
-        options.method_name, recipe_settings(options.recipe, teacher.input_shape)
+        options.method_name,
+        recipe_settings(options.recipe, teacher.input_shape),
+        options.scheme.weight_bits,
     )
     if options.precision == "float32":
         settings = replace(settings, reduced_precision=False)

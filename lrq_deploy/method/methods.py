@@ -12,6 +12,9 @@ from lrq_deploy.options import Method, MethodSwitches
 
 __all__ = ["METHODS", "MethodRecipe", "method_settings", "method_switches"]
 
+COARSE_WEIGHT_BITS = 4
+"""Below, measured on label-free images, blocks first are worth their time (docs/decisions.md)."""
+
 _PLAIN_TRAINING: Mapping[str, float] = {
     "refinement_steps": 0,
     "diversity_weight": 0.0,
@@ -32,6 +35,9 @@ class MethodRecipe:
         summary: for ``--help`` and documents.
         switches: parts that are on.
         settings: fields of ``RecipeSettings`` that it fixes, whatever the recipe.
+        coarse_blocks: whether blocks are fitted first where weights have fewer bits than
+            ``COARSE_WEIGHT_BITS``; rounding to the nearest then moves a network too far for the
+            training of the whole to bring it back.
         trains: whether the student is trained; if not, only the images of the range search are
             made besides the held-out ones.
     """
@@ -39,11 +45,12 @@ class MethodRecipe:
     summary: str
     switches: MethodSwitches
     settings: Mapping[str, float] = field(default_factory=dict)
+    coarse_blocks: bool = False
     trains: bool = True
 
 
 METHODS: Mapping[Method, MethodRecipe] = {
-    "lrq": MethodRecipe("this project's default", MethodSwitches()),
+    "lrq": MethodRecipe("this project's default", MethodSwitches(), coarse_blocks=True),
     "lrq-blocks": MethodRecipe(
         "the default's images; rounding learned block by block (BRECQ, QDrop)",
         MethodSwitches(),
@@ -85,10 +92,12 @@ def method_switches(method: Method) -> MethodSwitches:
     return METHODS[method].switches
 
 
-def method_settings(method: Method, settings: RecipeSettings) -> RecipeSettings:
-    """The settings of a recipe with those that the method fixes."""
+def method_settings(method: Method, settings: RecipeSettings, weight_bits: int) -> RecipeSettings:
+    """The settings of a recipe with those that the method fixes, for inner weights of a width."""
     chosen = METHODS[method]
     changes: dict[str, float] = dict(chosen.settings)
+    if chosen.coarse_blocks and weight_bits < COARSE_WEIGHT_BITS:
+        changes["block_steps"] = settings.coarse_block_steps
     if not chosen.trains:
         fewest = min(settings.pool_images, settings.calibration_images)
         changes |= {"student_steps": 0, "pool_images": fewest}

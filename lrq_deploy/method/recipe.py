@@ -11,6 +11,7 @@ STUDENT_SETTINGS = frozenset(
         "averaged_share",
         "block_scale_rate",
         "block_steps",
+        "coarse_block_steps",
         "calibration_images",
         "feature_weight",
         "float_share",
@@ -35,6 +36,7 @@ class RecipeSettings:
         pool_images: synthetic images to fit the student on.
         held_out_images: further images for label-free measurements.
         block_steps: optimiser steps of each block of the student.
+        coarse_block_steps: the same for methods that fit blocks where weights are coarse alone.
         student_steps: optimiser steps of the whole student after that.
         batch_size: images per step, of both.
         calibration_images: images for the range search.
@@ -64,7 +66,8 @@ class RecipeSettings:
     pool_images: int = 2560
     held_out_images: int = 1024
     block_steps: int = 0
-    student_steps: int = 400
+    coarse_block_steps: int = 300
+    student_steps: int = 800
     batch_size: int = 128
     calibration_images: int = 256
     statistics_weight: float = 1.0
@@ -89,10 +92,16 @@ class RecipeSettings:
 
 _RECIPES: dict[Recipe, RecipeSettings] = {
     "fast": RecipeSettings(
-        generator_steps=150, pool_images=1280, refinement_steps=15, student_steps=200
+        generator_steps=150,
+        pool_images=1280,
+        refinement_steps=15,
+        coarse_block_steps=100,
+        student_steps=400,
     ),
     "balanced": RecipeSettings(),
-    "best": RecipeSettings(generator_steps=1000, pool_images=10_240, student_steps=2500),
+    "best": RecipeSettings(
+        generator_steps=1000, pool_images=10_240, coarse_block_steps=1000, student_steps=5000
+    ),
 }
 
 LARGE_IMAGE_PIXELS = 64 * 64

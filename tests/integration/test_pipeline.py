@@ -208,7 +208,7 @@ def test_each_part_of_the_method_acts(
 def test_every_method_gives_a_bundle_from_the_same_parts(
     digits_teacher: TrainedDigits, tmp_path: Path, method: Method
 ) -> None:
-    settings = method_settings(method, TINY)
+    settings = method_settings(method, TINY, 4)
     settings = replace(
         settings,
         refinement_steps=min(settings.refinement_steps, 2),

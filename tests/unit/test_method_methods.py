@@ -24,38 +24,47 @@ def test_every_name_has_a_method_that_fixes_known_settings() -> None:
 
 
 def test_the_default_is_the_recipe_as_it_is() -> None:
-    assert method_settings("lrq", RECIPE) == RECIPE
+    assert RECIPE.block_steps == 0
+    assert method_settings("lrq", RECIPE, 4) == RECIPE
     assert method_switches("lrq") == MethodSwitches()
 
 
+@pytest.mark.parametrize("weight_bits", [2, 3])
+def test_coarse_weights_are_fitted_in_blocks_first(weight_bits: int) -> None:
+    wanted = replace(RECIPE, block_steps=RECIPE.coarse_block_steps)
+    assert method_settings("lrq", RECIPE, weight_bits) == wanted
+    for method in ("lrq-paper", "gdfq", "calibrate"):
+        assert method_settings(method, RECIPE, weight_bits).block_steps == 0
+
+
 def test_the_paper_and_gdfq_differ_in_generator_margin_and_distillation_alone() -> None:
-    assert method_settings("lrq-paper", RECIPE) == method_settings("gdfq", RECIPE)
+    assert method_settings("lrq-paper", RECIPE, 4) == method_settings("gdfq", RECIPE, 4)
     paper, gdfq = method_switches("lrq-paper"), method_switches("gdfq")
     assert (paper.long_range, paper.margin, paper.decoupled) == (True, "a1", True)
     assert (gdfq.long_range, gdfq.margin, gdfq.decoupled) == (False, "off", False)
     assert replace(paper, long_range=False, margin="off", decoupled=False) == gdfq
-    plain = method_settings("gdfq", RECIPE)
+    plain = method_settings("gdfq", RECIPE, 4)
     assert (plain.refinement_steps, plain.diversity_weight, plain.feature_weight) == (0, 0, 0)
     assert plain.scale_rate == 0
     assert plain.student_steps == RECIPE.student_steps
 
 
 def test_blocks_are_fitted_instead_of_the_whole_student() -> None:
-    settings = method_settings("lrq-blocks", RECIPE)
+    settings = method_settings("lrq-blocks", RECIPE, 4)
     assert settings.block_steps > 0
     assert settings == replace(RECIPE, block_steps=settings.block_steps, student_steps=0)
 
 
 @pytest.mark.parametrize("method", ["zeroq", "calibrate"])
 def test_methods_that_do_not_train_make_the_images_of_the_ranges_only(method: Method) -> None:
-    settings = method_settings(method, RECIPE)
+    settings = method_settings(method, RECIPE, 4)
     assert settings.student_steps == 0
     assert settings.pool_images == RECIPE.calibration_images
     assert settings.held_out_images == RECIPE.held_out_images
 
 
 def test_zeroq_has_neither_generator_nor_labels() -> None:
-    settings = method_settings("zeroq", RECIPE)
+    settings = method_settings("zeroq", RECIPE, 4)
     assert method_switches("zeroq").image_source == "noise"
     assert (settings.generator_steps, settings.class_weight) == (0, 0)
 

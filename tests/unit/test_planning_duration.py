@@ -1,6 +1,7 @@
 """The estimate of time: measured, and proportional to the work of the recipe."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from support.small_networks import CENTRED, SHAPE, Residual, with_statistics
@@ -22,7 +23,7 @@ SETTINGS = RecipeSettings()
         ({"calibration_images": 2 * SETTINGS.calibration_images}, "calibration"),
     ],
 )
-def test_twice_the_work_takes_twice_the_time(change: dict[str, int], stage: str) -> None:
+def test_twice_the_work_takes_twice_the_time(change: dict[str, Any], stage: str) -> None:
     before = stage_seconds(1e-3, 2e-3, SETTINGS, 20)
     after = stage_seconds(1e-3, 2e-3, replace(SETTINGS, **change), 20)
     assert after.pop(stage) == pytest.approx(2 * before.pop(stage))
