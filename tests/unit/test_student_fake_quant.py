@@ -138,3 +138,17 @@ def test_without_gradients_the_bits_are_those_of_the_shipped_operator(
         weights = fake_quantize_per_channel(x[:, None], torch.tensor([scale]), 1, qmin, qmax)
     assert torch.equal(evaluated, quantize_dequantize(x, scale, zero_point, qmin, qmax))
     assert torch.equal(weights[:, 0], quantize_dequantize(x, scale, 0, qmin, qmax))
+
+
+def test_gradients_lie_in_memory_as_the_tensor_does() -> None:
+    x = torch.randn(2, 8, 4, 4).to(memory_format=torch.channels_last).requires_grad_()
+    scale = torch.tensor(0.1, requires_grad=True)
+    result = fake_quantize_per_tensor(x, scale, 0, 0, 15)
+    # A pooling hands back a gradient that is not channels-last.
+    in_order, of_scale = torch.autograd.grad(result, (x, scale), torch.ones(2, 8, 4, 4))
+    assert in_order.is_contiguous(memory_format=torch.channels_last)
+    (alone,) = torch.autograd.grad(
+        fake_quantize_per_tensor(x, scale.detach(), 0, 0, 15), x, torch.ones(2, 8, 4, 4)
+    )
+    torch.testing.assert_close(alone, in_order)
+    assert float(of_scale) != 0
