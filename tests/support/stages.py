@@ -77,13 +77,15 @@ def images_stage(device: torch.device, settings: RecipeSettings = SETTINGS) -> R
 def student_stage(
     device: torch.device,
     settings: RecipeSettings = SETTINGS,
+    pool: Tensor | None = None,
     switches: MethodSwitches | None = None,
     task: Any = "multiclass",
 ) -> ResumableStage:
     student = copy.deepcopy(_start())
     switches = switches or MethodSwitches(margin="b")
+    pool = images(32) if pool is None else pool
     twin = float_twin(student)
-    return StudentTraining(student, twin, images(32), settings, switches, 0, device, task)
+    return StudentTraining(student, twin, pool, settings, switches, 0, device, task)
 
 
 def blocks_stage(device: torch.device, settings: RecipeSettings = SETTINGS) -> ResumableStage:

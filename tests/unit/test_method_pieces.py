@@ -37,7 +37,7 @@ STAGES: dict[str, Callable[[], ResumableStage]] = {
     "generator": partial(generator_stage, CPU, SETTLED),
     "images": partial(images_stage, CPU, SETTLED),
     "blocks": partial(blocks_stage, CPU, SETTLED),
-    **{f"student {k}": partial(student_stage, CPU, SETTLED, *v) for k, v in STUDENTS.items()},
+    **{f"student {k}": partial(student_stage, CPU, SETTLED, None, *v) for k, v in STUDENTS.items()},
 }
 
 
