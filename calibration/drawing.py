@@ -9,8 +9,10 @@ from torch import Tensor
 
 from lrq_deploy.calibration.image_pool import ImagePool
 from lrq_deploy.graph.statistics import TappedTeacher
+from lrq_deploy.method.back_off import Moving
 from lrq_deploy.method.generator import LongRangeGenerator
 from lrq_deploy.method.noise import NoiseImages
+from lrq_deploy.method.pieces import Pieces
 from lrq_deploy.method.recipe import RecipeSettings
 from lrq_deploy.method.refinement import Refinement
 from lrq_deploy.method.wanted import draw_wanted
@@ -60,12 +62,14 @@ class ImageDrawing:
         self.images_per_step = size / self._steps_per_batch
         self._teacher = teacher
         self._settings = settings
-        self._device = device
+        self.device = device
+        self.pieces = Pieces(settings.batch_size)
         self._random = torch.Generator().manual_seed(seed)
         self._ranks = ranks
         self._round_size = size
         self._pool = ImagePool(rounds * size, shape, pool_file)
         self._labels: list[Tensor] = []
+        self._latent: Tensor | None = None
         self._batch: Refinement | None = None
         self._loss: Tensor | None = None
 
@@ -73,23 +77,43 @@ class ImageDrawing:
         """All images ``[N, C, H, W]`` on the CPU, pool first, and what they were made for."""
         return self._pool.images[: self._count], torch.cat(self._labels)[: self._count]
 
+    def prepare(self) -> None:
+        """Draw a batch where none is at hand."""
+        self._at_hand()
+
+    def moving(self) -> Moving:
+        """The pixels at hand and their optimiser."""
+        return self._at_hand().moving()
+
     def step(self) -> None:
         """Refine the batch at hand once; before, draw one where there is none."""
-        if self._batch is None:
-            self._batch = self._new_batch()
-        if self._settings.refinement_steps:
-            self._loss = self._batch.step()
-        self.steps_done += 1
-        if self.steps_done % self._steps_per_batch == 0:
-            images = self._ranks.collected(self._batch.pixels.detach())
-            self._pool.put(self._finished() - self._round_size, images.cpu())
+        batch, done = self._at_hand(), self.steps_done + 1
+        loss = batch.step() if self._settings.refinement_steps else None
+        if done % self._steps_per_batch == 0:
+            images = self._ranks.collected(batch.pixels.detach())
+            self._pool.put(self._finished(), images.cpu())
             self._batch = None
+        batch.steps_done += 1
+        self._loss = loss
+        self.steps_done = done
 
     def _finished(self) -> int:
         """Images that are done."""
         return self.steps_done // self._steps_per_batch * self._round_size
 
-    def _new_batch(self) -> Refinement:
+    def _at_hand(self) -> Refinement:
+        if self._batch is None:
+            # Drawn once, also where the device then has no room to make images of it.
+            self._latent = self._new_latent() if self._latent is None else self._latent
+            target = self._wanted_here().to(self.device, non_blocking=True)
+            with torch.no_grad():
+                latent = self._latent.to(self.device, non_blocking=True)
+                drawn = self.watched(latent, self.watched.embed(target))
+            self._batch = self._refinement(drawn, target)
+            self._latent = None
+        return self._batch
+
+    def _new_latent(self) -> Tensor:
         """This rank's batch; all ranks draw for all of them alike, so that their states agree."""
         generator, size = self.watched, self._settings.batch_size
         latents = []
@@ -97,18 +121,15 @@ class ImageDrawing:
             wanted = draw_wanted(size, generator.num_classes, generator.task, self._random)
             self._labels.append(wanted)
             latents.append(torch.randn(size, *generator.latent_shape, generator=self._random))
-        latent = latents[self._ranks.rank].to(self._device)
-        target = self._wanted_here().to(self._device)
-        with torch.no_grad():
-            drawn = generator(latent, generator.embed(target))
-        return self._refinement(drawn, target)
+        return latents[self._ranks.rank]
 
     def _wanted_here(self) -> Tensor:
         """What the batch at hand of this rank was made for."""
         return self._labels[self._ranks.rank - self._ranks.count]
 
     def _refinement(self, images: Tensor, target: Tensor) -> Refinement:
-        return Refinement(images, target, self._teacher, self._settings, self.watched.bounds())
+        bounds = self.watched.bounds()
+        return Refinement(images, target, self._teacher, self._settings, bounds, self.pieces)
 
     def terms(self) -> dict[str, float]:
         """Loss of the last refinement step."""
@@ -136,5 +157,5 @@ class ImageDrawing:
         self._batch = None
         mine = state["batches"][self._ranks.rank]
         if mine is not None:
-            self._batch = self._refinement(mine["pixels"].to(self._device), self._wanted_here())
+            self._batch = self._refinement(mine["pixels"].to(self.device), self._wanted_here())
             self._batch.load_state_dict(mine)

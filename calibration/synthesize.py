@@ -49,6 +49,7 @@ def synthesize(
     run_stage(drawing, progress, keeper, ranks)
     images, labels = drawing.drawn()
     fit, held_out = images.split([settings.pool_images, settings.held_out_images])
+    metrics |= drawing.pieces.figures(drawing.name)
     return SyntheticSet(fit, labels[: settings.pool_images], held_out, metrics)
 
 

@@ -7,6 +7,7 @@ __all__ = [
     "BundleError",
     "CaptureError",
     "CheckpointError",
+    "DeviceMemoryError",
     "DivergenceError",
     "ExportError",
     "ImageError",
@@ -76,6 +77,10 @@ class DivergenceError(LrqError):
     ) -> None:
         super().__init__(rule, received, remedy)
         self.state: Mapping[str, Any] = dict(state or {})
+
+
+class DeviceMemoryError(LrqError):
+    """The smallest piece of a step does not fit into the memory of the device."""
 
 
 class ExportError(LrqError):

@@ -64,8 +64,9 @@ def decoupled_distillation(
 
 def _decouple(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Log of ``(p_y, 1 - p_y)`` ``[N, 2]`` and of the distribution over the others ``[N, K-1]``."""
-    others = torch.ones_like(logits, dtype=torch.bool).scatter(1, target, False)
-    rest = logits[others].reshape(logits.shape[0], -1)
+    # Not by a mask: a GPU would be waited for to count what it lets through.
+    columns = torch.arange(logits.shape[1] - 1, device=logits.device)
+    rest = logits.gather(1, columns + (columns >= target))
     chosen = logits.gather(1, target)
     pair = torch.cat([chosen, rest.logsumexp(1, keepdim=True)], 1)
     return F.log_softmax(pair, 1), F.log_softmax(rest, 1)

@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from lrq_deploy.errors import DivergenceError
@@ -35,7 +36,7 @@ class DivergenceGuard:
             DivergenceError: a term or a tensor holds NaN or infinity; the module holds the last
                 good state, and the error carries it.
         """
-        bad = [name for name, value in self._module.state_dict().items() if not _finite(value)]
+        bad = _not_finite(self._module.state_dict())
         if not bad and all(math.isfinite(value) for value in terms.values()):
             self._good = self._snapshot()
             return
@@ -53,5 +54,10 @@ class DivergenceGuard:
         return copy.deepcopy(self._module.state_dict())
 
 
-def _finite(value: Tensor) -> bool:
-    return not value.is_floating_point() or bool(value.isfinite().all())
+def _not_finite(state: Mapping[str, Tensor]) -> list[str]:
+    """Names of tensors with NaN or infinity; a GPU is waited for once, not once per tensor."""
+    names = [name for name, value in state.items() if value.is_floating_point()]
+    if not names:
+        return []
+    finite = torch.stack([state[name].isfinite().all() for name in names]).tolist()
+    return [name for name, fine in zip(names, finite, strict=True) if not fine]

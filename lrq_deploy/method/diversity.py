@@ -15,7 +15,7 @@ from lrq_deploy.method.wanted import draw_wanted
 from lrq_deploy.ranks import Ranks
 from lrq_deploy.task import Task
 
-__all__ = ["diversity_loss", "paired_labels", "part_of_pairs"]
+__all__ = ["coarse", "diversity_loss", "paired_labels", "part_of_pairs"]
 
 COARSE_SIDE = 8
 """Distances are taken on maps averaged to at most 8 x 8: texture is not diversity."""
@@ -40,20 +40,28 @@ def diversity_loss(maps: list[Tensor], labels: Tensor) -> Tensor:
     """Sum over ``maps`` of ``max(0, 1 - intra / inter)``.
 
     Args:
-        maps: images or feature maps ``[N, C, ...]`` of a batch with ``paired_labels``.
-        labels: classes ``[N]`` or sets ``[N, K]``; image i and i + N/2 share theirs.
+        maps: images or feature maps ``[N, C, ...]`` of a batch with ``paired_labels``, or what
+            ``coarse`` makes of them.
+        labels: classes ``[N]`` or sets ``[N, K]``; image i and i + N/2 share theirs. On the
+            CPU, so that no GPU is waited for.
 
     Returns:
         Scalar; 0 where images of one class differ as much as images of two.
     """
     half = labels.shape[0] // 2
-    other = (labels[:half] != labels[:half].roll(1, 0)).reshape(half, -1).any(1)
-    if not bool(other.any()):
+    other = _beside_another(labels[:half]).to(maps[0].device, non_blocking=True)
+    if not len(other):
         return maps[0].new_zeros(())
-    return torch.stack([_shortfall(_coarse(x), half, other) for x in maps]).sum()
+    return torch.stack([_shortfall(coarse(x), half, other) for x in maps]).sum()
 
 
-def _coarse(x: Tensor) -> Tensor:
+def _beside_another(labels: Tensor) -> Tensor:
+    """Numbers of the images before which one of another class stands."""
+    return (labels != labels.roll(1, 0)).reshape(len(labels), -1).any(1).nonzero()[:, 0]
+
+
+def coarse(x: Tensor) -> Tensor:
+    """Maps ``[N, C, ...]`` averaged to at most 8 x 8, a row of values per image."""
     if x.dim() == 4 and max(x.shape[2:]) > COARSE_SIDE:
         size = (min(x.shape[2], COARSE_SIDE), min(x.shape[3], COARSE_SIDE))
         x = F.adaptive_avg_pool2d(x, size)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lrq_deploy.inner_product import inner_product
 
-__all__ = ["feature_loss", "squared_error"]
+__all__ = ["feature_errors", "feature_loss", "relative_error", "squared_error"]
 
 SMALLEST = 1e-12
 
@@ -19,9 +19,18 @@ def feature_loss(mine: list[Tensor], theirs: list[Tensor]) -> Tensor:
         mine: block outputs of the student, each of any shape.
         theirs: those of the float twin, constant, of the same shapes.
     """
+    return relative_error(*feature_errors(mine, theirs))
+
+
+def feature_errors(mine: list[Tensor], theirs: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """``sum((mine - theirs)^2)`` and ``sum(theirs^2)`` of each block, both ``[blocks]``."""
     errors = [squared_error(a, b) for a, b in zip(mine, theirs, strict=True)]
-    sizes = [inner_product(b, b).clamp_min(SMALLEST) for b in theirs]
-    return torch.stack([e / size for e, size in zip(errors, sizes, strict=True)]).mean()
+    return torch.stack(errors), torch.stack([inner_product(b, b) for b in theirs])
+
+
+def relative_error(errors: Tensor, sizes: Tensor) -> Tensor:
+    """``feature_loss`` of the ``feature_errors`` of a batch."""
+    return (errors / sizes.clamp_min(SMALLEST)).mean()
 
 
 def squared_error(mine: Tensor, theirs: Tensor) -> Tensor:

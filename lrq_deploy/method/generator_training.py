@@ -8,13 +8,15 @@ import torch
 from torch import Tensor
 
 from lrq_deploy.graph.statistics import TappedTeacher
-from lrq_deploy.method.diversity import diversity_loss, paired_labels, part_of_pairs
+from lrq_deploy.method.back_off import Moving
+from lrq_deploy.method.diversity import coarse, diversity_loss, paired_labels, part_of_pairs
 from lrq_deploy.method.generator import LATENT_SIZE, LongRangeGenerator
 from lrq_deploy.method.loop import KEEP_NOTHING, StageKeeper, run_stage
 from lrq_deploy.method.margin import add_margin, angle_penalty, class_angles
+from lrq_deploy.method.pieces import Pieces
 from lrq_deploy.method.precision import reduced_precision
 from lrq_deploy.method.recipe import RecipeSettings
-from lrq_deploy.method.statistics_loss import statistics_loss
+from lrq_deploy.method.statistics_loss import channel_moments, moments_loss
 from lrq_deploy.method.wanted import hit_rate, wanted_loss
 from lrq_deploy.options import MarginMode
 from lrq_deploy.progress import ProgressCallback
@@ -34,6 +36,14 @@ class _Losses:
     diversity: Tensor
     hit_rate: Tensor
     angle: Tensor | None
+
+    def weighted(self, settings: RecipeSettings) -> Tensor:
+        """What is minimised, a scalar."""
+        return (
+            settings.statistics_weight * self.statistics
+            + settings.class_weight * self.classes
+            + settings.diversity_weight * self.diversity
+        )
 
     def terms(self) -> dict[str, float]:
         """Plain numbers; on a GPU this waits for the step to finish."""
@@ -93,7 +103,8 @@ class GeneratorTraining:
         self._teacher = teacher
         self._settings = settings
         self._margin_mode = margin_mode
-        self._device = device
+        self.device = device
+        self.pieces = Pieces(settings.batch_size // ranks.count)
         self._ranks = ranks
         self._random = torch.Generator().manual_seed(seed)
         self._optimizer = torch.optim.Adam(
@@ -102,34 +113,79 @@ class GeneratorTraining:
         self._schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
             self._optimizer, self.steps, settings.generator_rate * LAST_RATE
         )
+        self._drawn: tuple[Tensor, ...] = ()
         self._losses: _Losses | None = None
 
-    def step(self) -> None:
-        """One batch of new latents; ranks draw all of it alike, so that their states agree."""
+    def prepare(self) -> None:
+        """Draw classes and latents; ranks draw all of a batch alike, so that their states agree."""
+        if self._drawn:
+            return
         settings, generator = self._settings, self.watched
         labels = paired_labels(
             settings.batch_size, generator.num_classes, self._random, generator.task
         )
         latent = torch.randn(len(labels), LATENT_SIZE, generator=self._random)
-        labels = part_of_pairs(labels, self._ranks).to(self._device)
-        latent = part_of_pairs(latent, self._ranks).to(self._device)
-        with reduced_precision(self._device, settings.reduced_precision):
-            images = generator(latent, generator.embed(labels))
-            losses = _losses(
-                self._teacher, images, labels, settings, self._margin_mode, self._ranks
-            )
-        loss = (
-            settings.statistics_weight * losses.statistics
-            + settings.class_weight * losses.classes
-            + settings.diversity_weight * losses.diversity
-        )
+        self._drawn = (part_of_pairs(labels, self._ranks), part_of_pairs(latent, self._ranks))
+
+    def moving(self) -> Moving:
+        """The generator with the statistics of its BatchNorms, and the optimiser."""
+        return Moving([*self.watched.state_dict().values()], [self._optimizer])
+
+    def step(self) -> None:
+        """One batch of new latents: made as a whole, shown to the teacher in pieces if need be."""
+        self.prepare()
+        labels, latent = self._drawn
+        wanted = labels.to(self.device, non_blocking=True)
+        latent = latent.to(self.device, non_blocking=True)
         self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        reduced = self._settings.reduced_precision
+        with reduced_precision(self.device, reduced):
+            images = self.watched(latent, self.watched.embed(wanted))
+
+        def loss(*seen: Tensor) -> tuple[Tensor, _Losses]:
+            with reduced_precision(self.device, reduced):
+                losses = self._losses_of(seen, labels, wanted)
+            return losses.weighted(self._settings), losses
+
+        losses = self.pieces.backward((images,), self._seen, loss)
         self._ranks.average_gradients(self._optimizer)
         self._optimizer.step()
         self._schedule.step()
-        self._losses = losses
+        self._losses, self._drawn = losses, ()
         self.steps_done += 1
+
+    def _seen(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Of some images: logits, features, three coarse maps, and the moments of all taps."""
+        with reduced_precision(self.device, self._settings.reduced_precision):
+            logits, features, taps = self._teacher.graph(images)
+            logits = logits.float()
+            features = logits if features is None else features.float()
+            moments = channel_moments(taps)
+            middle = [tap for tap in taps if tap.dim() == 4]
+            spread = [images, *(middle[len(middle) * part // 3] for part in (1, 2))]
+            return logits, features, *map(coarse, spread), *moments
+
+    def _losses_of(self, seen: tuple[Tensor, ...], labels: Tensor, wanted: Tensor) -> _Losses:
+        """Of ``_seen``, the labels on the CPU, and the same on the device."""
+        logits, features, *rest = seen
+        maps, moments = rest[:3], rest[3:]
+        settings, mode, classifier = self._settings, self._margin_mode, self._teacher.classifier
+        angle = None
+        target_logits, penalty = logits, logits.new_zeros(())
+        if classifier is not None and labels.dim() == 1:
+            with torch.no_grad():
+                angle = class_angles(features, wanted, classifier).mean()
+            if mode == "a1":
+                target_logits = add_margin(logits, features, wanted, classifier, settings.margin)
+            elif mode == "a2":
+                penalty = angle_penalty(features, wanted, classifier, settings.margin)
+        return _Losses(
+            statistics=moments_loss(moments, self._teacher.statistics, self._ranks),
+            classes=wanted_loss(target_logits, wanted) + penalty,
+            diversity=diversity_loss(maps, labels),
+            hit_rate=hit_rate(logits, wanted),
+            angle=angle,
+        )
 
     def terms(self) -> dict[str, float]:
         """Loss terms of the last step."""
@@ -152,34 +208,3 @@ class GeneratorTraining:
         self._optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
         self._random.set_state(state["random"])
-
-
-def _losses(
-    teacher: TappedTeacher,
-    images: Tensor,
-    labels: Tensor,
-    settings: RecipeSettings,
-    margin_mode: MarginMode,
-    ranks: Ranks,
-) -> _Losses:
-    logits, features, taps = teacher.graph(images)
-    logits, classifier = logits.float(), teacher.classifier
-    angle = None
-    target_logits, penalty = logits, logits.new_zeros(())
-    if classifier is not None and labels.dim() == 1:
-        features = features.float()
-        with torch.no_grad():
-            angle = class_angles(features, labels, classifier).mean()
-        if margin_mode == "a1":
-            target_logits = add_margin(logits, features, labels, classifier, settings.margin)
-        elif margin_mode == "a2":
-            penalty = angle_penalty(features, labels, classifier, settings.margin)
-    middle = [tap for tap in taps if tap.dim() == 4]
-    spread = [images, *(middle[len(middle) * part // 3] for part in (1, 2))]
-    return _Losses(
-        statistics=statistics_loss(taps, teacher.statistics, ranks),
-        classes=wanted_loss(target_logits, labels) + penalty,
-        diversity=diversity_loss(spread, labels),
-        hit_rate=hit_rate(logits, labels),
-        angle=angle,
-    )

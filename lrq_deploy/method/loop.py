@@ -6,7 +6,9 @@ from typing import Any, Protocol
 
 from torch import nn
 
+from lrq_deploy.method.back_off import BackOff, RepeatableStage
 from lrq_deploy.method.divergence import DivergenceGuard
+from lrq_deploy.method.tensor_cores import tf32
 from lrq_deploy.progress import ProgressCallback, StageProgress
 from lrq_deploy.ranks import ALONE, Ranks
 
@@ -16,20 +18,15 @@ CHECK_EVERY = 25
 """Steps between two looks at the loss terms; on a GPU each look waits for the step to finish."""
 
 
-class ResumableStage(Protocol):
-    """Work in steps. Its state is complete: loaded into a new one, the rest gives the same bits."""
+class ResumableStage(RepeatableStage, Protocol):
+    """Work in steps. Its state is complete: loaded into a new one, the rest gives the same bits.
 
-    @property
-    def name(self) -> str:
-        """Name for progress, errors and checkpoints."""
+    Its name stands in progress, errors and checkpoints.
+    """
 
     @property
     def steps(self) -> int:
         """Steps of the whole stage."""
-
-    @property
-    def steps_done(self) -> int:
-        """Steps finished so far."""
 
     @property
     def images_per_step(self) -> float:
@@ -38,9 +35,6 @@ class ResumableStage(Protocol):
     @property
     def watched(self) -> nn.Module:
         """What a divergence would spoil; its last good state is kept."""
-
-    def step(self) -> None:
-        """Do one step."""
 
     def terms(self) -> dict[str, float]:
         """Loss terms of the last step."""
@@ -101,15 +95,18 @@ def run_stage(
     """Do the steps of ``stage`` that are left, from its kept state where there is one.
 
     Returns:
-        Loss terms of the last step, their mean over the ranks.
+        Loss terms of the last step, their mean over the ranks; and in how many pieces the
+        batches were taken, where memory was short (see ``BackOff``).
 
     Raises:
         DivergenceError: a loss or a tensor of ``stage.watched`` is not finite.
+        DeviceMemoryError: the smallest piece of a batch does not fit.
     """
     terms: dict[str, float] = {}
     kept = keeper.kept(stage.name)
     if kept.state is not None:
         stage.load_state_dict(kept.state["stage"])
+        stage.pieces.count = kept.state["pieces"]
         terms = dict(kept.state["terms"])
     guard = DivergenceGuard(stage.name, stage.watched)
     report = StageProgress(
@@ -117,19 +114,25 @@ def run_stage(
     )
     if kept.note:
         report.say(kept.note)
-    while stage.steps_done < stage.steps:
-        stage.step()
-        done = stage.steps_done
-        last = done == stage.steps
-        checked = last or done % CHECK_EVERY == 0
-        if checked:
-            terms = ranks.mean(stage.terms())
-            guard.check(done, terms)
-        report.advance(terms)
-        if keeper.due(last):
-            if not checked:
-                # A state that has diverged is of no use.
+    back_off = BackOff(stage, report.say, ranks)
+    with tf32(stage.device):
+        while stage.steps_done < stage.steps:
+            back_off.step()
+            done = stage.steps_done
+            last = done == stage.steps
+            checked = last or done % CHECK_EVERY == 0
+            if checked:
                 terms = ranks.mean(stage.terms())
                 guard.check(done, terms)
-            keeper.keep(stage.name, done, {"stage": stage.state_dict(), "terms": terms})
-    return terms
+            report.advance(terms)
+            if keeper.due(last):
+                if not checked:
+                    # A state that has diverged is of no use.
+                    terms = ranks.mean(stage.terms())
+                    guard.check(done, terms)
+                keeper.keep(stage.name, done, _state(stage, terms))
+    return terms | stage.pieces.figures(stage.name)
+
+
+def _state(stage: ResumableStage, terms: Mapping[str, float]) -> dict[str, Any]:
+    return {"stage": stage.state_dict(), "terms": terms, "pieces": stage.pieces.count}

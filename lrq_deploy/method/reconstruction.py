@@ -17,8 +17,10 @@ from torch import Tensor, fx, nn
 
 from lrq_deploy.graph.segments import Segment, segment_graph, segments_of
 from lrq_deploy.method.augmented_batches import AugmentedBatches
+from lrq_deploy.method.back_off import Moving
 from lrq_deploy.method.feature_loss import squared_error
 from lrq_deploy.method.loop import KEEP_NOTHING, StageKeeper, run_stage
+from lrq_deploy.method.pieces import Pieces
 from lrq_deploy.method.precision import COARSE_BITS, coarsest_bits, reduced_precision
 from lrq_deploy.method.recipe import RecipeSettings
 from lrq_deploy.progress import ProgressCallback
@@ -98,20 +100,38 @@ class BlockReconstruction:
         self._images = images
         self._settings = settings
         self._seed = seed
-        self._device = device
+        self.device = device
+        # Of batches, and of the passes that compute the maps; either is cut evenly.
+        of_both = math.gcd(settings.batch_size, min(MAP_BATCH, len(images)))
+        self.pieces = Pieces(of_both // ranks.count)
         self._ranks = ranks
         self._block: _Block | None = None
         self._losses: dict[str, Tensor] = {}
 
+    def prepare(self) -> None:
+        """Begin the next block where none is at hand."""
+        self._at_hand()
+
+    def moving(self) -> Moving:
+        """What is learned of the block at hand."""
+        return self._at_hand().moving()
+
     def step(self) -> None:
         """One batch for the block at hand; before, the next block where there is none."""
+        block = self._at_hand()
+        losses = block.step()
+        done = self.steps_done + 1
+        if done % self._settings.block_steps == 0:
+            block.settle()
+            self._block = None
+        block.done += 1
+        self._losses = losses
+        self.steps_done = done
+
+    def _at_hand(self) -> "_Block":
         if self._block is None:
             self._block = self._next_block()
-        self._losses = self._block.step()
-        self.steps_done += 1
-        if self.steps_done % self._settings.block_steps == 0:
-            self._block.settle()
-            self._block = None
+        return self._block
 
     def _next_block(self) -> "_Block":
         number = self.steps_done // self._settings.block_steps
@@ -121,13 +141,13 @@ class BlockReconstruction:
             self._images, min(MAP_BATCH, len(self._images)), seed, self._ranks
         )
         most = len(self._images) // self._ranks.count
-        maps = _maps(self.watched, self._teacher, segment, batches, most, self._device)
+        maps = _maps(self.watched, self._teacher, segment, batches, most, self.device, self.pieces)
         earlier = self._segments[:number]
         scales = [q for s in earlier for q in _act_scales(segment_graph(self.watched, s))]
         learned = {id(scale) for scale in scales}
-        random = torch.Generator(self._device).manual_seed(seed)
+        random = torch.Generator(self.device).manual_seed(seed)
         graph = segment_graph(self.watched, segment)
-        return _Block(graph, maps, self._settings, learned, random, self._ranks)
+        return _Block(graph, maps, self._settings, learned, random, self._ranks, self.pieces)
 
     def terms(self) -> dict[str, float]:
         """Loss terms of the last step."""
@@ -168,6 +188,7 @@ def _maps(
     batches: AugmentedBatches,
     most: int,
     device: torch.device,
+    pieces: Pieces,
 ) -> _Maps:
     """Of ``most`` augmented images or as many as there is room for, at least one batch."""
     give = segment_graph(teacher, segment)
@@ -177,9 +198,10 @@ def _maps(
     rows: list[tuple[Tensor, Tensor, Tensor]] = []
     room = float(MAP_BYTES)
     while room > 0 and sum(len(row[0]) for row in rows) < most:
-        batch = batches.draw().to(device, memory_format=torch.channels_last)
-        best = batch if ideal is None else ideal(batch)
-        rows.append((batch if read is None else read(batch), best, give(best)))
+        batch = batches.draw().to(device, memory_format=torch.channels_last, non_blocking=True)
+        best = batch if ideal is None else pieces.mapped(ideal, batch)
+        mine = batch if read is None else pieces.mapped(read, batch)
+        rows.append((mine, best, pieces.mapped(give, best)))
         room -= sum(t.numel() * t.element_size() for t in rows[-1])
     return _Maps(*(torch.cat(column) for column in zip(*rows, strict=True)))
 
@@ -195,11 +217,13 @@ class _Block:
         learned: set[int],
         random: torch.Generator,
         ranks: Ranks,
+        pieces: Pieces,
     ) -> None:
         self._graph = graph
         self._maps = maps
         self._steps = settings.block_steps
         self._ranks = ranks
+        self._pieces = pieces
         self._batch_size = min(settings.batch_size // ranks.count, len(maps.read))
         self._weight = settings.rounding_weight
         self._reduced = settings.reduced_precision and coarsest_bits(graph) <= COARSE_BITS
@@ -214,7 +238,7 @@ class _Block:
             quantizer.float_mix = None if quantizer.known_range else self._mix
         self._optimizer = self._make_optimizer(settings, learned)
         self._rates = [group["lr"] for group in self._optimizer.param_groups]
-        self._done = 0
+        self.done = 0
 
     def _make_optimizer(self, settings: RecipeSettings, learned: set[int]) -> torch.optim.Adam:
         """Biases relative to their size, as the weights of ``student_training``."""
@@ -231,8 +255,8 @@ class _Block:
         return torch.optim.Adam([group for group in groups if group["params"]])
 
     def step(self) -> dict[str, Tensor]:
-        """One batch; the loss terms."""
-        part = self._done / self._steps
+        """One batch, which the caller counts; the loss terms."""
+        part = self.done / self._steps
         for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * part))
         maps = self._maps
@@ -243,29 +267,44 @@ class _Block:
             device=self._random.device,
         )
         mixed = self._mix(maps.read[chosen], maps.ideal[chosen])
-        with reduced_precision(mixed.device, self._reduced):
-            given = self._graph(mixed)
-        wanted = maps.wanted[chosen].to(given.dtype)
-        error = squared_error(given, wanted) / (wanted.numel() * self._size)
-        indecision = torch.stack([r.indecision(_sharpness(part)) for r in self._roundings]).mean()
-        loss = error + self._weight * indecision if part >= FREE_SHARE else error
+        wanted = maps.wanted[chosen]
+
+        def loss(errors: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            error = errors.sum() / (wanted.numel() * self._size)
+            indecision = torch.stack([r.indecision(_sharpness(part)) for r in self._roundings])
+            undecided = indecision.mean()
+            total = error + self._weight * undecided if part >= FREE_SHARE else error
+            return total, {"error": error, "undecided": undecided}
+
         self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        losses = self._pieces.backward((mixed, wanted), self._error, loss)
         self._ranks.average_gradients(self._optimizer)
         self._optimizer.step()
-        self._done += 1
-        return {"error": error, "undecided": indecision}
+        return losses
+
+    def _error(self, read: Tensor, wanted: Tensor) -> tuple[Tensor]:
+        """Of some rows: the sum of the squared errors, ``[1]``."""
+        with reduced_precision(read.device, self._reduced):
+            given = self._graph(read)
+        return (squared_error(given, wanted.to(given.dtype))[None],)
+
+    def moving(self) -> Moving:
+        """What the optimiser moves, and the random numbers."""
+        moved = [p for group in self._optimizer.param_groups for p in group["params"]]
+        return Moving(moved, [self._optimizer], [self._random])
 
     def settle(self) -> None:
         """Round every weight as it was learned; quantize every value again."""
-        for layer in self._layers:
-            layer.settle_rounding()
+        # All that needs memory comes first: a step that fails here can still be taken back.
+        weights = [layer.settled_weight() for layer in self._layers]
+        for layer, weight in zip(self._layers, weights, strict=True):
+            layer.settle_rounding(weight)
         for quantizer in self._quantizers:
             quantizer.float_mix = None
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "done": self._done,
+            "done": self.done,
             "roundings": [rounding.state_dict() for rounding in self._roundings],
             "optimizer": self._optimizer.state_dict(),
             "rates": self._rates,
@@ -273,7 +312,7 @@ class _Block:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._done = state["done"]
+        self.done = state["done"]
         for rounding, kept in zip(self._roundings, state["roundings"], strict=True):
             rounding.load_state_dict(kept)
         self._optimizer.load_state_dict(state["optimizer"])

@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 
 from lrq_deploy.graph.statistics import TappedTeacher
+from lrq_deploy.method.back_off import Moving
+from lrq_deploy.method.pieces import Pieces
 from lrq_deploy.method.precision import reduced_precision
 from lrq_deploy.method.recipe import RecipeSettings
-from lrq_deploy.method.statistics_loss import statistics_loss
+from lrq_deploy.method.statistics_loss import channel_moments, moments_loss
 from lrq_deploy.method.wanted import wanted_loss
 
 __all__ = ["Refinement", "refine"]
@@ -37,9 +39,11 @@ def refine(
         settings: ``refinement_steps`` of Adam at ``refinement_rate``, falling linearly to 0.
         bounds: lowest and highest input per channel, each ``[C, 1, 1]``.
     """
-    refinement = Refinement(images, labels, teacher, settings, bounds)
+    pieces = Pieces(len(images))
+    refinement = Refinement(images, labels, teacher, settings, bounds, pieces)
     for _ in range(settings.refinement_steps):
         refinement.step()
+        refinement.steps_done += 1
     return refinement.pixels.detach()
 
 
@@ -58,6 +62,7 @@ class Refinement:
         teacher: TappedTeacher,
         settings: RecipeSettings,
         bounds: tuple[Tensor, Tensor],
+        pieces: Pieces,
     ) -> None:
         self.pixels = images.detach().clone(memory_format=torch.channels_last).requires_grad_()
         self.steps_done = 0
@@ -65,25 +70,37 @@ class Refinement:
         self._teacher = teacher
         self._settings = settings
         self._bounds = bounds
+        self._pieces = pieces
         self._optimizer = torch.optim.Adam([self.pixels], settings.refinement_rate)
 
     def step(self) -> Tensor:
-        """Move the pixels once; the loss before, a scalar."""
+        """Move the pixels once, which the caller counts; the loss before, a scalar."""
         settings, pixels = self._settings, self.pixels
         self._optimizer.param_groups[0]["lr"] = settings.refinement_rate * (
             1 - self.steps_done / settings.refinement_steps
         )
-        with reduced_precision(pixels.device, settings.reduced_precision):
-            logits, _, taps = self._teacher.graph(pixels)
-        loss = settings.statistics_weight * statistics_loss(taps, self._teacher.statistics)
-        loss = loss + settings.class_weight * wanted_loss(logits.float(), self._labels)
         self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss = self._pieces.backward((pixels,), self._seen, self._loss)
         self._optimizer.step()
         with torch.no_grad():
             pixels.copy_(torch.minimum(torch.maximum(pixels, self._bounds[0]), self._bounds[1]))
-        self.steps_done += 1
         return loss.detach()
+
+    def moving(self) -> Moving:
+        """The pixels and their optimiser."""
+        return Moving([self.pixels], [self._optimizer])
+
+    def _seen(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """Of some images: logits, and the moments of all taps."""
+        with reduced_precision(pixels.device, self._settings.reduced_precision):
+            logits, _, taps = self._teacher.graph(pixels)
+        return logits.float(), *channel_moments(taps)
+
+    def _loss(self, logits: Tensor, *moments: Tensor) -> tuple[Tensor, Tensor]:
+        settings = self._settings
+        loss = settings.statistics_weight * moments_loss(moments, self._teacher.statistics)
+        loss = loss + settings.class_weight * wanted_loss(logits, self._labels)
+        return loss, loss
 
     def state_dict(self) -> dict[str, Any]:
         """State of the pixels and their optimiser."""

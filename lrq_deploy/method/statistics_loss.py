@@ -6,6 +6,7 @@ its input over the batch to the stored ones. Ours is relative to the stored devi
 weight serves networks of any scale.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 from lrq_deploy.graph.statistics import NormStatistics
 from lrq_deploy.ranks import ALONE, Ranks
 
-__all__ = ["statistics_loss"]
+__all__ = ["channel_moments", "moments_loss", "statistics_loss"]
 
 EPSILON = 1e-5
 
@@ -33,24 +34,38 @@ def statistics_loss(
     Returns:
         Scalar, 0 where all statistics agree.
     """
-    moments: list[tuple[Tensor, Tensor]] = [_ChannelMoments.apply(tap) for tap in taps]
-    if ranks.count > 1:
-        moments = _of_all(moments, stored, ranks)
-    terms = [_distance(*found, norm) for found, norm in zip(moments, stored, strict=True)]
+    return moments_loss(channel_moments(taps), stored, ranks)
+
+
+def channel_moments(taps: list[Tensor]) -> list[Tensor]:
+    """Mean and biased variance of each tap ``[N, C, ...]`` in turn, all ``[1, C]``."""
+    return [moment[None] for tap in taps for moment in _ChannelMoments.apply(tap)]
+
+
+def moments_loss(
+    moments: Sequence[Tensor], stored: tuple[NormStatistics, ...], ranks: Ranks = ALONE
+) -> Tensor:
+    """``statistics_loss`` of a batch in P equal pieces, ``moments`` being ``[P, C]``."""
+    pairs = list(zip(moments[::2], moments[1::2], strict=True))
+    if len(moments[0]) > 1 or ranks.count > 1:
+        pairs = _of_all(pairs, stored, ranks)
+    else:
+        pairs = [(mean.squeeze(0), var.squeeze(0)) for mean, var in pairs]
+    terms = [_distance(*found, norm) for found, norm in zip(pairs, stored, strict=True)]
     return torch.stack(terms).mean()
 
 
 def _of_all(
     moments: list[tuple[Tensor, Tensor]], stored: tuple[NormStatistics, ...], ranks: Ranks
 ) -> list[tuple[Tensor, Tensor]]:
-    """Means and variances of the batch that all ranks hold in equal parts.
+    """Means and variances of the batch that all ranks and pieces hold in equal parts.
 
     Moments about the stored means add up, and lose no digits once the means have come close.
     """
     shifts = [mean - norm.mean for (mean, _), norm in zip(moments, stored, strict=True)]
     squares = [var + shift.square() for (_, var), shift in zip(moments, shifts, strict=True)]
-    sizes = [len(shift) for shift in shifts]
-    pooled = ranks.pooled(torch.cat([*shifts, *squares])).split(sizes * 2)
+    sizes = [shift.shape[1] for shift in shifts]
+    pooled = ranks.pooled(torch.cat([*shifts, *squares], 1).mean(0)).split(sizes * 2)
     pairs = zip(pooled[: len(sizes)], pooled[len(sizes) :], stored, strict=True)
     return [(norm.mean + shift, square - shift.square()) for shift, square, norm in pairs]
 

@@ -15,21 +15,23 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch.optim.swa_utils import AveragedModel
 
 from lrq_deploy.graph.features import head_layer, with_features
 from lrq_deploy.graph.statistics import Classifier
 from lrq_deploy.method.augmented_batches import AugmentedBatches
+from lrq_deploy.method.back_off import Moving
 from lrq_deploy.method.distillation import (
     decoupled_distillation,
     label_distillation,
     plain_distillation,
 )
-from lrq_deploy.method.feature_loss import feature_loss
+from lrq_deploy.method.feature_loss import feature_errors, relative_error
 from lrq_deploy.method.loop import KEEP_NOTHING, StageKeeper, run_stage
 from lrq_deploy.method.margin import add_margin
+from lrq_deploy.method.pieces import Pieces
 from lrq_deploy.method.precision import COARSE_BITS, coarsest_bits, reduced_precision
 from lrq_deploy.method.recipe import RecipeSettings
+from lrq_deploy.method.running_mean import RunningMean
 from lrq_deploy.options import MethodSwitches
 from lrq_deploy.progress import ProgressCallback
 from lrq_deploy.ranks import ALONE, Ranks
@@ -124,32 +126,54 @@ class StudentTraining:
         self._ranks = ranks
         self._settings = settings
         self._switches = switches
-        self._device = device
+        self.device = device
+        self.pieces = Pieces(settings.batch_size // ranks.count)
         self._task: Task = task
         self._optimizer = _optimizer(student, settings)
         self._base_rates = [group["lr"] for group in self._optimizer.param_groups]
-        self._mean = AveragedModel(student)
+        self._mean = RunningMean(student)
+        self._drawn: list[Tensor] = []
         self._losses: _Losses | None = None
+
+    def prepare(self) -> None:
+        """Draw a batch of the pool."""
+        self._drawn = self._drawn or [self._batches.draw()]
+
+    def moving(self) -> Moving:
+        """The student, its mean and the optimiser."""
+        weights = self.watched.state_dict().values()
+        return Moving([*weights, *self._mean.values], [self._optimizer])
 
     def step(self) -> None:
         """One batch of the pool."""
+        self.prepare()
         settings = self._settings
         rate = _schedule(self.steps_done, self.steps)
         for group, base in zip(self._optimizer.param_groups, self._base_rates, strict=True):
             group["lr"] = base * rate
-        batch = self._batches.draw()
-        batch = batch.to(self._device, memory_format=torch.channels_last, non_blocking=True)
-        losses = _losses(self._twins, batch, settings, self._switches, self._task)
+        (batch,) = self._drawn
+        batch = batch.to(self.device, memory_format=torch.channels_last, non_blocking=True)
         self._optimizer.zero_grad(set_to_none=True)
-        (losses.distillation + settings.feature_weight * losses.features + losses.margin).backward()
+        losses = self.pieces.backward((batch,), self._seen, self._loss)
         self._ranks.average_gradients(self._optimizer)
         self._optimizer.step()
-        self._losses = losses
-        self.steps_done += 1
-        if self.steps_done > self.steps * (1 - settings.averaged_share):
-            self._mean.update_parameters(self.watched)
-            if self.steps_done == self.steps:
-                self.watched.load_state_dict(self._mean.module.state_dict())
+        done = self.steps_done + 1
+        averaged_from = self.steps * (1 - settings.averaged_share)
+        if done > averaged_from:
+            self._mean.add(done - math.floor(averaged_from))
+            if done == self.steps:
+                self._mean.give()
+        self._losses, self._drawn = losses, []
+        self.steps_done = done
+
+    def _seen(self, batch: Tensor) -> tuple[Tensor, ...]:
+        return _losses(self._twins, batch, self._settings, self._switches, self._task)
+
+    def _loss(self, *seen: Tensor) -> tuple[Tensor, "_Losses"]:
+        distillation, errors, sizes, margin = (rows.mean(0) for rows in seen)
+        losses = _Losses(distillation, relative_error(errors, sizes), margin)
+        weighted = self._settings.feature_weight * losses.features
+        return losses.distillation + weighted + losses.margin, losses
 
     def terms(self) -> dict[str, float]:
         """Loss terms of the last step."""
@@ -164,7 +188,7 @@ class StudentTraining:
             "student": self.watched.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "batches": self._batches.state_dict(),
-            "mean": self._mean.state_dict(),
+            "mean": self._mean.values,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -173,7 +197,8 @@ class StudentTraining:
         self.watched.load_state_dict(state["student"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._batches.load_state_dict(state["batches"])
-        self._mean.load_state_dict(state["mean"])
+        for mean, kept in zip(self._mean.values, state["mean"], strict=True):
+            mean.copy_(kept)
 
 
 @dataclass(frozen=True)
@@ -185,7 +210,11 @@ class _Losses:
 
 def _losses(
     twins: _Twins, batch: Tensor, settings: RecipeSettings, switches: MethodSwitches, task: Task
-) -> _Losses:
+) -> tuple[Tensor, ...]:
+    """Distillation, ``feature_errors`` and margin of a batch or an even piece of one.
+
+    All are ``[1, ...]``: rows to which those of further pieces can be appended.
+    """
     with reduced_precision(batch.device, settings.reduced_precision and twins.coarse):
         with torch.no_grad():
             teacher_logits, teacher_features, _ = twins.teacher(batch)
@@ -199,13 +228,14 @@ def _losses(
         )
     else:
         distillation = plain_distillation(logits, teacher_logits, settings.temperature)
+    errors, sizes = feature_errors(features, teacher_features)
     margin = logits.new_zeros(())
     if switches.margin == "b" and twins.head is not None:
         labels = teacher_logits.argmax(1)
         centres = Classifier(twins.head.quantized_weight(), None)
         moved = add_margin(logits, head_input, labels, centres, settings.margin)
         margin = settings.class_weight * F.cross_entropy(moved, labels)
-    return _Losses(distillation, feature_loss(features, teacher_features), margin)
+    return distillation[None], errors[None], sizes[None], margin[None]
 
 
 def _optimizer(student: nn.Module, settings: RecipeSettings) -> torch.optim.Adam:

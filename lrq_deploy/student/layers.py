@@ -184,12 +184,18 @@ class QuantizedLayer(nn.Module):
         self.rounding = LearnedRounding(self.weight, self._broadcast_scale())
         return self.rounding
 
-    def settle_rounding(self) -> None:
-        """Move the weights to the integers that were chosen, and stop to learn the rounding."""
-        if self.rounding is not None:
-            with torch.no_grad():
-                self.weight.copy_(self._stepped(self.rounding.settled()))
-            self.rounding = None
+    @torch.no_grad()
+    def settled_weight(self) -> Tensor:
+        """The weights at the integers that were chosen so far, where the rounding is learned."""
+        if self.rounding is None:
+            return self.weight
+        return self._stepped(self.rounding.settled())
+
+    @torch.no_grad()
+    def settle_rounding(self, weight: Tensor) -> None:
+        """Take ``settled_weight`` as it was, and stop to learn the rounding."""
+        self.weight.copy_(weight)
+        self.rounding = None
 
     def _stepped(self, integers: Tensor) -> Tensor:
         return integers.clamp(self.bounds.qmin, self.bounds.qmax) * self._broadcast_scale()

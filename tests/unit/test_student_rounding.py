@@ -61,7 +61,7 @@ def test_a_layer_settles_on_the_integers_that_were_chosen() -> None:
     with torch.no_grad():
         rounding.preference.fill_(3.0)
     chosen = layer.quantized_weight().detach()
-    layer.settle_rounding()
+    layer.settle_rounding(layer.settled_weight())
     assert layer.rounding is None
     torch.testing.assert_close(layer.quantized_weight(), chosen)
     shape = [-1] + [1] * (chosen.dim() - 1)
