@@ -233,7 +233,7 @@ def _losses(
     if switches.margin == "b" and twins.head is not None:
         labels = teacher_logits.argmax(1)
         centres = Classifier(twins.head.quantized_weight(), None)
-        moved = add_margin(logits, head_input, labels, centres, settings.margin)
+        moved = add_margin(logits, head_input.float(), labels, centres, settings.margin)
         margin = settings.class_weight * F.cross_entropy(moved, labels)
     return distillation[None], errors[None], sizes[None], margin[None]
 

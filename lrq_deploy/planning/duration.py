@@ -1,18 +1,20 @@
-"""How long a run would take here: two measured forward passes, extrapolated over the recipe."""
+"""How long a run would take here: measured forward passes, extrapolated over the recipe."""
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from lrq_deploy.graph.capture import example_input
 from lrq_deploy.method.generator import LATENT_SIZE, LongRangeGenerator
+from lrq_deploy.method.precision import COARSE_BITS, reduced_precision
 from lrq_deploy.method.recipe import RecipeSettings
 from lrq_deploy.planning.plan import Duration
 from lrq_deploy.teacher import Teacher
 
-__all__ = ["estimate_duration", "stage_seconds"]
+__all__ = ["Passes", "estimate_duration", "stage_seconds"]
 
 PIXELS_PER_BATCH = 64 * 1024
 """A measured batch holds about this many pixels: 64 images of 32 x 32, 2 of 224 x 224."""
@@ -30,14 +32,30 @@ EXPORT_SECONDS = 1.5
 EXPORT_SECONDS_PER_LAYER = 0.08
 
 
+@dataclass(frozen=True)
+class Passes:
+    """Seconds per image of forward passes.
+
+    Attributes:
+        teacher: in float32.
+        trained: the teacher as it is trained against, in bfloat16 where that is faster.
+        generator: as it is trained.
+    """
+
+    teacher: float
+    trained: float
+    generator: float
+
+
 def estimate_duration(
-    teacher: Teacher, settings: RecipeSettings, layers: int, long_range: bool
+    teacher: Teacher, settings: RecipeSettings, weight_bits: int, layers: int, long_range: bool
 ) -> Duration:
-    """Measure one forward pass of the teacher and of a new generator, and extrapolate.
+    """Measure forward passes of the teacher and of a new generator, and extrapolate.
 
     Args:
         teacher: captured.
         settings: of the recipe.
+        weight_bits: of inner layers.
         layers: weighted layers.
         long_range: whether the generator attends.
     """
@@ -53,34 +71,41 @@ def estimate_duration(
         latent = torch.randn(batch, LATENT_SIZE)
     generator.to(memory_format=torch.channels_last)
     labels = torch.arange(batch) % teacher.num_classes
-    teacher_seconds = _per_image(lambda: teacher.graph(images), batch)
-    generator_seconds = _per_image(lambda: generator(latent, generator.embed(labels)), batch)
+    in_float32 = _per_image(lambda: teacher.graph(images), batch)
+    with reduced_precision(images.device, settings.reduced_precision):
+        passes = Passes(
+            teacher=in_float32,
+            trained=_per_image(lambda: teacher.graph(images), batch),
+            generator=_per_image(lambda: generator(latent, generator.embed(labels)), batch),
+        )
     return Duration(
         threads=torch.get_num_threads(),
-        teacher_ms=1000 * teacher_seconds,
-        generator_ms=1000 * generator_seconds,
-        seconds=stage_seconds(teacher_seconds, generator_seconds, settings, layers),
+        teacher_ms=1000 * passes.trained,
+        generator_ms=1000 * passes.generator,
+        seconds=stage_seconds(passes, settings, weight_bits, layers),
     )
 
 
 def stage_seconds(
-    teacher: float, generator: float, settings: RecipeSettings, layers: int
+    passes: Passes, settings: RecipeSettings, weight_bits: int, layers: int
 ) -> dict[str, float]:
-    """Seconds per stage from the seconds per image of both forward passes."""
+    """Seconds per stage from the seconds per image of single passes."""
+    teacher, generator = passes.trained, passes.generator
+    student = teacher if weight_bits <= COARSE_BITS else passes.teacher
     made = settings.pool_images + settings.held_out_images
     trained = settings.generator_steps * settings.batch_size
     checked = PARITY_IMAGES + settings.held_out_images
     return {
         "generator": trained * TRAINING_FACTOR * (teacher + generator),
         "images": made * (generator + settings.refinement_steps * TRAINING_FACTOR * teacher),
-        "calibration": settings.calibration_images * CALIBRATION_FACTOR * teacher,
+        "calibration": settings.calibration_images * CALIBRATION_FACTOR * passes.teacher,
         # A step for each block runs that block alone: together they are one step of the whole.
         "student": (settings.student_steps + settings.block_steps)
         * (
-            settings.batch_size * STUDENT_FACTOR * teacher + STUDENT_STEP_SECONDS_PER_LAYER * layers
+            settings.batch_size * STUDENT_FACTOR * student + STUDENT_STEP_SECONDS_PER_LAYER * layers
         ),
         "export": EXPORT_SECONDS + EXPORT_SECONDS_PER_LAYER * layers,
-        "check": checked * CHECK_FACTOR * teacher,
+        "check": checked * CHECK_FACTOR * passes.teacher,
     }
 
 

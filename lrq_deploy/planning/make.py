@@ -69,7 +69,9 @@ def make_plan(
     report.advance(message="placed")
     settings = recipe_settings(options.recipe, teacher.input_shape)
     settings = method_settings(options.method_name, settings, options.scheme.weight_bits)
-    duration = estimate_duration(teacher, settings, len(layers), options.method.long_range)
+    duration = estimate_duration(
+        teacher, settings, options.scheme.weight_bits, len(layers), options.method.long_range
+    )
     report.advance(message="measured")
     sizes = estimate_sizes(layers, len(quantizers))
     return Plan(

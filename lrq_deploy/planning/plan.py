@@ -152,7 +152,7 @@ class Duration:
 
     Attributes:
         threads: that torch uses.
-        teacher_ms, generator_ms: measured forward pass per image.
+        teacher_ms, generator_ms: measured forward pass per image, in the precision of training.
         seconds: estimate per stage.
     """
 
