@@ -138,6 +138,11 @@ def _hardsigmoid(x: Array) -> Array:
     return _clamp(x + 3, 0, 6) / 6
 
 
+def _index(x: Array, indices: Sequence[Array | None]) -> Array:
+    taken: Array = x[tuple(slice(None) if index is None else index for index in indices)]
+    return taken
+
+
 def _softmax(x: Array, axis: int, dtype: object = None) -> Array:
     powers = np.exp(x - x.max(axis, keepdims=True))
     return np.asarray(powers / powers.sum(axis, keepdims=True))
@@ -159,8 +164,12 @@ FLOAT_OPERATORS: dict[str, Callable[..., Any]] = {
     "aten.hardsigmoid.default": _hardsigmoid,
     "aten.hardswish.default": lambda x: x * _hardsigmoid(x),
     "aten.hardtanh.default": lambda x, low=-1.0, high=1.0: _clamp(x, low, high),
+    "aten.index.Tensor": _index,
     "aten.leaky_relu.default": lambda x, slope=0.01: np.where(x > 0, x, x * slope),
+    "aten.log_sigmoid.default": lambda x: -_softplus(-x),
+    "aten.maximum.default": np.maximum,
     "aten.mean.dim": _mean,
+    "aten.minimum.default": np.minimum,
     "aten.mish.default": lambda x: x * np.tanh(_softplus(x)),
     "aten.mul.Tensor": lambda x, y: x * y,
     "aten.mul.Scalar": lambda x, y: x * y,
@@ -175,6 +184,7 @@ FLOAT_OPERATORS: dict[str, Callable[..., Any]] = {
     "aten.sqrt.default": np.sqrt,
     "aten.sub.Tensor": _sub,
     "aten.tanh.default": np.tanh,
+    "aten.threshold.default": lambda x, limit, other: np.where(x > limit, x, other),
 }
 """Operators that make new values; they are evaluated on reals."""
 

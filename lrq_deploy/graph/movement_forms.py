@@ -1,9 +1,9 @@
 """Pass: movements that few networks use become those that every later stage knows.
 
 Requires: constants are folded; nodes carry the shapes of the trace.
-Ensures: stacks are concatenations; ``tile``, ``repeat``, ``flip``, ``roll`` and
-``repeat_interleave`` select positions along an axis, as runtimes do on integers. What works along
-the batch stays as it is.
+Ensures: stacks are concatenations; ``tile``, ``repeat``, ``flip``, ``roll``, ``repeat_interleave``
+and an index by a list select positions along an axis, as runtimes do on integers. What works along
+the batch, and an index of several axes at once, stays as it is.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from lrq_deploy.graph.attributes import add_tensor_node
+from lrq_deploy.graph.attributes import add_tensor_node, tensor_of
 from lrq_deploy.graph.operators import is_call
 from lrq_deploy.graph.replacement import replace_call
 
@@ -39,6 +39,8 @@ def unify_movements(graph_module: fx.GraphModule) -> None:
             _unify_join(node)
         elif is_call(node, _SELECTIONS):
             _unify_selection(graph_module, node)
+        elif is_call(node, {aten.index.Tensor}):
+            _unify_index(graph_module, node)
 
 
 def _unify_stack(node: fx.Node) -> None:
@@ -62,15 +64,45 @@ def _unify_selection(graph_module: fx.GraphModule, node: fx.Node) -> None:
         _select(graph_module, node, selections)
 
 
-def _select(graph_module: fx.GraphModule, node: fx.Node, selections: list[Selection]) -> None:
+def _unify_index(graph_module: fx.GraphModule, node: fx.Node) -> None:
+    """``x[:, [2, 0, 1]]``, or by a stored mask; positions of several axes become one axis first."""
+    moved: Any = node.args[0]
+    stored: Any = node.args[1]
+    sizes = _sizes(moved)
+    axes = [axis for axis, index in enumerate(stored) if index is not None]
+    if len(axes) != 1 or not sizes or not isinstance(sizes[axes[0]], int):
+        return
+    index = tensor_of(graph_module, stored[axes[0]]) if stored[axes[0]].op == "get_attr" else None
+    if index is None or (index.dtype is torch.bool and index.dim() != 1):
+        return
+    positions = index.nonzero()[:, 0] if index.dtype is torch.bool else index % sizes[axes[0]]
+    _select(graph_module, node, [(axes[0], positions.flatten())], list(positions.shape))
+
+
+def _select(
+    graph_module: fx.GraphModule,
+    node: fx.Node,
+    selections: list[Selection],
+    shape: Sequence[int] = (-1,),
+) -> None:
+    """``shape``: of the last selected axis, where it becomes none or several."""
     moved: Any = node.args[0]
     for axis, positions in selections:
         with node.graph.inserting_before(node):
             index = add_tensor_node(graph_module, f"{node.name}_positions", positions)
             moved = node.graph.call_function(aten.index_select.default, (moved, axis, index))
+    if len(shape) != 1:
+        with node.graph.inserting_before(node):
+            moved = _reshaped(node.graph, moved, selections[-1][0], shape)
     moved.meta = dict(node.meta)
     node.replace_all_uses_with(moved)
     node.graph.erase_node(node)
+
+
+def _reshaped(graph: fx.Graph, moved: fx.Node, axis: int, shape: Sequence[int]) -> fx.Node:
+    if not shape:
+        return graph.call_function(aten.squeeze.dim, (moved, axis))
+    return graph.call_function(aten.unflatten.int, (moved, axis, list(shape)))
 
 
 def _sizes(node: Any) -> list[Any]:

@@ -53,7 +53,19 @@ def _chunks(x: Tensor) -> Tensor:
     return torch.cat([*rest, first], 3)
 
 
+def _shuffled(x: Tensor) -> Tensor:
+    order = torch.tensor([1, 3, 0, 2])
+    return torch.index_select(x[:, [2, 0, 1, -1]][..., [0, 0, 3, 5, 7, 9]], 1, order)
+
+
+def _masked(x: Tensor) -> Tensor:
+    table = x[:, torch.tensor([[0, 2], [1, 3]])].flatten(1, 2)
+    return table[:, :, torch.arange(12) % 3 > 0]
+
+
 GROUPS: dict[str, Movement] = {
+    "index": _shuffled,
+    "index by a mask and by a table": _masked,
     "flip": lambda x: x.flip(-1, 2).fliplr(),
     "roll": lambda x: torch.roll(x, (2, -1), (2, 3)).roll(1, 1),
     "tile": lambda x: x.tile(1, 2, 1, 1)[:, 2:6],
@@ -123,3 +135,20 @@ def test_a_movement_runs_in_integers_in_both_dialects(name: str) -> None:
 def test_a_movement_along_the_batch_is_left_alone() -> None:
     graph = graph_of(_Moving(lambda x: x.flip(0).flip(0)))
     assert targets(graph).count(aten.flip.default) == 2
+
+
+def test_one_position_of_a_stored_index_drops_its_axis() -> None:
+    module = with_statistics(_Moving(lambda x: x[:, :, torch.tensor(3)].unsqueeze(2)))
+    graph = graph_of(module)
+    assert aten.index.Tensor not in targets(graph)
+    torch.testing.assert_close(graph(images(3)), module(images(3)))
+
+
+def test_an_index_of_two_axes_is_a_float_operator_of_every_form() -> None:
+    rows, columns = torch.tensor([[0], [5], [7]]), torch.tensor([2, 3, 4])
+    graph, table = freeze(calibrated(_Moving(lambda x: x[:, :, rows, columns]), SCHEME))
+    model = QuantizedModel(graph, table, SCHEME, SHAPE, 5, CENTRED, "two axes", "")
+    x = images(16, seed=7)
+    exact = exact_logits(model, x)
+    assert compare(exact[:4], torch.from_numpy(reference_logits(model, x[:4]))).same_rows == 1
+    assert compare(exact, open_session(to_onnx(model).SerializeToString()).logits(x)).same_rows == 1
