@@ -35,6 +35,14 @@ class ExactInterpreter(fx.Interpreter):
         super().__init__(model.graph)
         self._table = model.table
 
+    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Constants are float32 and follow; not every operator promotes types by itself."""
+        operands: list[Any] = []
+        fx.node.map_aggregate(args, operands.append)
+        if any(isinstance(x, Tensor) and x.dtype == torch.float64 for x in operands):
+            args = fx.node.map_aggregate(args, _as_double)
+        return super().call_function(target, args, kwargs)
+
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Replace the two kinds of modules of a frozen student."""
         module = self.fetch_attr(str(target))
@@ -43,6 +51,10 @@ class ExactInterpreter(fx.Interpreter):
         if isinstance(module, FrozenLayer):
             return _apply(module, args[0], self._table[module.input_quantizer])
         return super().call_module(target, args, kwargs)
+
+
+def _as_double(x: Any) -> Any:
+    return x.double() if isinstance(x, Tensor) and x.is_floating_point() else x
 
 
 def _quantize(quantizer: FrozenQuantizer, x: Tensor) -> Tensor:

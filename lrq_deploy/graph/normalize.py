@@ -2,8 +2,8 @@
 
 Requires: a functional ATen graph in evaluation mode.
 Ensures: no constant subgraph, dropout, clone, assertion or full slice; one operator per function
-(see ``variants``, ``movement_forms`` and ``gates``); every BatchNorm is one node with one output
-and stored statistics; the graph runs as before.
+(see ``variants``, ``average_forms``, ``movement_forms`` and ``gates``); every BatchNorm is one node
+with one output and stored statistics; the graph runs as before.
 """
 
 import operator
@@ -14,6 +14,7 @@ import torch
 from torch import fx
 
 from lrq_deploy.errors import UnsupportedNetworkError
+from lrq_deploy.graph.average_forms import unify_averages
 from lrq_deploy.graph.fold_constants import fold_constants
 from lrq_deploy.graph.gates import recognize_gates
 from lrq_deploy.graph.movement_forms import unify_movements
@@ -29,7 +30,8 @@ def normalize(graph_module: fx.GraphModule) -> None:
     """Apply the pass in place.
 
     Raises:
-        UnsupportedNetworkError: see ``unify_variants``; or a BatchNorm keeps no statistics.
+        UnsupportedNetworkError: see ``unify_variants`` and ``unify_averages``; or a BatchNorm
+            keeps no statistics.
     """
     graph = graph_module.graph
     _drop_assertions(graph)
@@ -43,6 +45,7 @@ def normalize(graph_module: fx.GraphModule) -> None:
             _undo_scatter(node)
     graph.eliminate_dead_code()
     unify_variants(graph_module)
+    unify_averages(graph)
     unify_movements(graph_module)
     recognize_gates(graph)
     for node in list(graph.nodes):

@@ -2,9 +2,10 @@
 
 Requires: constants are folded.
 Ensures: weighted layers are ``conv2d.default``, ``conv_transpose2d.input`` or
-``linear.default`` with stored weights; maximum pooling is ``max_pool2d.default``; an operator of
-two names has the usual one. The graph computes the same. Archives decomposed to core ATen then
-look like any other network.
+``linear.default`` with stored weights; maximum pooling is ``max_pool2d.default`` and a maximum
+along an axis ``amax.default``; a gated linear unit is a product; an operator of two names has the
+usual one. The graph computes the same. Archives decomposed to core ATen then look like any other
+network.
 """
 
 import operator
@@ -60,7 +61,12 @@ def unify_variants(graph_module: fx.GraphModule) -> None:
         elif is_call(node, {aten.addmm.default, aten.mm.default, aten.matmul.default}):
             _as_linear(graph_module, node)
         elif is_call(node, {aten.max_pool2d_with_indices.default}):
-            _drop_indices(graph_module.graph, node)
+            _drop_indices(node, aten.max_pool2d.default, node.args)
+        elif is_call(node, {aten.max.dim}):
+            x, axis, *keep = node.args
+            _drop_indices(node, aten.amax.default, (x, [axis], *keep))
+        elif is_call(node, {aten.glu.default}):
+            _state_gate(node)
         elif is_call(node, _OTHER_RANKS):
             raise _wrong_rank(str(node.target))
     for node in graph_module.graph.nodes:
@@ -117,17 +123,29 @@ def _as_linear(graph_module: fx.GraphModule, node: fx.Node) -> None:
     replace_call(node, aten.linear.default, (x, weight, bias))
 
 
-def _drop_indices(graph: fx.Graph, node: fx.Node) -> None:
+def _drop_indices(node: fx.Node, target: Any, args: tuple[Any, ...]) -> None:
+    """A maximum whose positions nobody reads is ``target(*args)``."""
     values = [u for u in node.users if u.target is operator.getitem and u.args[1] == 0]
     if len(values) != len(node.users):
         return
-    with graph.inserting_before(node):
-        pooled = graph.call_function(aten.max_pool2d.default, node.args)
+    with node.graph.inserting_before(node):
+        pooled = node.graph.call_function(target, args)
     for value in values:
         pooled.meta = dict(value.meta)
         value.replace_all_uses_with(pooled)
-        graph.erase_node(value)
-    graph.erase_node(node)
+        node.graph.erase_node(value)
+    node.graph.erase_node(node)
+
+
+def _state_gate(node: fx.Node) -> None:
+    """``glu(x)`` is one half of ``x`` times the sigmoid of the other."""
+    x, *axis = node.args
+    graph = node.graph
+    with graph.inserting_before(node):
+        halves = graph.call_function(aten.chunk.default, (x, 2, axis[0] if axis else -1))
+        kept, read = (graph.call_function(operator.getitem, (halves, place)) for place in (0, 1))
+        gate = graph.call_function(aten.sigmoid.default, (read,))
+    replace_call(node, aten.mul.Tensor, (kept, gate))
 
 
 def _check_stored(node: fx.Node) -> None:

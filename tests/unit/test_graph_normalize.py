@@ -187,7 +187,8 @@ def test_layers_carry_the_names_of_the_network() -> None:
         (lambda x: F.pad(x, (1, 1), value=-1.0), False),
         (lambda x: F.pad(x, (1, 1, 1, 1), mode="reflect"), True),
         (lambda x: F.adaptive_max_pool2d(x, 2), True),
-        (lambda x: x.max(2, keepdim=True)[0], False),
+        (lambda x: x.max(2, keepdim=True)[0], True),
+        (lambda x: x.max(2, keepdim=True)[1].float() + x, False),
         (lambda x: x.split(2, 1)[0], True),
         (lambda x: F.interpolate(x, scale_factor=2.0), True),
         (lambda x: F.interpolate(x, scale_factor=2.0, mode="bilinear"), False),
@@ -216,4 +217,12 @@ def test_writes_into_a_slice_are_read_as_what_they_write(stop: int) -> None:
     graph = capture(module, SHAPE)
     assert aten.slice_scatter.default not in targets(graph)
     assert targets(graph).count(aten.slice.Tensor) == (0 if stop == 3 else 2)
+    torch.testing.assert_close(graph(images()), module(images()))
+
+
+def test_a_gated_linear_unit_is_a_product_with_a_sigmoid() -> None:
+    module = with_statistics(Head(nn.Sequential(nn.Conv2d(3, 8, 3), nn.GLU(1))))
+    graph = capture(module, SHAPE)
+    assert aten.glu.default not in targets(graph)
+    assert {aten.sigmoid.default, aten.mul.Tensor} <= set(targets(graph))
     torch.testing.assert_close(graph(images()), module(images()))
