@@ -63,6 +63,11 @@ def _mean(
     return mean
 
 
+def _total(x: Array, axes: Sequence[int], keepdim: bool = False, dtype: object = None) -> Array:
+    total: Array = np.sum(x, axis=tuple(axes), keepdims=keepdim)
+    return total
+
+
 def _adaptive_average(x: Array, size: int | Sequence[int]) -> Array:
     """Bin i covers ``floor(i n / m) .. ceil((i + 1) n / m)`` of n positions."""
     for axis, count in zip((-2, -1), pair(size), strict=True):
@@ -154,6 +159,7 @@ FLOAT_OPERATORS: dict[str, Callable[..., Any]] = {
     "aten.add.Tensor": _add,
     "aten.add.Scalar": _add,
     "aten.avg_pool2d.default": _average_pool,
+    "aten.bmm.default": np.matmul,
     "aten.clamp.default": _clamp,
     "aten.clamp_max.default": lambda x, high: np.minimum(x, high),
     "aten.clamp_min.default": lambda x, low: np.maximum(x, low),
@@ -167,6 +173,7 @@ FLOAT_OPERATORS: dict[str, Callable[..., Any]] = {
     "aten.index.Tensor": _index,
     "aten.leaky_relu.default": lambda x, slope=0.01: np.where(x > 0, x, x * slope),
     "aten.log_sigmoid.default": lambda x: -_softplus(-x),
+    "aten.matmul.default": np.matmul,
     "aten.maximum.default": np.maximum,
     "aten.mean.dim": _mean,
     "aten.minimum.default": np.minimum,
@@ -174,15 +181,18 @@ FLOAT_OPERATORS: dict[str, Callable[..., Any]] = {
     "aten.mul.Tensor": lambda x, y: x * y,
     "aten.mul.Scalar": lambda x, y: x * y,
     "aten.neg.default": np.negative,
+    "aten.pow.Tensor_Scalar": np.power,
     "aten.prelu.default": _prelu,
     "aten.relu.default": lambda x: np.maximum(x, 0),
     "aten.relu6.default": lambda x: _clamp(x, 0, 6),
+    "aten.rsub.Scalar": lambda x, y, alpha=1: y - alpha * x,
     "aten.sigmoid.default": _sigmoid,
     "aten.silu.default": lambda x: x * _sigmoid(x),
     "aten.softmax.int": _softmax,
     "aten.softplus.default": _softplus,
     "aten.sqrt.default": np.sqrt,
     "aten.sub.Tensor": _sub,
+    "aten.sum.dim_IntList": _total,
     "aten.tanh.default": np.tanh,
     "aten.threshold.default": lambda x, limit, other: np.where(x > limit, x, other),
 }

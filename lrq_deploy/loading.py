@@ -90,7 +90,7 @@ def adopt_module(network: nn.Module, options: QuantizeOptions) -> LoadedModel:
 
     Raises:
         OptionError: the input shape is missing, or the mean has another number of channels.
-        CheckpointError: NaN or infinite weights.
+        CheckpointError: NaN or infinite weights, or TorchScript.
     """
     name = str(options.model)
     if options.input_shape is None:
@@ -99,10 +99,30 @@ def adopt_module(network: nn.Module, options: QuantizeOptions) -> LoadedModel:
             f"{name} without it",
             "pass input_shape=(C, H, W), for instance (3, 224, 224)",
         )
+    network = _unwrapped(network)
     check_finite(network.state_dict(), name)
     module = copy.deepcopy(network).cpu().float().eval()
     preprocessing = _preprocessing(options, options.input_shape, None)
     return LoadedModel(module, options.input_shape, preprocessing, name, f"{name} in memory")
+
+
+def _unwrapped(network: nn.Module) -> nn.Module:
+    """The network inside of DataParallel, DistributedDataParallel and torch.compile."""
+    while True:
+        inner = getattr(network, "_orig_mod", None)
+        if isinstance(network, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            inner = network.module
+        if not isinstance(inner, nn.Module):
+            break
+        network = inner
+    scripted = isinstance(network, torch.jit.ScriptModule)
+    if scripted or not isinstance(network, nn.Module):
+        raise CheckpointError(
+            "the network must be a Python module, which torch.export can trace",
+            f"TorchScript ({network.original_name})" if scripted else type(network).__name__,
+            "pass the module that it was made from, or a torch.export archive of that",
+        )
+    return network
 
 
 def _recognised(options: QuantizeOptions, weights: StateDict) -> str:

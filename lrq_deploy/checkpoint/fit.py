@@ -69,6 +69,7 @@ def fit_state_dict(
             return
         if best is None or len(found) < len(best):
             best = found
+    _check_nothing_beside(module, tensors, what)
     raise _misfit(best or [], what)
 
 
@@ -94,6 +95,26 @@ def differences(
                 continue
             found.append(Difference(name, tuple(value.shape), None))
     return found
+
+
+def _check_nothing_beside(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
+    """Tell a network that is in the file whole, with other tensors beside it."""
+    first = next(iter(module.state_dict()), "")
+    places = [name.removesuffix(first) for name in tensors if name.endswith(first)]
+    for place in places:
+        inside = {n.removeprefix(place): t for n, t in tensors.items() if n.startswith(place)}
+        if any(d.network_shape is not None for d in differences(module, inside)):
+            continue
+        wanted = {place + name for name in module.state_dict()}
+        beside = [name for name in tensors if name not in wanted]
+        shown = ", ".join(beside[:_SHOWN]) + (", ..." if len(beside) > _SHOWN else "")
+        raise CheckpointError(
+            f"the state dict must hold the weights of {what} alone",
+            f"all of them under {place!r}, and {len(beside)} other tensors: {shown}",
+            "save a state dict without the others"
+            + (f", its names without the leading {place!r}" if place else "")
+            + "; lrq-deploy inspect without --arch writes the line for known networks",
+        )
 
 
 def infer_num_classes(tensors: Mapping[str, Tensor]) -> int | None:

@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 __all__ = [
     "NESTING_KEYS",
     "classes_of_shapes",
     "keys_to_weights",
+    "sets_of_weights",
     "strip_wrappers",
     "without_prefixes",
 ]
@@ -48,7 +49,10 @@ def keys_to_weights(
     is_tensor: Callable[[object], bool],
     depth: int = _MAX_NESTING,
 ) -> tuple[str, ...] | None:
-    """The keys that lead to a module or to a mapping with named tensors; ``None`` if neither."""
+    """The keys that lead to a module or to a mapping with named tensors; ``None`` if neither.
+
+    Keys of ``NESTING_KEYS`` go first; any other is followed where one alone leads to weights.
+    """
     if is_module(content):
         return ()
     if not isinstance(content, Mapping) or depth < 0:
@@ -57,8 +61,38 @@ def keys_to_weights(
         inner = keys_to_weights(content.get(key), is_module, is_tensor, depth - 1)
         if inner is not None:
             return (key, *inner)
-    named = any(isinstance(key, str) and is_tensor(value) for key, value in content.items())
-    return () if named else None
+    if any(isinstance(key, str) and is_tensor(value) for key, value in content.items()):
+        return ()
+    found = sets_of_weights(content, is_module, is_tensor, depth)
+    return found[0] if len(found) == 1 else None
+
+
+def sets_of_weights(
+    content: object,
+    is_module: Callable[[object], bool],
+    is_tensor: Callable[[object], bool],
+    depth: int = _MAX_NESTING,
+) -> list[tuple[str, ...]]:
+    """The keys to every module and every mapping with weights below keys that nobody agreed on."""
+    if not isinstance(content, Mapping):
+        return []
+    found = []
+    for key, value in content.items():
+        inner = keys_to_weights(value, is_module, is_tensor, depth - 1)
+        if isinstance(key, str) and inner is not None and _holds_weights(value, inner, is_tensor):
+            found.append((key, *inner))
+    return found
+
+
+def _holds_weights(
+    content: Any, keys: tuple[str, ...], is_tensor: Callable[[object], bool]
+) -> bool:
+    """A mapping of metrics, or of one layer's optimizer state, has no tensor called ``weight``."""
+    for key in keys:
+        content = content[key]
+    if not isinstance(content, Mapping):
+        return True
+    return any(str(name).endswith("weight") and is_tensor(x) for name, x in content.items())
 
 
 def strip_wrappers(named: Mapping[str, Value]) -> dict[str, Value]:

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from lrq_deploy.checkpoint.identify import CheckpointFile, identify
-from lrq_deploy.checkpoint.naming import NESTING_KEYS, keys_to_weights, strip_wrappers
+from lrq_deploy.checkpoint.naming import NESTING_KEYS, strip_wrappers
 from lrq_deploy.checkpoint.pickle_globals import (
     INERT_GLOBALS,
     PickleGlobals,
     archive_globals,
     legacy_globals,
 )
+from lrq_deploy.checkpoint.weights_place import place_of_weights
 from lrq_deploy.errors import CheckpointError
 
 __all__ = ["NESTING_KEYS", "StateDict", "check_finite", "read_state_dict"]
@@ -207,13 +208,7 @@ def _holds_module(found: PickleGlobals) -> bool:
 
 def _unwrap(content: object, path: Path) -> tuple[Any, tuple[str, ...]]:
     """Module or mapping that holds the weights, and the keys that lead to it."""
-    keys = keys_to_weights(content, _is_module, _is_tensor)
-    if keys is None:
-        raise CheckpointError(
-            "a checkpoint must hold named tensors",
-            f"{path} with {_describe(content)}",
-            "put the state dict at the top or under 'state_dict' or 'model'",
-        )
+    keys = place_of_weights(content, path, _is_module, _is_tensor, _describe(content))
     for key in keys:
         content = content[key]  # type: ignore[index]
     if isinstance(content, nn.DataParallel):

@@ -2,8 +2,11 @@
 
 import copy
 import inspect
+import logging
 import traceback
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,9 @@ _NETWORK_ERRORS = (
     ValueError,
 )
 """What a network's own code, or the tracer on its behalf, raises."""
+
+_ROUNDING = 1e-2
+"""Relative to the largest logit; sums of another batch may be added in another order."""
 
 _VIEWS = {aten.view.default, aten.reshape.default, aten._unsafe_view.default}
 
@@ -88,7 +94,7 @@ def _export(module: nn.Module, input_shape: tuple[int, int, int]) -> ExportedPro
     _check_parameters(module)
     batch = torch.export.Dim("batch", min=1)
     try:
-        with torch.no_grad(), warnings.catch_warnings():
+        with torch.no_grad(), warnings.catch_warnings(), _quiet_tracer():
             warnings.simplefilter("ignore")
             return torch.export.export(
                 module, (example_input(input_shape),), dynamic_shapes=({0: batch},), strict=False
@@ -100,6 +106,17 @@ def _export(module: nn.Module, input_shape: tuple[int, int, int]) -> ExportedPro
             _first_line(error) + _place(error),
             "edit the named construct, or pass a torch.export archive made in your own code",
         ) from error
+
+
+@contextmanager
+def _quiet_tracer() -> Iterator[None]:
+    """Without torch's own report of an operator that fails; the error says the same in a line."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def _check_parameters(module: nn.Module) -> None:
@@ -131,6 +148,9 @@ def _cannot_run(error: Exception, input_shape: tuple[int, int, int], remedy: str
 
 def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # What is violated stands in a list behind this head, beside hints on torch's own options.
+    if lines and lines[0].startswith("Constraints violated"):
+        lines = [line.removeprefix("- ") for line in lines[1:]] or lines
     return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
 
 
@@ -197,10 +217,11 @@ def _shape_for_any_batch(node: fx.Node, shape: list[Any]) -> list[Any]:
 def _check_output(
     graph_module: fx.GraphModule, input_shape: tuple[int, int, int], fewest: int
 ) -> None:
+    images, known = example_input(input_shape, 3), None
     for batch in (2, 3):
         try:
             with torch.no_grad():
-                logits = graph_module(example_input(input_shape, batch))
+                logits = graph_module(images[:batch])
         except _NETWORK_ERRORS as error:
             remedy = "check --input-shape, or export the archive with a dynamic batch"
             raise _cannot_run(error, input_shape, remedy) from error
@@ -217,3 +238,19 @@ def _check_output(
                 f"{logits.shape[1]} logit",
                 "pass --task multilabel where a single logit says yes or no",
             )
+        _check_alone(logits, known)
+        known = logits
+
+
+def _check_alone(logits: Tensor, known: Tensor | None) -> None:
+    """The first images must get the logits that they got in a smaller batch."""
+    if known is None or not bool(torch.isfinite(logits).all()):
+        return
+    off = float((logits[: len(known)] - known).abs().max())
+    if off > _ROUNDING * float(logits.abs().max()):
+        raise UnsupportedNetworkError(
+            "the logits of an image must not depend on the other images or on chance",
+            f"logits that move by {off:.3g} with a larger batch",
+            "take statistics of the batch and random numbers out of forward, and pass "
+            "training=self.training to F.dropout",
+        )

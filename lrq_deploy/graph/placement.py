@@ -20,6 +20,7 @@ from lrq_deploy.graph.kept_float import kept_float
 from lrq_deploy.graph.operators import WEIGHTED, is_call
 from lrq_deploy.graph.ranges import non_negative_nodes
 from lrq_deploy.graph.roles import Role, TensorGroup, edge_layers, quantized_tensors, sources_of
+from lrq_deploy.graph.row_forms import flatten_rows
 from lrq_deploy.graph.specification import layer_spec
 from lrq_deploy.scheme import Scheme
 from lrq_deploy.student.frozen import FloatLayer
@@ -44,6 +45,7 @@ def place_quantizers(
 ) -> fx.GraphModule:
     """Return a student; the argument is unchanged. Scales are still to be calibrated."""
     student = copy.deepcopy(folded)
+    flatten_rows(student.graph)
     student.add_module("quantizers", nn.ModuleDict())
     student.add_module("layers", nn.ModuleDict())
     bounds = preprocessing.bounds() if preprocessing.known else []

@@ -31,7 +31,8 @@ def non_negative_nodes(graph: fx.Graph, input_is_non_negative: bool) -> set[fx.N
             known = all(n in found for n in node.all_input_nodes)
             holds = known and all(c >= 0 for c in constants if isinstance(c, int | float))
         elif is_movement(node) or is_call(node, AVERAGES | CONCATENATIONS):
-            holds = all(n in found for n in tensor_inputs(node))
+            # A constant that is expanded to the batch has no such input, and any sign.
+            holds = bool(tensor_inputs(node)) and all(n in found for n in tensor_inputs(node))
         else:
             holds = False
         if holds:

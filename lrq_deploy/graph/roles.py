@@ -58,8 +58,11 @@ class TensorGroup:
 
 
 def sources_of(node: fx.Node) -> list[fx.Node]:
-    """Walk up through data movement to the tensors whose values ``node`` holds."""
-    if is_movement(node):
+    """Walk up through data movement to the tensors whose values ``node`` holds.
+
+    A constant that is expanded to the batch is a tensor of its own.
+    """
+    if is_movement(node) and tensor_inputs(node):
         return sources_of(tensor_inputs(node)[0])
     if is_call(node, CONCATENATIONS):
         return [source for part in tensor_inputs(node) for source in sources_of(part)]

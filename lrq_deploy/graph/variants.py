@@ -65,6 +65,10 @@ def unify_variants(graph_module: fx.GraphModule) -> None:
         elif is_call(node, {aten.max.dim}):
             x, axis, *keep = node.args
             _drop_indices(node, aten.amax.default, (x, [axis], *keep))
+        elif is_call(node, {aten.scaled_dot_product_attention.default}):
+            _add_a_head(node)
+        elif is_call(node, {aten.squeeze.default}):
+            _state_axes(node)
         elif is_call(node, {aten.glu.default}):
             _state_gate(node)
         elif is_call(node, _OTHER_RANKS):
@@ -135,6 +139,27 @@ def _drop_indices(node: fx.Node, target: Any, args: tuple[Any, ...]) -> None:
         value.replace_all_uses_with(pooled)
         node.graph.erase_node(value)
     node.graph.erase_node(node)
+
+
+def _add_a_head(node: fx.Node) -> None:
+    """Attention over ``[N, L, C]`` is one of a single head; exporters know ``[N, heads, L, C]``."""
+    value = node.meta.get("val")
+    if not isinstance(value, torch.Tensor) or value.dim() != 3 or len(node.args) > 3:
+        return
+    with node.graph.inserting_before(node):
+        parts = [
+            node.graph.call_function(aten.unsqueeze.default, (part, 1)) for part in node.args[:3]
+        ]
+        attended = node.graph.call_function(node.target, tuple(parts), node.kwargs)  # type: ignore[arg-type]
+    replace_call(node, aten.squeeze.dims, (attended, [1]))
+
+
+def _state_axes(node: fx.Node) -> None:
+    """``x.squeeze()`` drops the sides of 1 that the trace has; a batch of one image stays."""
+    value = node.args[0].meta.get("val")  # type: ignore[union-attr]
+    if isinstance(value, torch.Tensor):
+        sides = [axis for axis, size in enumerate(value.shape) if axis and size == 1]
+        replace_call(node, aten.squeeze.dims, (node.args[0], sides))
 
 
 def _state_gate(node: fx.Node) -> None:

@@ -7,13 +7,13 @@ import zipfile
 from collections.abc import Mapping
 
 from lrq_deploy.checkpoint.identify import CheckpointFile
-from lrq_deploy.checkpoint.naming import keys_to_weights
 from lrq_deploy.checkpoint.pickle_globals import (
     MAX_PICKLE_BYTES,
     PickleGlobals,
     archive_globals,
     legacy_globals,
 )
+from lrq_deploy.checkpoint.weights_place import place_of_weights
 from lrq_deploy.checkpoint.zip_damage import ZIP_DAMAGE
 from lrq_deploy.errors import CheckpointError
 from lrq_deploy.inspection.outline import Outline, TensorOutline, printable
@@ -56,13 +56,7 @@ def outline_torch_file(file: CheckpointFile) -> Outline:
 def _outline(
     content: object, found: PickleGlobals, form: str, writer: str, file: CheckpointFile
 ) -> Outline:
-    keys = keys_to_weights(content, is_module, _is_tensor)
-    if keys is None:
-        raise CheckpointError(
-            "a checkpoint must hold named tensors",
-            f"{file.path} with {_describe(content)}",
-            "put the state dict at the top or under 'state_dict' or 'model'",
-        )
+    keys = place_of_weights(content, file.path, is_module, _is_tensor, _describe(content))
     weights = content
     facts: dict[str, str] = {}
     beside: list[str] = []

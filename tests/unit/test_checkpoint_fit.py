@@ -1,5 +1,7 @@
 """Fitting weights into a network and telling its class count."""
 
+import re
+
 import pytest
 import torch
 from hypothesis import given
@@ -82,3 +84,14 @@ def test_class_count(tensors: dict[str, Tensor], classes: int | None) -> None:
     assert infer_num_classes(tensors) == classes
     if classes != 6:
         assert infer_num_classes(dict(reversed(tensors.items()))) == classes
+
+
+@pytest.mark.parametrize("place", ["model.", ""])
+def test_tensors_beside_the_network_are_named(place: str) -> None:
+    network = _network()
+    tensors = {place + name: value for name, value in network.state_dict().items()}
+    tensors |= {"loss.centres": torch.ones(3), "old.0.weight": torch.ones(2)}
+    said = f"all of them under {place!r}, and 2 other tensors: loss.centres, old.0.weight"
+    with pytest.raises(CheckpointError, match=re.escape(said)) as caught:
+        fit_state_dict(network, tensors)
+    assert (repr(place) in caught.value.remedy) is bool(place)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from lrq_deploy.checkpoint.read import read_state_dict
 from lrq_deploy.errors import CheckpointError, LrqError
+from lrq_deploy.inspection.inspect import inspect_model
 
 pytestmark = pytest.mark.unit
 
@@ -257,3 +258,25 @@ def test_a_file_with_changed_bytes_gives_weights_or_a_stated_error(
     except LrqError:
         return
     assert found.tensors
+
+
+@pytest.mark.parametrize("key", ["model_weights", "best_model", "Model"])
+def test_one_set_of_weights_is_found_under_any_key(tmp_path: Path, key: str) -> None:
+    path = tmp_path / "model.pt"
+    metrics = {"accuracy": torch.tensor(0.9)}
+    moments = {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": [{"lr": 0.1}]}
+    torch.save({key: _weights(), "metrics": metrics, "optim": moments, "epoch": 3}, path)
+    found = read_state_dict(path)
+    assert _equal(found.tensors, _weights())
+    assert found.origin.endswith(f" under {key}")
+    assert inspect_model(path).outline.location == key
+
+
+def test_several_sets_of_weights_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    torch.save({"student": _weights(), "teacher": {"net": _weights()}}, path)
+    for read in (read_state_dict, inspect_model):
+        with pytest.raises(
+            CheckpointError, match=r"with 2: student, teacher\.net; .*\['student'\]"
+        ):
+            read(path)

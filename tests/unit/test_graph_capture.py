@@ -175,3 +175,25 @@ def test_make_teacher_describes_the_network() -> None:
     assert (teacher.num_classes, teacher.input_shape) == (7, (1, 12, 10))
     x = images(2, (1, 12, 10))
     torch.testing.assert_close(teacher.logits(x), module(x))
+
+
+@pytest.mark.parametrize(
+    "mix",
+    [lambda y: y - y.mean(0, keepdim=True), torch.rand_like, lambda y: F.dropout(y, 0.5)],
+    ids=["batch", "random", "dropout"],
+)
+def test_logits_that_depend_on_the_batch_or_on_chance_are_refused(mix: object) -> None:
+    with pytest.raises(UnsupportedNetworkError, match=r"depend on the other images.*F\.dropout"):
+        graph_of(Wrapped(mix))
+
+
+def test_a_batch_that_is_tied_to_a_number_is_named(capfd: pytest.CaptureFixture[str]) -> None:
+    class Tied(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.take_along_dim(x, torch.tensor([1, 0]).view(1, 2, 1, 1), 1).mean((2, 3))
+
+    with pytest.raises(CaptureError, match=r"batch.*(specialized|constant|range)"):
+        capture(Tied(), SHAPE)
+    with pytest.raises(CaptureError, match="shapes cannot be multiplied"):
+        capture(nn.Sequential(nn.Flatten(), nn.Linear(7, 5)), SHAPE)
+    assert "fake_tensor" not in capfd.readouterr().err

@@ -152,3 +152,19 @@ def test_an_index_of_two_axes_is_a_float_operator_of_every_form() -> None:
     exact = exact_logits(model, x)
     assert compare(exact[:4], torch.from_numpy(reference_logits(model, x[:4]))).same_rows == 1
     assert compare(exact, open_session(to_onnx(model).SerializeToString()).logits(x)).same_rows == 1
+
+
+def test_a_constant_beside_the_channels_has_integers_of_its_own() -> None:
+    def beside(x: Tensor) -> Tensor:
+        column = torch.linspace(-1, 1, 12).view(1, 1, 1, 12)
+        return torch.cat([x[:, :3], column.expand(x.shape[0], 1, 12, 12)], 1)
+
+    graph, table = freeze(calibrated(_Moving(beside), SCHEME))
+    model = QuantizedModel(graph, table, SCHEME, SHAPE, 5, CENTRED, "coordinates", "")
+    x = images(16, seed=7)
+    exact = exact_logits(model, x)
+    assert compare(exact[:4], torch.from_numpy(reference_logits(model, x[:4]))).same_rows == 1
+    data = to_onnx(model).SerializeToString()
+    assert compare(exact, open_session(data).logits(x)).same_rows == 1
+    assert audit(model, data).fallbacks == ()
+    assert any(entry.qmin < 0 for name, entry in table.entries.items() if "relu" in name)

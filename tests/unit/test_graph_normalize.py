@@ -226,3 +226,28 @@ def test_a_gated_linear_unit_is_a_product_with_a_sigmoid() -> None:
     assert aten.glu.default not in targets(graph)
     assert {aten.sigmoid.default, aten.mul.Tensor} <= set(targets(graph))
     torch.testing.assert_close(graph(images()), module(images()))
+
+
+def test_squeezing_keeps_a_batch_of_one_image() -> None:
+    module = with_statistics(Head(nn.Conv2d(3, 4, 3)))
+    squeezed = nn.Sequential(module.body, nn.AdaptiveAvgPool2d(1), _Squeezing(), nn.Linear(4, 5))
+    graph = capture(with_statistics(squeezed), SHAPE)
+    assert graph(images(1)).shape == (1, 5)
+    torch.testing.assert_close(graph(images(3)), squeezed(images(3)))
+
+
+class _Squeezing(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.squeeze()
+
+
+def test_attention_over_a_sequence_has_one_head() -> None:
+    class Attending(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            rows = x.flatten(2)
+            return F.scaled_dot_product_attention(rows, rows * 2, rows + 1).mean(2)
+
+    graph = graph_of(Attending())
+    attention = next(n for n in graph.graph.nodes if "scaled_dot" in str(n.target))
+    assert [n.target for n in attention.args] == [aten.unsqueeze.default] * 3
+    torch.testing.assert_close(graph(images()), Attending()(images()))

@@ -1,6 +1,7 @@
 """From options to a network with weights: precedence, and every refusal on the way."""
 
 import dataclasses
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from lrq_deploy.errors import CheckpointError, LrqError, OptionError
-from lrq_deploy.loading import load_model
+from lrq_deploy.loading import adopt_module, load_model
 from lrq_deploy.options import QuantizeOptions
 from lrq_deploy.teacher import Preprocessing
 
@@ -279,3 +280,26 @@ def test_without_arch_the_error_gives_the_advice_of_inspect(
     with pytest.raises(OptionError, match="head is another one") as caught:
         load_model(_options(tmp_path))
     assert "\n        network.fc = " in caught.value.remedy
+
+
+def _in_memory() -> QuantizeOptions:
+    return QuantizeOptions(Path("mine"), Path("out"), input_shape=(3, 16, 16))
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile], ids=["parallel", "compiled"])
+def test_a_wrapped_network_in_memory_is_unwrapped(wrap: Any) -> None:
+    network = _network().eval()
+    loaded = adopt_module(nn.DataParallel(wrap(network)), _in_memory())
+    assert type(loaded.program) is type(network)
+    images = torch.rand(2, 3, 16, 16)
+    torch.testing.assert_close(_logits(loaded.program, images), _logits(network, images))
+
+
+def test_torchscript_in_memory_is_refused() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        scripted = torch.jit.script(_network().eval())
+    with pytest.raises(CheckpointError, match=r"Python module.*TorchScript \(Sequential\)"):
+        adopt_module(scripted, _in_memory())
+    with pytest.raises(CheckpointError, match=r"Python module.*method"):
+        adopt_module(_network().forward, _in_memory())  # type: ignore[arg-type]
