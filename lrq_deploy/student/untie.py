@@ -15,6 +15,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, fx
 
+from lrq_deploy.graph.operators import RECTIFIERS, is_call
 from lrq_deploy.qparams import QParams, ScaleTable
 from lrq_deploy.student.frozen import FrozenLayer, FrozenQuantizer
 
@@ -98,8 +99,9 @@ def _module(frozen: fx.GraphModule, node: fx.Node) -> object:
 
 
 def _only_quantizer(frozen: fx.GraphModule, node: fx.Node) -> FrozenQuantizer | None:
-    """The quantizer that alone reads a node, clipping in between left out."""
-    readers = [_module(frozen, user) for user in node.users]
-    if len(readers) == 1 and isinstance(readers[0], FrozenQuantizer):
-        return readers[0]
-    return None
+    """The quantizer that alone reads a node, behind clipping that is wider than its range."""
+    readers = list(node.users)
+    while len(readers) == 1 and is_call(readers[0], RECTIFIERS):
+        readers = list(readers[0].users)
+    quantizer = _module(frozen, readers[0]) if len(readers) == 1 else None
+    return quantizer if isinstance(quantizer, FrozenQuantizer) else None

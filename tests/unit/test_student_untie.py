@@ -4,11 +4,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.frozen_graphs import residual_student
+from support.frozen_graphs import FrozenGraphBuilder, aten, residual_student
 
 from lrq_deploy.export.simulation import exact_logits
 from lrq_deploy.qparams import QParams
-from lrq_deploy.student.frozen import QuantizedModel
+from lrq_deploy.student.frozen import LayerSpec, QuantizedModel
 from lrq_deploy.student.untie import MAX_NUDGE, count_ties, untie, untie_scales
 
 pytestmark = pytest.mark.unit
@@ -53,6 +53,24 @@ def test_the_integers_stay() -> None:
     assert moved > 0
     last = list(weights)[-1]
     assert torch.equal(table[last].scale, model.table[last].scale)
+
+
+def test_a_clip_that_is_tighter_than_the_quantizer_is_looked_through() -> None:
+    b = FrozenGraphBuilder(torch.randn(4, 3, 12, 12, generator=torch.Generator().manual_seed(5)))
+    x = b.layer(b.quantize_with(b.input, 1 / 64, 0, -128, 127, 8), 4)
+    x = b.call(aten.hardtanh.default, x, 0.0, 6.0)
+    x = b.call(aten.mean.dim, b.quantize_with(x, 1 / 16, 0, 0, 127, 8), [2, 3], True)
+    x = b.call(aten.view.default, b.quantize(x, 8), [-1, 4])
+    model = b.finish(b.layer(x, 4, spec=LayerSpec("linear")))
+    layer = next(iter(model.layers().values()))
+    # acc / 512 is a half for every odd multiple of 256.
+    layer.weight_scale.fill_(1 / 128)
+    read, written = list(model.quantizers().values())[:2]
+    ties = count_ties(read.qparams.scale, layer.weight_scale, written.qparams)
+    assert ties.tolist() == [127] * 4
+    untie(model.graph, model.table)
+    ties = count_ties(read.qparams.scale, layer.weight_scale, written.qparams)
+    assert ties.tolist() == [0] * 4
 
 
 def test_simulation_in_double_precision_equals_the_student_up_to_float32() -> None:
