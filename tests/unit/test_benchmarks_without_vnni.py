@@ -73,6 +73,7 @@ def test_a_cpu_that_shows_nothing_is_refused(emulated_cpu: ModuleType) -> None:
     emulated_cpu.check_emulated(emulated_cpu.Cpu((), "", ("avx2",), exact - 1), "model")
 
 
+@pytest.mark.skipif(not X86_LINUX, reason="CPUID is an instruction of x86")
 def test_this_machine_adds_the_probe_up(emulated_cpu: ModuleType) -> None:
     cpu = emulated_cpu.look(())
     if emulated_cpu.VNNI.isdisjoint(cpu.features):
