@@ -168,3 +168,17 @@ def test_a_narrow_copy_meets_no_tie(ratio: float) -> None:
     steps = torch.arange(128).double() * (table["wide"].scale / table["narrow"].scale).double()
     assert float(((steps - 0.5).round() + 0.5 - steps).abs().min()) > 1e-6
     assert float(table["narrow"].scale) / (0.037 * ratio) == pytest.approx(1, abs=2.0**-13)
+
+
+def test_the_limit_of_a_clip_is_no_tie() -> None:
+    graph = fx.Graph()
+    layer = graph.call_module("layer", (graph.placeholder("x"),))
+    clipped = graph.call_function(aten.hardtanh.default, (layer, 0.0, 6.0))
+    graph.output(graph.call_module("out", (clipped,)))
+    parts = {name: torch.nn.Identity() for name in ("layer", "out")}
+    # A fifth of headroom above 6, in 255 steps.
+    entries = {"out": entry(7.2 / 255, (0, 255))}
+    assert abs(6 / float(entries["out"].scale) - 212.5) < 1e-4
+    untie_activations(fx.GraphModule(parts, graph), entries)
+    steps = 6 / float(entries["out"].scale)
+    assert 1e-4 < abs(steps - 212.5) < 212.5 * MAX_NUDGE * 1.01
