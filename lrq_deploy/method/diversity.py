@@ -65,7 +65,7 @@ def coarse(x: Tensor) -> Tensor:
     if x.dim() == 4 and max(x.shape[2:]) > COARSE_SIDE:
         size = (min(x.shape[2], COARSE_SIDE), min(x.shape[3], COARSE_SIDE))
         x = F.adaptive_avg_pool2d(x, size)
-    return x.flatten(1).float()
+    return x.flatten(1).to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _shortfall(x: Tensor, half: int, other: Tensor) -> Tensor:
