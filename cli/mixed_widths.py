@@ -3,12 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor, fx
 
 from lrq_deploy.calibration.allocation import Offer, allocate
-from lrq_deploy.calibration.ranges import full_weight_scale
 from lrq_deploy.calibration.sensitivity import PROBE_IMAGES, measure_sensitivity
+from lrq_deploy.calibration.stand_in import stand_in_model
 from lrq_deploy.errors import OptionError
 from lrq_deploy.export.onnx_graph import to_onnx
 from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
@@ -17,7 +16,6 @@ from lrq_deploy.options import QuantizeOptions
 from lrq_deploy.progress import ProgressCallback
 from lrq_deploy.scheme import LayerBits, Scheme
 from lrq_deploy.sensitivity import SensitivityTable
-from lrq_deploy.student.freeze import frozen_model
 from lrq_deploy.student.layers import QuantizedLayer
 from lrq_deploy.target import PORTABLE
 from lrq_deploy.teacher import Teacher
@@ -145,8 +143,4 @@ def _layers(student: fx.GraphModule) -> dict[str, QuantizedLayer]:
 
 def _file_bytes(student: fx.GraphModule, teacher: Teacher, scheme: Scheme) -> int:
     """Size of ``model.onnx``; the weights fill their range, so that they pack as real ones do."""
-    for layer in _layers(student).values():
-        layer.set_scale(full_weight_scale(layer.weight, layer.spec.channel_axis, layer.bounds))
-    with torch.no_grad():
-        model = frozen_model(student, scheme, teacher, nudge=False)
-    return int(to_onnx(model).ByteSize())
+    return int(to_onnx(stand_in_model(student, scheme, teacher)).ByteSize())

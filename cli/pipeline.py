@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 from safetensors.torch import save_file
-from torch import nn
+from torch import fx, nn
 
 from lrq_deploy.calibration.fit import fit_student
 from lrq_deploy.calibration.image_pool import pool_bytes
@@ -14,6 +14,7 @@ from lrq_deploy.calibration.synthetic_store import MadeSet, synthesize_once
 from lrq_deploy.cli.finishing import finish
 from lrq_deploy.cli.mixed_widths import choose_widths, file_sizes
 from lrq_deploy.cli.preparing import chosen_device, load_teacher
+from lrq_deploy.cli.rehearsing import rehearse_student
 from lrq_deploy.cli.result import QuantizeResult
 from lrq_deploy.cli.run import Fitted, Prepared, Run
 from lrq_deploy.cli.run_identity import run_identity
@@ -36,6 +37,7 @@ from lrq_deploy.resume.run_folder import RunFolder, run_folder_of
 from lrq_deploy.resume.shared_keeper import SharedKeeper
 from lrq_deploy.resume.stage_store import StageStore
 from lrq_deploy.resume.stop_request import StopRequest
+from lrq_deploy.scheme import Scheme
 from lrq_deploy.student.freeze import frozen_model
 from lrq_deploy.synthetic import SyntheticSet
 from lrq_deploy.teacher import Teacher
@@ -105,6 +107,8 @@ def _prepared(run: Run, network: nn.Module | None, settings: RecipeSettings | No
         images = ranks.together(lambda: _read_images(options, teacher) if ranks.first else None)
         sized = options.target_size is not None
         sizes = ranks.on_first(lambda: file_sizes(teacher, options) if sized else None)
+    with run.clock.stage("rehearse"):
+        ranks.on_first(lambda: _rehearse(run, teacher))
     settings = settings or method_settings(
         options.method_name,
         recipe_settings(options.recipe, teacher.input_shape),
@@ -114,6 +118,20 @@ def _prepared(run: Run, network: nn.Module | None, settings: RecipeSettings | No
         settings = replace(settings, reduced_precision=False)
     ranks.check_batch(settings.batch_size)
     return Prepared(teacher, settings, images, sizes)
+
+
+def _rehearse(run: Run, teacher: Teacher) -> None:
+    """Training would be lost where its graphs cannot be written."""
+    report = StageProgress(run.progress, "rehearse", 1)
+    scheme = run.options.scheme
+    student = _placed(run, teacher, scheme)
+    rehearse_student(student, scheme, teacher, run.choice.targets)
+    report.advance()
+
+
+def _placed(run: Run, teacher: Teacher, scheme: Scheme) -> fx.GraphModule:
+    folded = fold_batch_norm(teacher.graph)
+    return place_quantizers(folded, scheme, run.choice.limits, teacher.preprocessing)
 
 
 def _read_images(options: QuantizeOptions, teacher: Teacher) -> ImageSet | None:
@@ -149,8 +167,7 @@ def _fitted(run: Run, prepared: Prepared, synthetic: SyntheticSet) -> Fitted:
     options, tables = run.ranks.on_first(lambda: _with_widths(run, prepared, synthetic))
     symmetric = options.scheme.act_symmetry == "symmetric"
     with run.clock.stage("fit"):
-        folded = fold_batch_norm(teacher.graph)
-        student = place_quantizers(folded, options.scheme, run.choice.limits, teacher.preprocessing)
+        student = _placed(run, teacher, options.scheme)
         metrics = fit_student(
             student,
             synthetic,

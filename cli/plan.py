@@ -34,6 +34,7 @@ def _print(
 
     from lrq_deploy.cli.plan_report import print_plan
     from lrq_deploy.cli.progress_view import progress_view
+    from lrq_deploy.cli.rehearsing import rehearse_student
     from lrq_deploy.export.forecast import forecasts
     from lrq_deploy.export.targets import targets
     from lrq_deploy.planning.make import make_plan
@@ -44,7 +45,14 @@ def _print(
     runtimes = [forecast for forecast in forecasts() if forecast.name in shown]
     console = Console()
     with progress_view(Console(stderr=True), quiet=quiet, plain=json) as view:
-        found = make_plan(options, runtimes, view)
+        found = make_plan(
+            options,
+            runtimes,
+            lambda student, teacher: rehearse_student(
+                student, options.scheme, teacher, choice.targets
+            ),
+            view,
+        )
     if json:
         console.print_json(data=found.to_json())
     else:

@@ -31,7 +31,7 @@ def print_plan(console: Console, plan: Plan, command: str) -> None:
     if plan.alternative:
         console.print(Text("\nInstead", style="bold"))
         console.print(Text(f"- {plan.alternative}"))
-    if plan.batch_norm.possible:
+    if plan.batch_norm.possible and not plan.obstacle:
         console.print("\nNext:", highlight=False)
         console.print(f"  {command}", markup=False, highlight=False, soft_wrap=True)
 
@@ -96,6 +96,8 @@ def _figures(plan: Plan) -> Table:
         ("BatchNorm enough?", plan.batch_norm.verdict),
         ("time of the run", _time(plan)),
     ]
+    if plan.obstacle:
+        rows.append(("refused", plan.obstacle))
     for title, value in rows:
         table.add_row(title, Text(value))
     return table

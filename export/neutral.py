@@ -13,7 +13,6 @@ Every dialect is lowered from it. In the domain ``lrq``, version 1:
 """
 
 import copy
-import re
 import warnings
 from collections.abc import Mapping
 
@@ -23,6 +22,7 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch import Tensor, fx, nn
 
 from lrq_deploy.errors import ExportError
+from lrq_deploy.export.missing_form import describe_failure
 from lrq_deploy.qparams import QParams, ScaleTable
 from lrq_deploy.student.frozen import FrozenLayer, QuantizedModel
 from lrq_deploy.student.weight_only import BLOCK, WeightOnlyLayer
@@ -145,15 +145,6 @@ def float_graph(graph: fx.GraphModule, input_shape: tuple[int, int, int]) -> ir.
     return _export(copy.deepcopy(graph), input_shape)
 
 
-def _cause(error: Exception) -> str:
-    """The operator that the exporter stopped at, and what its innermost error says."""
-    found = re.search(r"torch\.ops\.(aten\.\w+\.\w+)", str(error))
-    while isinstance(error.__cause__, Exception):
-        error = error.__cause__
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return f"{found.group(1)}: {lines[0]}" if found else lines[0]
-
-
 def _input_qparams(table: ScaleTable, name: str, layer: FrozenLayer) -> QParams:
     try:
         return table[layer.input_quantizer]
@@ -184,7 +175,7 @@ def _export(graph: fx.GraphModule, input_shape: tuple[int, int, int]) -> ir.Mode
     except torch.onnx.errors.OnnxExporterError as error:
         raise ExportError(
             "every operator of the network must have an ONNX form",
-            _cause(error),
+            describe_failure(error, graph),
             "replace the operator in the network, or report it with the network's name",
         ) from error
     if program is None:

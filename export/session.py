@@ -44,7 +44,14 @@ class Session:
                 ",".join(str(n) for n in array.shape[1:]),
                 f"resize them to {','.join(str(n) for n in expected)}",
             )
-        return torch.from_numpy(self.runtime.run(["logits"], {"input": array})[0])
+        try:
+            return torch.from_numpy(self.runtime.run(["logits"], {"input": array})[0])
+        except _failures() as error:
+            raise ExportError(
+                "the graph must run in ONNX Runtime",
+                str(error).strip().splitlines()[0],
+                "replace the operator that it names in the network",
+            ) from error
 
 
 def open_session(
@@ -65,7 +72,6 @@ def open_session(
         ExportError: the runtime does not accept the graph.
     """
     import onnxruntime
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -80,7 +86,22 @@ def open_session(
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)
     source = model if isinstance(model, bytes) else str(model)
-    failures = (
+    try:
+        runtime = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except _failures() as error:
+        raise ExportError(
+            "the graph must load in ONNX Runtime",
+            str(error).strip().splitlines()[0],
+            "check that the file is a model.onnx written by lrq-deploy",
+        ) from error
+    return Session(runtime, threads, level)
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """What ONNX Runtime raises where it refuses a graph."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    return (
         state.Fail,
         state.InvalidArgument,
         state.InvalidGraph,
@@ -89,15 +110,6 @@ def open_session(
         state.NotImplemented,
         state.RuntimeException,
     )
-    try:
-        runtime = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-    except failures as error:
-        raise ExportError(
-            "the graph must load in ONNX Runtime",
-            str(error).strip().splitlines()[0],
-            "check that the file is a model.onnx written by lrq-deploy",
-        ) from error
-    return Session(runtime, threads, level)
 
 
 def batches_of(images: Tensor | Iterable[Tensor], size: int = 64) -> Iterator[Tensor]:

@@ -20,6 +20,7 @@ __all__ = [
     "RECTIFIERS",
     "SUMS",
     "WEIGHTED",
+    "all_known",
     "is_call",
     "is_movement",
     "tensor_inputs",
@@ -144,6 +145,25 @@ NON_NEGATIVE = {
     aten.exp.default,
     aten.abs.default,
 }
+
+
+_KNOWN = {operator.getitem, aten.sym_size.int}.union(
+    WEIGHTED,
+    BATCH_NORMS,
+    MOVEMENTS,
+    IDENTITIES,
+    CONCATENATIONS,
+    SUMS,
+    AVERAGES,
+    RECTIFIERS,
+    ACTIVATIONS,
+    NON_NEGATIVE,
+)
+
+
+def all_known(graph: fx.Graph) -> bool:
+    """Whether every call is of an operator named here; ONNX has a form for each of those."""
+    return all(node.target in _KNOWN for node in graph.nodes if node.op == "call_function")
 
 
 def is_call(node: fx.Node, targets: Any) -> bool:

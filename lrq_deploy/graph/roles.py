@@ -133,7 +133,7 @@ def quantized_tensors(graph: fx.Graph, floats: Collection[fx.Node] = ()) -> list
         if node in floats:
             continue
         is_edge = node in first or node not in ahead
-        for tensor in _integer_inputs(node):
+        for tensor in filter(_is_real, _integer_inputs(node)):
             groups.demand(tensor, _reading_role(node, tensor, is_edge))
             groups.read(tensor, node)
         if _has_integer_output(node) and not _left_to_floats(node, floats):
@@ -151,6 +151,12 @@ def quantized_tensors(graph: fx.Graph, floats: Collection[fx.Node] = ()) -> list
         )
         for nodes in members.values()
     ]
+
+
+def _is_real(node: fx.Node) -> bool:
+    """Whether the tensor has numbers to quantize, not indices or truth values."""
+    value = node.meta.get("val")
+    return not isinstance(value, torch.Tensor) or value.is_floating_point()
 
 
 def _integer_inputs(node: fx.Node) -> list[fx.Node]:
@@ -206,7 +212,7 @@ def _has_integer_output(node: fx.Node) -> bool:
     produces = is_call(node, WEIGHTED | AVERAGES | RECTIFIERS) or (
         is_call(node, SUMS) and bool(_integer_inputs(node))
     )
-    if not produces or _ends_the_network(node):
+    if not produces or not _is_real(node) or _ends_the_network(node):
         return False
     users = list(node.users)
     return not (len(users) == 1 and is_call(users[0], RECTIFIERS))

@@ -1,20 +1,23 @@
 """Plan a run: load, capture and place as ``quantize`` does, and stop before training."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
+from torch import fx
 
+from lrq_deploy.errors import ExportError
 from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
-from lrq_deploy.graph.operators import is_call
+from lrq_deploy.graph.operators import all_known, is_call
 from lrq_deploy.graph.placement import place_quantizers
 from lrq_deploy.graph.teach import make_teacher
-from lrq_deploy.loading import load_model
+from lrq_deploy.loading import LoadedModel, load_model
 from lrq_deploy.method.methods import method_settings
 from lrq_deploy.method.recipe import recipe_settings
 from lrq_deploy.options import QuantizeOptions
 from lrq_deploy.planning.duration import estimate_duration
 from lrq_deploy.planning.plan import (
     BatchNormVerdict,
+    LayerFacts,
     Plan,
     PlannedLayer,
     RuntimeForecast,
@@ -26,7 +29,10 @@ from lrq_deploy.scheme import Scheme
 from lrq_deploy.target import PORTABLE
 from lrq_deploy.teacher import Teacher
 
-__all__ = ["make_plan"]
+__all__ = ["Rehearsal", "make_plan"]
+
+Rehearsal = Callable[[fx.GraphModule, Teacher], None]
+"""Raises ``ExportError`` where no graph can be written of a placed student."""
 
 FEW = 0.5
 """Share of the weighted layers with a BatchNorm below which the statistics tell little."""
@@ -35,6 +41,7 @@ FEW = 0.5
 def make_plan(
     options: QuantizeOptions,
     runtimes: Sequence[RuntimeForecast],
+    rehearse: Rehearsal,
     progress: ProgressCallback = silent,
 ) -> Plan:
     """Say what ``quantize`` would do with these options; nothing is trained or written.
@@ -42,35 +49,32 @@ def make_plan(
     Args:
         options: of the run; ``out`` is not looked at.
         runtimes: to forecast.
+        rehearse: tries to write the graphs of the placed student; called only where the network
+            has operators whose ONNX form is not known.
         progress: receives one event per step.
 
     Raises:
-        LrqError: an option or the model cannot be used. A network without BatchNorm is no error
-            here: the plan says that ``quantize`` refuses it.
+        LrqError: an option or the model cannot be used. A network without BatchNorm or with an
+            operator that cannot be exported is no error here: the plan says that ``quantize``
+            refuses it.
     """
     report = StageProgress(progress, "plan", 4)
     loaded = load_model(options)
     report.advance(message="loaded")
-    teacher = make_teacher(
-        loaded.program,
-        loaded.input_shape,
-        loaded.preprocessing,
-        loaded.name,
-        fingerprint="",
-        output=options.output,
-        task=options.task,
-    )
+    teacher = _teacher(loaded, options)
     report.advance(message="captured")
+    scheme = options.scheme
     student = place_quantizers(
-        fold_batch_norm(teacher.graph), options.scheme, PORTABLE, teacher.preprocessing
+        fold_batch_norm(teacher.graph), scheme, PORTABLE, teacher.preprocessing
     )
+    obstacle = _obstacle(student, teacher, rehearse)
     layers = survey_layers(student, teacher.input_shape)
     quantizers = survey_quantizers(student)
     report.advance(message="placed")
     settings = recipe_settings(options.recipe, teacher.input_shape)
-    settings = method_settings(options.method_name, settings, options.scheme.weight_bits)
+    settings = method_settings(options.method_name, settings, scheme.weight_bits)
     duration = estimate_duration(
-        teacher, settings, options.scheme.weight_bits, len(layers), options.method.long_range
+        teacher, settings, scheme.weight_bits, len(layers), options.method.long_range
     )
     report.advance(message="measured")
     sizes = estimate_sizes(layers, len(quantizers))
@@ -79,18 +83,46 @@ def make_plan(
         origin=loaded.origin,
         input_shape=teacher.input_shape,
         num_classes=teacher.num_classes,
-        scheme=options.scheme,
+        scheme=scheme,
         recipe=options.recipe,
-        layers=tuple(
-            PlannedLayer(x, {r.name: r.execution(x, options.scheme) for r in runtimes})
-            for x in layers
-        ),
+        layers=_planned(layers, runtimes, scheme),
         quantizers=quantizers,
         sizes=sizes,
         batch_norm=_judge_batch_norm(teacher, len(layers)),
+        obstacle=obstacle,
         duration=duration,
-        advice={r.name: r.what_bits_buy(options.scheme, sizes) for r in runtimes},
-        alternative=_alternative(options.scheme, sizes),
+        advice={r.name: r.what_bits_buy(scheme, sizes) for r in runtimes},
+        alternative=_alternative(scheme, sizes),
+    )
+
+
+def _teacher(loaded: LoadedModel, options: QuantizeOptions) -> Teacher:
+    return make_teacher(
+        loaded.program,
+        loaded.input_shape,
+        loaded.preprocessing,
+        loaded.name,
+        fingerprint="",
+        output=options.output,
+        task=options.task,
+    )
+
+
+def _obstacle(student: fx.GraphModule, teacher: Teacher, rehearse: Rehearsal) -> str:
+    if all_known(student.graph):
+        return ""
+    try:
+        rehearse(student, teacher)
+    except ExportError as error:
+        return f"{error.rule}; found {error.received}; {error.remedy}"
+    return ""
+
+
+def _planned(
+    layers: Sequence[LayerFacts], runtimes: Sequence[RuntimeForecast], scheme: Scheme
+) -> tuple[PlannedLayer, ...]:
+    return tuple(
+        PlannedLayer(x, {r.name: r.execution(x, scheme) for r in runtimes}) for x in layers
     )
 
 

@@ -182,6 +182,7 @@ class Plan:
         quantizers: in graph order.
         sizes: on disk and in memory.
         batch_norm: whether the method applies.
+        obstacle: why no graph can be written of it; empty if there is no reason.
         duration: of the run.
         advice: sentences on what the widths buy, by the runtime's name.
         alternative: what 8-bit activations would change; empty where they are planned.
@@ -197,6 +198,7 @@ class Plan:
     quantizers: tuple[PlannedQuantizer, ...]
     sizes: Sizes
     batch_norm: BatchNormVerdict
+    obstacle: str
     duration: Duration
     advice: Mapping[str, tuple[str, ...]]
     alternative: str

@@ -57,6 +57,20 @@ def segmenting():
 
     return Segmenting()
 
+def sorting():
+    class Sorting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+            self.head = nn.Linear(4, 5)
+
+        def forward(self, x):
+            x = self.body(x)
+            x = x - x.median(3, keepdim=True).values  # no ONNX form
+            return self.head(x.mean((2, 3)))
+
+    return Sorting()
+
 def plain():
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 100, 5))
 """
@@ -134,6 +148,11 @@ class Case:
 @pytest.fixture
 def case(tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> Case:
     return Case(tmp_path, capsys, monkeypatch)
+
+
+def line_of(mark: str) -> int:
+    """Line number in the file of factories, counted from 1."""
+    return 1 + next(n for n, text in enumerate(ARCH_FILE.splitlines()) if text.endswith(mark))
 
 
 def pictures(folder: Path, classes: int) -> Path:
@@ -347,12 +366,20 @@ def test_another_number_of_classes_than_the_factory_builds(case: Case) -> None:
 
 def test_a_branch_on_the_image_is_named_with_its_line(case: Case) -> None:
     path = case.saved(case.network("branching").state_dict())
-    line = 1 + ARCH_FILE.splitlines().index(
-        next(text for text in ARCH_FILE.splitlines() if text.endswith("# here"))
-    )
     refusal = case.refused(path, arch=f"{case.net}:branching")
-    assert f"{case.net}:{line}" in refusal.received
+    assert f"{case.net}:{line_of('# here')}" in refusal.received
     assert "torch.export archive" in refusal.remedy
+
+
+def test_an_operator_without_onnx_form_is_named_before_training(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lrq_deploy.cli.pipeline.synthesize_once", None)
+    path = case.saved(case.network("sorting").state_dict())
+    refusal = case.refused(path, arch=f"{case.net}:sorting")
+    assert "ONNX form" in refusal.rule
+    assert refusal.received == f"aten.median.dim at {case.net}:{line_of('# no ONNX form')}"
+    assert "replace the operator" in refusal.remedy
 
 
 def test_a_segmentation_head(case: Case) -> None:

@@ -34,6 +34,16 @@ class Heads(nn.Module):
         x = self.body(x).mean((2, 3))
         return {"main": self.main(x), "aux": self.aux(x)}
 
+class Sorting(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+        self.head = nn.Linear(4, 5)
+
+    def forward(self, x):
+        x = self.body(x)
+        return self.head((x - x.median(3, keepdim=True).values).mean((2, 3)))
+
 def plain():
     return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(800, 5))
 """
@@ -168,3 +178,13 @@ def test_output_picks_one_of_several_heads(program: Program) -> None:
     assert "main [N, 5], aux [N, 6]" in text
     _, text = program.run("--json", "--output", "aux", factory="Heads")
     assert json.loads(text)["num_classes"] == 6
+
+
+def test_an_operator_without_onnx_form_is_in_the_plan(program: Program) -> None:
+    code, said = program.run("--json", factory="Sorting")
+    assert code == 0
+    assert "aten.median.dim" in json.loads(said)["obstacle"]
+    code, said = program.run(factory="Sorting")
+    assert code == 0
+    assert "ONNX form" in said
+    assert "Next:" not in said

@@ -276,6 +276,21 @@ def test_a_pooling_behind_the_last_layer_has_the_residual_width() -> None:
     assert list(layer_bits(student).values()) == [7, 3, 7]
 
 
+def test_integers_and_truth_values_have_no_quantizer() -> None:
+    def counted(first: nn.Module, second: nn.Module, head: nn.Module, x: Tensor) -> Tensor:
+        x = F.relu(first(x))
+        levels = x.to(torch.int32)
+        kept = x * (levels + levels) * (x > 0)
+        result: Tensor = head(F.relu(second(kept)).mean((2, 3)))
+        return result
+
+    student = placed(Net(counted), Scheme(4, 4, 8))
+    read = [n.all_input_nodes[0] for n in student.graph.nodes if n.op == "call_module"]
+    dtypes = {node.meta["val"].dtype for node in read if "val" in node.meta}
+    assert dtypes == {torch.float32}
+    assert "_to_copy" not in quantizers(student)
+
+
 @given(
     bits=st.integers(MIN_BITS, MAX_BITS),
     weight_bits=st.integers(MIN_BITS, MAX_BITS),

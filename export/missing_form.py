@@ -1,0 +1,44 @@
+"""Names what the ONNX exporter stopped at: the operator, and the line of the network with it."""
+
+import re
+from pathlib import Path
+
+import torch
+from torch import fx
+
+__all__ = ["describe_failure"]
+
+_UNKNOWN = re.compile(r"OpOverload\(op='(\w+)\.(\w+)', overload='(\w+)'\)")
+_FRAME = re.compile(r'File "([^"]+)", line (\d+)')
+
+
+def describe_failure(error: Exception, graph: fx.GraphModule) -> str:
+    """One line on a failed export.
+
+    Args:
+        error: of ``torch.onnx.export``.
+        graph: that was exported; its nodes know the lines that they were traced from.
+    """
+    while isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    message = str(error)
+    unknown = _UNKNOWN.search(message)
+    if unknown is None:
+        lines = message.strip().splitlines()
+        return lines[0] if lines else type(error).__name__
+    namespace, name, overload = unknown.groups()
+    return f"{namespace}.{name}.{overload}{_place(graph, name.removeprefix('_'))}"
+
+
+def _place(graph: fx.GraphModule, name: str) -> str:
+    """Where the network calls an operator whose own name ends in ``name``."""
+    for node in graph.graph.nodes:
+        target = node.target
+        if not isinstance(target, torch._ops.OpOverload):
+            continue
+        if target.overloadpacket.__name__.endswith(name):
+            torch_folder = str(Path(torch.__file__).parent)
+            frames = _FRAME.findall(node.meta.get("stack_trace") or "")
+            own = [(file, line) for file, line in frames if not file.startswith(torch_folder)]
+            return f" at {own[-1][0]}:{own[-1][1]}" if own else ""
+    return ""

@@ -1,0 +1,90 @@
+"""The rehearsal refuses what would fail at the end of a run, and says where it stands."""
+
+import pytest
+import torch
+from support.small_networks import CENTRED, SHAPE, Residual, calibrated
+from torch import Tensor, fx, nn
+
+from lrq_deploy.calibration.stand_in import stand_in_model
+from lrq_deploy.errors import ExportError
+from lrq_deploy.export.missing_form import describe_failure
+from lrq_deploy.export.rehearsal import rehearse
+from lrq_deploy.export.targets import targets
+from lrq_deploy.graph.capture import capture
+from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
+from lrq_deploy.graph.operators import all_known
+from lrq_deploy.graph.placement import place_quantizers
+from lrq_deploy.scheme import Scheme
+from lrq_deploy.student.frozen import QuantizedModel
+from lrq_deploy.target import PORTABLE
+from lrq_deploy.teacher import Teacher
+
+SCHEME = Scheme(4, 4, 8)
+BOTH = tuple(targets().get(name) for name in targets().names())
+
+
+class Ending(nn.Module):
+    """A convolution and whatever ``end`` does to its result."""
+
+    def __init__(self, end: str) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.norm = nn.BatchNorm2d(4)
+        self.head = nn.Linear(4, 5)
+        self.end = end
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.norm(self.conv(x)))
+        if self.end == "median":
+            x = x - x.median(3, keepdim=True).values
+        if self.end == "atanh":
+            x = torch.atanh(x.double() / 99).float()
+        result: Tensor = self.head(x.mean((2, 3)))
+        return result
+
+
+def captured(network: nn.Module) -> fx.GraphModule:
+    torch.manual_seed(0)
+    return capture(network.eval(), SHAPE)
+
+
+def stand_in(network: nn.Module, scheme: Scheme = SCHEME) -> QuantizedModel:
+    graph = captured(network)
+    student = place_quantizers(fold_batch_norm(graph), scheme, PORTABLE, CENTRED)
+    teacher = Teacher(graph, SHAPE, 5, CENTRED, "net", "")
+    return stand_in_model(student, scheme, teacher)
+
+
+@pytest.mark.parametrize("scheme", [SCHEME, Scheme(8, 8, 8), Scheme(4, 4, 8, int4_linear=True)])
+def test_a_network_that_can_be_written_passes(scheme: Scheme) -> None:
+    rehearse(stand_in(Residual(), scheme), BOTH)
+
+
+def test_no_onnx_form() -> None:
+    with pytest.raises(ExportError, match="ONNX form") as caught:
+        rehearse(stand_in(Ending("median")), BOTH)
+    assert caught.value.received.startswith("aten.median.dim at ")
+    assert __file__ in caught.value.received
+
+
+def test_no_kernel_in_onnx_runtime() -> None:
+    with pytest.raises(ExportError, match="must execute every operator") as caught:
+        rehearse(stand_in(Ending("atanh")), BOTH)
+    assert "replace the operator" in caught.value.remedy
+
+
+def test_the_stand_in_has_the_graph_of_the_fitted_student() -> None:
+    fitted, unfitted = calibrated(Residual(), SCHEME), stand_in(Residual())
+    kept = [str(n.target) for n in unfitted.graph.graph.nodes if n.op == "call_module"]
+    assert kept == [str(n.target) for n in fitted.graph.nodes if n.op == "call_module"]
+
+
+def test_another_failure_keeps_its_first_line() -> None:
+    error = RuntimeError("outer")
+    error.__cause__ = ValueError("sizes differ\nsecond line")
+    assert describe_failure(error, captured(Residual())) == "sizes differ"
+
+
+def test_familiar_operators_need_no_rehearsal() -> None:
+    assert all_known(captured(Residual()).graph)
+    assert not all_known(captured(Ending("median")).graph)
