@@ -32,6 +32,8 @@ _TENSOR_GLOBALS = frozenset(
         "builtins.bytearray",
         "builtins.complex",
         "builtins.set",
+        "__builtin__.bytearray",
+        "__builtin__.complex",
         "__builtin__.set",
         "collections.Counter",
         "collections.OrderedDict",
@@ -74,6 +76,7 @@ INERT_GLOBALS = frozenset(
     {
         "argparse.Namespace",
         "collections.defaultdict",
+        "collections.deque",
         "datetime.datetime",
         "datetime.timedelta",
         "numpy.core.multiarray.scalar",
@@ -89,6 +92,12 @@ INERT_GLOBALS = frozenset(
         "pathlib._local.PosixPath",
         "types.SimpleNamespace",
     }
+).union(
+    # What a defaultdict is made of, and values that no literal of a pickle states.
+    f"{module}.{name}"
+    for module in ("builtins", "__builtin__")
+    for name in ("bool", "dict", "float", "frozenset", "int", "list", "range", "slice", "str")
+    + ("tuple", "xrange")
 )
 
 

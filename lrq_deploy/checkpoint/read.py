@@ -147,9 +147,30 @@ class _Inert:
         pass
 
 
+def _dictionary(*_: object) -> dict[Any, Any]:
+    return {}
+
+
+def _list(*_: object) -> list[Any]:
+    return []
+
+
+# torch's reader fills no other types than these two.
+_CONTAINERS: dict[str, Callable[..., Any]] = {
+    "collections.defaultdict": _dictionary,
+    "collections.deque": _list,
+}
+
+
+def _modern(name: str) -> str:
+    """The name that ``torch.load`` looks up for one that Python 2 would write."""
+    return name.replace("__builtin__.", "builtins.").replace(".xrange", ".range")
+
+
 def _unpickle_tensors(file: CheckpointFile, found: PickleGlobals) -> object:
     stand_ins: list[Callable[..., Any] | tuple[Callable[..., Any], str]]
-    stand_ins = [(_Inert, name) for name in found.inert if name in INERT_GLOBALS]
+    names = map(_modern, found.inert)
+    stand_ins = [(_CONTAINERS.get(name, _Inert), name) for name in names if name in INERT_GLOBALS]
     mapped = file.kind == "torch-zip" and not file.compressed
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(stand_ins):

@@ -3,6 +3,7 @@
 import copy
 import inspect
 import logging
+import re
 import traceback
 import warnings
 from collections.abc import Iterator
@@ -37,6 +38,9 @@ _NETWORK_ERRORS = (
 
 _ROUNDING = 1e-2
 """Relative to the largest logit; sums of another batch may be added in another order."""
+
+_OTHER_FLOATS = re.compile(r"\b(Half|BFloat16|[Dd]ouble)\b")
+"""A type in an error of torch that no weight has: networks are read as float32."""
 
 _VIEWS = {aten.view.default, aten.reshape.default, aten._unsafe_view.default}
 
@@ -135,6 +139,8 @@ def _check_runs(module: nn.Module, input_shape: tuple[int, int, int]) -> None:
             module(example_input(input_shape))
     except _NETWORK_ERRORS as error:
         remedy = "check --input-shape, or pass a torch.export archive made in your own code"
+        if _OTHER_FLOATS.search(str(error)):
+            remedy = "weights are read as float32: take .half(), .double() and .to() out of forward"
         raise _cannot_run(error, input_shape, remedy) from error
 
 

@@ -6,7 +6,7 @@ import pickle
 import sys
 import types
 import zipfile
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict, deque
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +135,10 @@ def test_training_leftovers_do_no_harm(tmp_path: Path) -> None:
         "args": argparse.Namespace(lr=0.1, data=Path("x")),
         "best": np.float64(91.5),
         "history": np.arange(3.0),
+        "losses": defaultdict(list, {"train": [1.0, 0.5]}),
+        "sums": defaultdict(float, {"train": 1.5}),
+        "recent": deque([0.5, 0.25], maxlen=2),
+        "steps": (range(3), slice(1, 2), frozenset({1}), complex(1, 2), bytearray(b"x")),
     }
     for legacy in (False, True):
         torch.save(content, tmp_path / "c.pt", _use_new_zipfile_serialization=not legacy)

@@ -90,6 +90,23 @@ def test_a_wrong_input_shape_is_a_capture_error_that_names_the_place() -> None:
     assert ".pt2" in e.value.remedy or "archive" in e.value.remedy
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_cast_to_other_floats_is_named_with_its_remedy(dtype: torch.dtype) -> None:
+    class Casting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            result: Tensor = self.body(x.to(dtype)).mean((2, 3))
+            return result
+
+    with pytest.raises(CaptureError, match=r"must run on a batch") as caught:
+        capture(Casting(), SHAPE)
+    assert __file__ in caught.value.received
+    assert "read as float32: take .half()" in caught.value.remedy
+
+
 def test_data_dependent_control_flow_is_a_capture_error() -> None:
     class Branching(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
