@@ -96,8 +96,10 @@ INERT_GLOBALS = frozenset(
     # What a defaultdict is made of, and values that no literal of a pickle states.
     f"{module}.{name}"
     for module in ("builtins", "__builtin__")
-    for name in ("bool", "dict", "float", "frozenset", "int", "list", "range", "slice", "str")
-    + ("tuple", "xrange")
+    for name in (
+        *("bool", "dict", "float", "frozenset", "int", "list"),
+        *("range", "slice", "str", "tuple", "xrange"),
+    )
 )
 
 
