@@ -4,11 +4,10 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from lrq_deploy.cli.sizes import size_change, size_text
 from lrq_deploy.export.latency import BatchLatency, Benchmark, Distribution, EngineBenchmark
 
 __all__ = ["print_benchmark"]
-
-_KIB = 1024.0
 
 
 def print_benchmark(console: Console, found: Benchmark) -> None:
@@ -84,12 +83,6 @@ def _times(found: Distribution) -> tuple[str, ...]:
 
 
 def _line(what: str, before: int, after: int, static: int | None) -> str:
-    ratio = f", {before / after:.1f} x smaller" if after else ""
-    other = "" if static is None else f"; static {_size(static)}"
-    return f"{what}: float {_size(before)}, quantized {_size(after)}{ratio}{other}"
-
-
-def _size(count: int) -> str:
-    if count < _KIB * _KIB:
-        return f"{count / _KIB:.1f} KiB"
-    return f"{count / _KIB / _KIB:.2f} MiB"
+    ratio = f", {size_change(before, after)}" if after else ""
+    other = "" if static is None else f"; static {size_text(static)}"
+    return f"{what}: float {size_text(before)}, quantized {size_text(after)}{ratio}{other}"

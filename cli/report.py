@@ -6,10 +6,9 @@ from rich.table import Table
 from rich.text import Text
 
 from lrq_deploy.cli.result import QuantizeResult
+from lrq_deploy.cli.sizes import size_change, size_text
 
 __all__ = ["print_report"]
-
-_KIB = 1024.0
 
 
 def print_report(console: Console, result: QuantizeResult) -> None:
@@ -46,8 +45,8 @@ def _comparison(result: QuantizeResult) -> Table:
     if teacher is not None and student is not None:
         points = f"{student - teacher:+.2f} points"
         table.add_row("accuracy", f"{teacher:.2f} %", f"{student:.2f} %", points)
-    ratio = f"{result.float_bytes / max(result.student_bytes, 1):.1f} x smaller"
-    table.add_row("size", _size(result.float_bytes), _size(result.student_bytes), ratio)
+    ratio = size_change(result.float_bytes, result.student_bytes)
+    table.add_row("size", size_text(result.float_bytes), size_text(result.student_bytes), ratio)
     before, after = result.float_latency_ms, result.student_latency_ms
     if before is not None and after is not None:
         change = f"{after / before:.2f} of the time"
@@ -86,9 +85,3 @@ def _time(result: QuantizeResult) -> str:
     stages = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in slowest)
     saved = [f"; {name} reused, saves {s:.1f} s" for name, s in result.seconds_saved.items()]
     return f"{result.seconds:.1f} s" + (f" ({stages})" if stages else "") + "".join(saved)
-
-
-def _size(count: int) -> str:
-    if count < _KIB * _KIB:
-        return f"{count / _KIB:.1f} KiB"
-    return f"{count / _KIB / _KIB:.2f} MiB"

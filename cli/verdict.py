@@ -4,6 +4,7 @@ import shlex
 from dataclasses import dataclass
 
 from lrq_deploy.cli.checking import Checked
+from lrq_deploy.cli.sizes import size_change
 from lrq_deploy.export.accuracy import Fidelity
 from lrq_deploy.export.latency import Benchmark
 from lrq_deploy.options import QuantizeOptions
@@ -65,7 +66,7 @@ def judge(
     parts = [
         f"{accuracy}, runs {100 * checked.coverage.share:.1f} % in integers",
         *([] if checked.benchmark is None else [_latency(checked.benchmark)]),
-        f"is {float_bytes / max(student_bytes, 1):.1f} x smaller",
+        f"is {size_change(float_bytes, student_bytes)}",
         _parity(checked),
     ]
     sentence = f"{', '.join(parts[:-1])}, and {parts[-1]}."

@@ -14,6 +14,7 @@ from support import shared_run
 from support.resumed_run import contents
 
 from lrq_deploy.cli.demo_network import TrainedDigits
+from lrq_deploy.launch import Launch
 
 pytestmark = pytest.mark.integration
 
@@ -100,6 +101,29 @@ def torchrun(*arguments: str, **options: Any) -> "subprocess.Popen[str]":
         env=shared_run.environment(),
         **options,
     )
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "torch.distributed.run --standalone --nproc-per-node 2",
+        "accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1"
+        " --mixed_precision no --dynamo_backend no",
+    ],
+    ids=["torchrun", "accelerate"],
+)
+def test_what_a_launcher_says_is_understood(words: str, tmp_path: Path) -> None:
+    script = tmp_path / "said.py"
+    script.write_text("from lrq_deploy.launch import launch\nprint(f'{launch()}\\n', end='')\n")
+    done = subprocess.run(
+        [sys.executable, "-m", *words.split(), str(script)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=shared_run.environment(),
+    )
+    said = [line for line in done.stdout.splitlines() if line.startswith("Launch")]
+    assert sorted(said) == [str(Launch(rank, 2, rank, 2)) for rank in (0, 1)]
 
 
 def test_a_rank_that_dies_is_named_and_the_run_continues(

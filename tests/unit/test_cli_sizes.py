@@ -1,0 +1,25 @@
+"""Sizes in words."""
+
+import pytest
+
+from lrq_deploy.cli.sizes import size_change, size_text
+
+pytestmark = pytest.mark.unit
+
+
+def test_units() -> None:
+    assert size_text(1536) == "1.5 KiB"
+    assert size_text(3 * 2**20) == "3.00 MiB"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        (700, 100, "7.0 x smaller"),
+        (5, 5, "1.0 x smaller"),
+        (100, 250, "2.5 x larger"),
+        (100, 0, "100.0 x smaller"),
+    ],
+)
+def test_change(before: int, after: int, said: str) -> None:
+    assert size_change(before, after) == said
