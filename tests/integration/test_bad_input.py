@@ -14,6 +14,7 @@ import onnx
 import pytest
 import torch
 from PIL import Image
+from support.arch_sources import SORTING
 from support.small_networks import Residual, with_statistics
 from torch import nn
 
@@ -57,23 +58,10 @@ def segmenting():
 
     return Segmenting()
 
-def sorting():
-    class Sorting(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
-            self.head = nn.Linear(4, 5)
-
-        def forward(self, x):
-            x = self.body(x)
-            x = x - x.median(3, keepdim=True).values  # no ONNX form
-            return self.head(x.mean((2, 3)))
-
-    return Sorting()
-
 def plain():
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 100, 5))
 """
+ARCH_FILE += SORTING
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.arch_sources import SORTING
 from support.small_networks import with_statistics
 from torch import nn
 
@@ -34,19 +35,10 @@ class Heads(nn.Module):
         x = self.body(x).mean((2, 3))
         return {"main": self.main(x), "aux": self.aux(x)}
 
-class Sorting(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
-        self.head = nn.Linear(4, 5)
-
-    def forward(self, x):
-        x = self.body(x)
-        return self.head((x - x.median(3, keepdim=True).values).mean((2, 3)))
-
 def plain():
     return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(800, 5))
 """
+ARCH_FILE += SORTING
 
 
 class Program:
@@ -181,10 +173,19 @@ def test_output_picks_one_of_several_heads(program: Program) -> None:
 
 
 def test_an_operator_without_onnx_form_is_in_the_plan(program: Program) -> None:
-    code, said = program.run("--json", factory="Sorting")
+    code, said = program.run("--json", factory="sorting")
     assert code == 0
     assert "aten.median.dim" in json.loads(said)["obstacle"]
-    code, said = program.run(factory="Sorting")
+    code, said = program.run(factory="sorting")
     assert code == 0
     assert "ONNX form" in said
     assert "Next:" not in said
+
+
+def test_known_operators_are_not_rehearsed(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lrq_deploy.cli.rehearsing.rehearse", None)
+    code, said = program.run("--json")
+    assert code == 0
+    assert json.loads(said)["obstacle"] == ""

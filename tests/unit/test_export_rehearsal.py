@@ -1,5 +1,7 @@
 """The rehearsal refuses what would fail at the end of a run, and says where it stands."""
 
+import numpy as np
+import onnx
 import pytest
 import torch
 from support.small_networks import CENTRED, SHAPE, Residual, calibrated
@@ -9,6 +11,7 @@ from lrq_deploy.calibration.stand_in import stand_in_model
 from lrq_deploy.errors import ExportError
 from lrq_deploy.export.missing_form import describe_failure
 from lrq_deploy.export.rehearsal import rehearse
+from lrq_deploy.export.session import open_session
 from lrq_deploy.export.targets import targets
 from lrq_deploy.graph.capture import capture
 from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
@@ -18,6 +21,8 @@ from lrq_deploy.scheme import Scheme
 from lrq_deploy.student.frozen import QuantizedModel
 from lrq_deploy.target import PORTABLE
 from lrq_deploy.teacher import Teacher
+
+pytestmark = pytest.mark.unit
 
 SCHEME = Scheme(4, 4, 8)
 BOTH = tuple(targets().get(name) for name in targets().names())
@@ -71,6 +76,20 @@ def test_no_kernel_in_onnx_runtime() -> None:
     with pytest.raises(ExportError, match="must execute every operator") as caught:
         rehearse(stand_in(Ending("atanh")), BOTH)
     assert "replace the operator" in caught.value.remedy
+
+
+def test_a_graph_that_loads_and_does_not_run() -> None:
+    sizes = onnx.numpy_helper.from_array(np.array([5, -1], np.int64), "sizes")
+    shape = onnx.helper.make_tensor_value_info("input", onnx.TensorProto.FLOAT, ["n", 3, 2, 2])
+    logits = onnx.helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, None)
+    node = onnx.helper.make_node("Reshape", ["input", "sizes"], ["logits"])
+    graph = onnx.helper.make_graph([node], "twelve", [shape], [logits], [sizes])
+    opset = [onnx.helper.make_opsetid("", 21)]
+    model = onnx.helper.make_model(graph, opset_imports=opset, ir_version=10)
+    session = open_session(model.SerializeToString())
+    with pytest.raises(ExportError, match="must run in ONNX Runtime") as caught:
+        session.logits(torch.zeros(1, 3, 2, 2))
+    assert "Reshape" in caught.value.received
 
 
 def test_the_stand_in_has_the_graph_of_the_fitted_student() -> None:
