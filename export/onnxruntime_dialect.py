@@ -7,6 +7,7 @@ import onnx_ir as ir
 from lrq_deploy.export.passes.float_layers import FloatLayersPass
 from lrq_deploy.export.passes.fold_activation import FoldActivationPass
 from lrq_deploy.export.passes.global_pool import GlobalPoolPass
+from lrq_deploy.export.passes.image_channels import ImageChannelsPass
 from lrq_deploy.export.passes.int4_weights import Int4WeightsPass
 from lrq_deploy.export.passes.integer_movement import IntegerMovementPass
 from lrq_deploy.export.passes.integer_weights import IntegerWeightsPass
@@ -39,6 +40,7 @@ class OnnxRuntimeTarget:
             GlobalPoolPass(),
             FoldActivationPass(),
             TableRequantizationPass(),
+            ImageChannelsPass(),
             FloatLayersPass(),
             Uint8ActivationsPass(),
             IntegerMovementPass(),
