@@ -1,5 +1,6 @@
 """Calibration: give every quantizer and layer of a student its first scale."""
 
+import math
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from lrq_deploy.calibration.ranges import (
     search_weight_scale,
     whole_range,
 )
+from lrq_deploy.graph.ranges import largest_values
 from lrq_deploy.student.layers import ActQuantizer, QuantizedLayer, set_enabled
 
 __all__ = ["calibrate", "sample_activations"]
@@ -44,10 +46,14 @@ def calibrate(
     set_enabled(student, False)
     samples = sample_activations(student, images, seed, SAMPLE_SIZE if search else None)
     set_enabled(student, True)
+    largest = _largest_received(student)
     for path, values in samples.items():
         quantizer = student.get_submodule(path)
         if isinstance(quantizer, ActQuantizer):
-            quantizer.set_range(*_act_range(quantizer, values, symmetric, search))
+            scale, zero_point = _act_range(quantizer, values, symmetric, search)
+            if search and quantizer.fine and quantizer.known_range is None:
+                scale = _with_headroom(scale, quantizer, largest[path])
+            quantizer.set_range(scale, zero_point)
     for module in student.modules():
         if isinstance(module, QuantizedLayer):
             _make_room_for_bias(student, module)
@@ -75,8 +81,24 @@ def _act_range(
         return whole_range(*quantizer.known_range, quantizer.bounds, symmetric)
     if not search:
         return extreme_range(values, quantizer.bounds, symmetric)
-    scale, zero_point = search_act_range(values, quantizer.bounds, quantizer.signed, symmetric)
-    return scale * (HEADROOM if quantizer.fine else 1.0), zero_point
+    return search_act_range(values, quantizer.bounds, quantizer.signed, symmetric)
+
+
+def _with_headroom(scale: float, quantizer: ActQuantizer, largest: float) -> float:
+    """The scale of a fine range for images unlike ours, which a ReLU6 lets reach no further."""
+    enough = math.inf if quantizer.signed else largest / quantizer.bounds.qmax
+    return max(scale, min(scale * HEADROOM, enough))
+
+
+def _largest_received(student: fx.GraphModule) -> dict[str, float]:
+    """What no value that a quantizer receives exceeds, infinity where nothing says so."""
+    stated = largest_values(student)
+    found: dict[str, float] = {}
+    for node in student.graph.nodes:
+        if node.op == "call_module":
+            received = stated.get(node.args[0], math.inf)
+            found[str(node.target)] = max(found.get(str(node.target), received), received)
+    return found
 
 
 def _make_room_for_bias(student: fx.GraphModule, layer: QuantizedLayer) -> None:

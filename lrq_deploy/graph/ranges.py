@@ -1,4 +1,4 @@
-"""Analysis: which tensors can never be negative."""
+"""Analysis: what the operators of a graph say of the values of its tensors."""
 
 import torch
 from torch import fx
@@ -12,10 +12,13 @@ from lrq_deploy.graph.operators import (
     is_movement,
     tensor_inputs,
 )
+from lrq_deploy.student.layers import ActQuantizer
 
-__all__ = ["non_negative_nodes"]
+__all__ = ["largest_values", "non_negative_nodes"]
 
 aten = torch.ops.aten
+
+_UP_TO_ONE = {aten.sigmoid.default, aten.hardsigmoid.default, aten.softmax.int}
 
 
 def non_negative_nodes(graph: fx.Graph, input_is_non_negative: bool) -> set[fx.Node]:
@@ -38,6 +41,33 @@ def non_negative_nodes(graph: fx.Graph, input_is_non_negative: bool) -> set[fx.N
         if holds:
             found.add(node)
     return found
+
+
+def largest_values(student: fx.GraphModule) -> dict[fx.Node, float]:
+    """What no value of a node exceeds, for the nodes of a student whose operators state it."""
+    found: dict[fx.Node, float] = {}
+    for node in student.graph.nodes:
+        sources = tensor_inputs(node)
+        known = [found[n] for n in sources if n in found]
+        limits = clip_limits(node)
+        if limits is not None:
+            known += [] if limits[1] is None else [limits[1]]
+            largest = min(known, default=None)
+        elif is_call(node, _UP_TO_ONE):
+            largest = 1.0
+        else:
+            kept = is_movement(node) or is_call(node, AVERAGES | CONCATENATIONS)
+            kept = kept or _is_quantizer(student, node)
+            largest = max(known) if kept and known and len(known) == len(sources) else None
+        if largest is not None:
+            found[node] = largest
+    return found
+
+
+def _is_quantizer(student: fx.GraphModule, node: fx.Node) -> bool:
+    return node.op == "call_module" and isinstance(
+        student.get_submodule(str(node.target)), ActQuantizer
+    )
 
 
 def _clips_at_zero(node: fx.Node) -> bool:

@@ -75,6 +75,22 @@ def test_fine_ranges_go_beyond_the_searched_one(
     assert quantizer.scale.item() == pytest.approx(scale * headroom, rel=1e-5)
 
 
+@pytest.mark.parametrize(("reach", "largest"), [(6.0, 1.2), (1.1, 1.1), (0.9, 0.9)])
+def test_headroom_ends_where_a_clamp_does(reach: float, largest: float) -> None:
+    """Values of 1 and a clamp at ``reach``: a fifth more, but no further than that."""
+    bounds = PORTABLE.act_range(8, signed=False, symmetric=True)
+    clamped = fx.Graph()
+    x = clamped.placeholder("x")
+    y = clamped.call_function(torch.ops.aten.clamp.default, (x, 0.0, reach))
+    y = clamped.call_function(torch.ops.aten.max_pool2d.default, (y, [1, 1]))
+    clamped.output(clamped.call_module("quantizer", (y,)))
+    quantizer = ActQuantizer(bounds, 8, signed=False)
+    graph = fx.GraphModule({"quantizer": quantizer}, clamped)
+    values = torch.ones(8, 3, 4, 4)
+    calibrate(graph, values, True, seed=0)
+    assert quantizer.scale.item() * bounds.qmax == pytest.approx(largest, rel=1e-5)
+
+
 def single_call(path: str) -> fx.Graph:
     graph = fx.Graph()
     graph.output(graph.call_module(path, (graph.placeholder("x"),)))
