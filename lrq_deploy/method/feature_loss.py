@@ -7,29 +7,24 @@ from torch import Tensor
 
 from lrq_deploy.inner_product import inner_product
 
-__all__ = ["feature_errors", "feature_loss", "relative_error", "squared_error"]
+__all__ = ["feature_errors", "relative_error", "squared_error"]
 
 SMALLEST = 1e-12
 
 
-def feature_loss(mine: list[Tensor], theirs: list[Tensor]) -> Tensor:
-    """Mean over blocks of ``sum((mine - theirs)^2) / sum(theirs^2)``, a scalar.
+def feature_errors(mine: list[Tensor], theirs: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """``sum((mine - theirs)^2)`` and ``sum(theirs^2)`` of each block, both ``[blocks]``.
 
     Args:
         mine: block outputs of the student, each of any shape.
         theirs: those of the float twin, constant, of the same shapes.
     """
-    return relative_error(*feature_errors(mine, theirs))
-
-
-def feature_errors(mine: list[Tensor], theirs: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """``sum((mine - theirs)^2)`` and ``sum(theirs^2)`` of each block, both ``[blocks]``."""
     errors = [squared_error(a, b) for a, b in zip(mine, theirs, strict=True)]
     return torch.stack(errors), torch.stack([inner_product(b, b) for b in theirs])
 
 
 def relative_error(errors: Tensor, sizes: Tensor) -> Tensor:
-    """``feature_loss`` of the ``feature_errors`` of a batch."""
+    """Mean over blocks of the error relative to the size: ``feature_errors`` of a batch as one."""
     return (errors / sizes.clamp_min(SMALLEST)).mean()
 
 

@@ -16,25 +16,9 @@ from torch import Tensor
 from lrq_deploy.graph.statistics import NormStatistics
 from lrq_deploy.ranks import ALONE, Ranks
 
-__all__ = ["channel_moments", "moments_loss", "statistics_loss"]
+__all__ = ["channel_moments", "moments_loss"]
 
 EPSILON = 1e-5
-
-
-def statistics_loss(
-    taps: list[Tensor], stored: tuple[NormStatistics, ...], ranks: Ranks = ALONE
-) -> Tensor:
-    """Mean relative distance of the batch statistics to the stored ones.
-
-    Args:
-        taps: BatchNorm inputs, each ``[N, C, ...]``.
-        stored: running statistics, each ``[C]``, in the order of ``taps``.
-        ranks: whose taps are one batch; for the gradient see ``Ranks.pooled``.
-
-    Returns:
-        Scalar, 0 where all statistics agree.
-    """
-    return moments_loss(channel_moments(taps), stored, ranks)
 
 
 def channel_moments(taps: list[Tensor]) -> list[Tensor]:
@@ -45,7 +29,16 @@ def channel_moments(taps: list[Tensor]) -> list[Tensor]:
 def moments_loss(
     moments: Sequence[Tensor], stored: tuple[NormStatistics, ...], ranks: Ranks = ALONE
 ) -> Tensor:
-    """``statistics_loss`` of a batch in P equal pieces, ``moments`` being ``[P, C]``."""
+    """Mean relative distance of the statistics of a batch to the stored ones.
+
+    Args:
+        moments: ``channel_moments`` of the batch, of P equal pieces of it ``[P, C]``.
+        stored: running statistics, each ``[C]``, in the order of the taps.
+        ranks: whose pieces are one batch; for the gradient see ``Ranks.pooled``.
+
+    Returns:
+        Scalar, 0 where all statistics agree.
+    """
     pairs = list(zip(moments[::2], moments[1::2], strict=True))
     if len(moments[0]) > 1 or ranks.count > 1:
         pairs = _of_all(pairs, stored, ranks)

@@ -223,6 +223,26 @@ def test_every_method_gives_a_bundle_from_the_same_parts(
     assert run.result.parity_top1 == 100.0
 
 
+@pytest.mark.parametrize(("weight_bits", "first"), [(2, "blocks"), (4, "student")])
+def test_rounding_is_learned_in_blocks_first_below_four_bits(
+    digits_teacher: TrainedDigits,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    weight_bits: int,
+    first: str,
+) -> None:
+    short = replace(TINY, coarse_block_steps=2)
+    monkeypatch.setattr("lrq_deploy.cli.pipeline.recipe_settings", lambda *_: short)
+    options = QuantizeOptions(
+        digits_teacher.model_file, tmp_path / "bundle", Scheme(weight_bits, 4, 8), device="cpu"
+    )
+    events: list[ProgressEvent] = []
+    quantize(options, events.append)
+    stages = list(dict.fromkeys(event.stage for event in events))
+    assert stages[stages.index("ranges") + 1] == first
+    assert "student" in stages
+
+
 def test_zero_points_are_free_when_asymmetric(
     digits_teacher: TrainedDigits, reference: Run, tmp_path: Path
 ) -> None:

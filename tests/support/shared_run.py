@@ -30,7 +30,7 @@ from lrq_deploy.launch import launch
 from lrq_deploy.method.augmented_batches import AugmentedBatches
 from lrq_deploy.method.diversity import part_of_pairs
 from lrq_deploy.method.recipe import RecipeSettings
-from lrq_deploy.method.statistics_loss import statistics_loss
+from lrq_deploy.method.statistics_loss import channel_moments, moments_loss
 from lrq_deploy.options import QuantizeOptions
 from lrq_deploy.ranks import ALONE, Ranks, joined_ranks
 from lrq_deploy.resume.control import RunControl
@@ -134,7 +134,7 @@ def _statistics_gradient(ranks: Ranks) -> dict[str, Any]:
         assert layer.bias is not None
         layer.bias.copy_(torch.ones(4))
     stored = NormStatistics(torch.full((4,), 6.0), torch.full((4,), 2.0))
-    loss = statistics_loss([layer(batch[ranks.part(8)])], (stored,), ranks)
+    loss = moments_loss(channel_moments([layer(batch[ranks.part(8)])]), (stored,), ranks)
     loss.backward()
     ranks.average_gradients(torch.optim.SGD(layer.parameters()))
     assert layer.weight.grad is not None

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from lrq_deploy.inner_product import inner_product
 from lrq_deploy.method import precision
-from lrq_deploy.method.feature_loss import feature_loss
+from lrq_deploy.method.feature_loss import feature_errors, relative_error
 from lrq_deploy.method.precision import multiplies_bfloat16, reduced_precision
 
 pytestmark = pytest.mark.unit
@@ -65,7 +65,7 @@ def test_the_feature_loss_is_the_relative_squared_error() -> None:
     mine, theirs = channels_last(2, 8, 4, 4).requires_grad_(), channels_last(2, 8, 4, 4) * 2
     wanted = (mine - theirs).square().sum() / theirs.square().sum()
     (expected,) = torch.autograd.grad(wanted, mine)
-    loss = feature_loss([mine], [theirs])
+    loss = relative_error(*feature_errors([mine], [theirs]))
     (grad,) = torch.autograd.grad(loss, mine)
     assert float(loss.detach()) == pytest.approx(float(wanted.detach()))
     torch.testing.assert_close(grad, expected)
@@ -75,5 +75,6 @@ def test_the_feature_loss_is_the_relative_squared_error() -> None:
 def test_feature_losses_are_averaged_and_a_silent_block_does_not_divide_by_zero() -> None:
     silent = torch.zeros(2, 8, 4, 4)
     one = channels_last(2, 8, 4, 4)
-    alone = float(feature_loss([one], [one * 2]))
-    assert float(feature_loss([one, silent], [one * 2, silent])) == pytest.approx(alone / 2)
+    alone = float(relative_error(*feature_errors([one], [one * 2])))
+    both = relative_error(*feature_errors([one, silent], [one * 2, silent]))
+    assert float(both) == pytest.approx(alone / 2)

@@ -10,7 +10,7 @@ from torch import Tensor
 from lrq_deploy.graph.statistics import TappedTeacher, tap_batch_norms
 from lrq_deploy.method.recipe import RecipeSettings
 from lrq_deploy.method.refinement import refine
-from lrq_deploy.method.statistics_loss import statistics_loss
+from lrq_deploy.method.statistics_loss import channel_moments, moments_loss
 
 pytestmark = pytest.mark.unit
 
@@ -31,7 +31,8 @@ def batch() -> tuple[Tensor, Tensor]:
 
 def distance(teacher: TappedTeacher, images: Tensor) -> float:
     with torch.no_grad():
-        return float(statistics_loss(teacher.graph(images)[2], teacher.statistics))
+        moments = channel_moments(teacher.graph(images)[2])
+        return float(moments_loss(moments, teacher.statistics))
 
 
 def test_statistics_come_closer_and_pixels_stay_inside(teacher: TappedTeacher) -> None:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from lrq_deploy.graph.statistics import NormStatistics
-from lrq_deploy.method.statistics_loss import statistics_loss
+from lrq_deploy.method.statistics_loss import channel_moments, moments_loss
 
 pytestmark = pytest.mark.unit
 
@@ -18,6 +18,10 @@ def own(x: Tensor) -> NormStatistics:
     axes = [a for a in range(x.dim()) if a != 1]
     var, mean = torch.var_mean(x, axes, correction=0)
     return NormStatistics(mean, var)
+
+
+def statistics_loss(taps: list[Tensor], stored: tuple[NormStatistics, ...]) -> Tensor:
+    return moments_loss(channel_moments(taps), stored)
 
 
 def test_zero_where_equal_at_any_rank() -> None:
