@@ -111,9 +111,8 @@ def _is_unpadded(node: ir.Node) -> bool:
 def _static(value: ir.Value, first: int) -> list[int]:
     """Sizes from axis ``first`` on, empty where one is not known."""
     sizes = [] if value.shape is None else list(value.shape)[first:]
-    return (
-        [s for s in sizes if isinstance(s, int)] if all(isinstance(s, int) for s in sizes) else []
-    )
+    known = [size for size in sizes if isinstance(size, int)]
+    return known if len(known) == len(sizes) else []
 
 
 def _integers(node: ir.Node, name: str, default: list[int]) -> list[int]:
