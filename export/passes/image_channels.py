@@ -20,8 +20,8 @@ _MULTIPLE = 4
 others are first copied into a matrix, tap by tap."""
 _FEWEST_OUTPUTS = 16
 """Fewer output channels take another kernel, which gains nothing (docs/latency.md)."""
-_LONGEST_COPY = 24
-"""Bytes per row of taps from which on the copy costs no more than the blocks would."""
+_LONGEST_ROW = {"padded": 24, "blocks": 40}
+"""Bytes of one row of taps up to which each layout was faster than the copy (docs/latency.md)."""
 _BLOCK_GAIN = 1.2
 """Blocks may take this many times the products: their runs are longer."""
 
@@ -87,15 +87,15 @@ def _layout_of(node: ir.Node) -> _Layout | None:
         _integers(node, "dilations", [1, 1]) == [1, 1]
         and channels == image[0]
         and strides[0] == strides[1]
-        and ("auto_pad" not in node.attributes or _is_unpadded(node))
+        and _pads_are_stated(node)
     )
-    few = channels % _MULTIPLE and channels * taps[1] < _LONGEST_COPY and max(taps) > 1
-    if not plain or not few or outputs < _FEWEST_OUTPUTS:
+    copied = channels % _MULTIPLE and max(taps) > 1
+    if not plain or not copied or outputs < _FEWEST_OUTPUTS:
         return None
+    block, row = strides[0], channels * taps[1]
     padded = _Layout(1, channels + -channels % _MULTIPLE, (taps[0], taps[1]), (0, 0, 0, 0))
-    block = strides[0]
-    if block == 1 or channels * block**2 % _MULTIPLE:
-        return padded
+    if block == 1 or channels * block**2 % _MULTIPLE or row >= _LONGEST_ROW["blocks"]:
+        return padded if row < _LONGEST_ROW["padded"] else None
     top, left = _integers(node, "pads", [0] * 4)[:2]
     rows, columns = (-(-size // block) for size in taps)
     bottom = block * (result[1] - 1 + rows) - image[1] - top
@@ -104,8 +104,9 @@ def _layout_of(node: ir.Node) -> _Layout | None:
     return blocks if blocks.products <= _BLOCK_GAIN * padded.products else padded
 
 
-def _is_unpadded(node: ir.Node) -> bool:
-    return node.attributes["auto_pad"].as_string() == "NOTSET"
+def _pads_are_stated(node: ir.Node) -> bool:
+    automatic = node.attributes.get("auto_pad")
+    return automatic is None or automatic.as_string() == "NOTSET"
 
 
 def _static(value: ir.Value, first: int) -> list[int]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 from lrq_deploy.checkpoint.pickle_globals import is_plain_pickle
+from lrq_deploy.checkpoint.zip_damage import ZIP_DAMAGE
 from lrq_deploy.errors import CheckpointError
 
 __all__ = ["CheckpointFile", "FileKind", "identify", "is_onnx"]
@@ -84,7 +85,7 @@ def _identify_zip(path: Path, size: int) -> CheckpointFile:
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error, OSError):
+    except (*ZIP_DAMAGE, ValueError, struct.error):
         raise _truncated(path, "a zip archive without its directory at the end") from None
     names = {entry.filename for entry in entries}
     if len({name.casefold() for name in names}) != len(entries):

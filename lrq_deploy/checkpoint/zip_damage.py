@@ -7,9 +7,8 @@ __all__ = ["ZIP_DAMAGE"]
 
 ZIP_DAMAGE: Final = (
     zipfile.BadZipFile,
-    NotImplementedError,
     RuntimeError,
     EOFError,
     OSError,
 )
-"""In this order: no zip, unknown compression, a password, cut off, unreadable."""
+"""In this order: no zip, a password or unknown compression, cut off, unreadable."""

@@ -29,7 +29,6 @@ _NETWORK_ERRORS = (
     AssertionError,
     AttributeError,
     LookupError,
-    NotImplementedError,
     RuntimeError,
     TypeError,
     ValueError,

@@ -10,7 +10,7 @@ import torch
 from torch import fx
 
 from lrq_deploy.graph.operators import is_call
-from lrq_deploy.student.layers import ActQuantizer, QuantizedLayer
+from lrq_deploy.student.layers import QuantizedLayer, is_quantizer
 
 __all__ = ["head_layer", "with_features"]
 
@@ -26,7 +26,7 @@ def with_features(student: fx.GraphModule) -> fx.GraphModule:
     Block outputs are the quantized sums of residual blocks; networks with fewer than three
     of them give evenly spread quantizers instead.
     """
-    quantizers = [n for n in student.graph.nodes if _is_quantizer(student, n)]
+    quantizers = [n for n in student.graph.nodes if is_quantizer(student, n)]
     sums = [n for n in quantizers if _follows_sum(n)]
     chosen = _spread(sums if len(sums) >= FEWEST else quantizers[1:])
     graph = fx.Graph()
@@ -54,12 +54,6 @@ def _head(student: fx.GraphModule) -> fx.Node | None:
     layer = student.get_submodule(str(node.target))
     linear = isinstance(layer, QuantizedLayer) and layer.spec.kind == "linear"
     return node if linear else None
-
-
-def _is_quantizer(student: fx.GraphModule, node: fx.Node) -> bool:
-    return node.op == "call_module" and isinstance(
-        student.get_submodule(str(node.target)), ActQuantizer
-    )
 
 
 def _follows_sum(node: fx.Node) -> bool:

@@ -12,7 +12,7 @@ from lrq_deploy.graph.operators import (
     is_movement,
     tensor_inputs,
 )
-from lrq_deploy.student.layers import ActQuantizer
+from lrq_deploy.student.layers import is_quantizer
 
 __all__ = ["largest_values", "non_negative_nodes"]
 
@@ -50,23 +50,23 @@ def largest_values(student: fx.GraphModule) -> dict[fx.Node, float]:
         sources = tensor_inputs(node)
         known = [found[n] for n in sources if n in found]
         limits = clip_limits(node)
+        largest: float | None = None
         if limits is not None:
-            known += [] if limits[1] is None else [limits[1]]
-            largest = min(known, default=None)
+            low, high = limits
+            largest = min(known if high is None else [*known, high], default=None)
+            largest = largest if largest is None or low is None else max(largest, low)
         elif is_call(node, _UP_TO_ONE):
             largest = 1.0
-        else:
-            kept = is_movement(node) or is_call(node, AVERAGES | CONCATENATIONS)
-            kept = kept or _is_quantizer(student, node)
-            largest = max(known) if kept and known and len(known) == len(sources) else None
+        elif sources and len(known) == len(sources) and _keeps_bounds(student, node):
+            largest = max([0.0, *known])  # what is padded is 0
         if largest is not None:
             found[node] = largest
     return found
 
 
-def _is_quantizer(student: fx.GraphModule, node: fx.Node) -> bool:
-    return node.op == "call_module" and isinstance(
-        student.get_submodule(str(node.target)), ActQuantizer
+def _keeps_bounds(student: fx.GraphModule, node: fx.Node) -> bool:
+    return (
+        is_movement(node) or is_call(node, AVERAGES | CONCATENATIONS) or is_quantizer(student, node)
     )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from lrq_deploy.student.layers import ActQuantizer, QuantizedLayer
+from lrq_deploy.student.layers import QuantizedLayer, is_quantizer
 
 __all__ = ["Segment", "segment_graph", "segments_of"]
 
@@ -80,7 +80,7 @@ def _cuts(student: fx.GraphModule) -> list[fx.Node]:
         if node not in data:
             continue
         alive = {other for other in alive | {node} if last_use[other] > place[node]}
-        if alive == {node} and _is_quantizer(student, node):
+        if alive == {node} and is_quantizer(student, node):
             cuts.append(node)
     return cuts
 
@@ -92,9 +92,3 @@ def _data_nodes(nodes: list[fx.Node]) -> set[fx.Node]:
         if node.op == "placeholder" or any(source in data for source in node.all_input_nodes):
             data.add(node)
     return data
-
-
-def _is_quantizer(student: fx.GraphModule, node: fx.Node) -> bool:
-    return node.op == "call_module" and isinstance(
-        student.get_submodule(str(node.target)), ActQuantizer
-    )

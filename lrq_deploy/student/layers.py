@@ -21,6 +21,7 @@ __all__ = [
     "QuantizedLayer",
     "channel_scale_shape",
     "float_twin",
+    "is_quantizer",
     "set_enabled",
 ]
 
@@ -225,6 +226,13 @@ def channel_scale_shape(scale: Tensor, spec: LayerSpec, bias: Tensor) -> Tensor:
     their scales across the groups.
     """
     return scale if scale.numel() == bias.numel() else scale.repeat(spec.groups)
+
+
+def is_quantizer(student: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether ``node`` calls an activation quantizer of ``student``."""
+    return node.op == "call_module" and isinstance(
+        student.get_submodule(str(node.target)), ActQuantizer
+    )
 
 
 def set_enabled(student: nn.Module, enabled: bool) -> None:

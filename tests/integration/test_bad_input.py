@@ -14,7 +14,7 @@ import onnx
 import pytest
 import torch
 from PIL import Image
-from support.arch_sources import SORTING
+from support.arch_sources import REFUSED, SORTING
 from support.small_networks import Residual, with_statistics
 from torch import nn
 
@@ -24,44 +24,7 @@ from lrq_deploy.inspection.matching import Candidate, Match
 
 pytestmark = pytest.mark.integration
 
-ARCH_FILE = """
-import torch
-from torch import nn
-
-def build():
-    return nn.Sequential(
-        nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3),
-        nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5),
-    )
-
-def branching():
-    class Branching(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
-
-        def forward(self, x):
-            x = self.body(x).mean((2, 3))
-            return x if float(x.sum()) > 0 else -x  # here
-
-    return Branching()
-
-def segmenting():
-    class Segmenting(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
-
-        def forward(self, x):
-            x = self.body(x)
-            return {"out": x, "aux": x + 1}
-
-    return Segmenting()
-
-def plain():
-    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 100, 5))
-"""
-ARCH_FILE += SORTING
+ARCH_FILE = REFUSED + SORTING
 
 
 @dataclass(frozen=True)

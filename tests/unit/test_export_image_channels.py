@@ -164,6 +164,23 @@ def test_a_large_kernel_reads_squares_of_pixels() -> None:
     assert model.graph.initializers["layer.weight_arranged"].shape == ir.Shape([16, 12, 4, 4])
 
 
+@pytest.mark.parametrize(
+    ("layer", "rows"),
+    [
+        (Layer(kernel=(11, 11), strides=(4, 4), pads=(2, 2, 2, 2), size=(35, 35)), 3),
+        (Layer(kernel=(4, 4), strides=(4, 4), pads=(0, 0, 0, 0), size=(12, 12)), 1),
+        (Layer(kernel=(5, 5), strides=(2, 2), size=(12, 12)), 3),
+        (Layer(channels=1, strides=(2, 2), size=(12, 12)), 2),
+    ],
+    ids=["AlexNet", "patches", "5 x 5", "grey"],
+)
+def test_what_was_faster_in_squares_is_in_squares(layer: Layer, rows: int) -> None:
+    model = assert_exact(layer)
+    assert operators(model).count("SpaceToDepth") == 1
+    shape = [16, layer.channels * layer.strides[0] ** 2, rows, rows]
+    assert model.graph.initializers["layer.weight_arranged"].shape == ir.Shape(shape)
+
+
 def test_the_movement_is_on_integers() -> None:
     model = assert_exact(Layer(kernel=(7, 7), strides=(2, 2), size=(20, 21)))
     moved = [n.outputs[0].dtype for n in model.graph if n.op_type in ("Pad", "SpaceToDepth")]
@@ -182,6 +199,7 @@ def test_a_cut_border_is_exact() -> None:
         Layer(outputs=8),
         Layer(kernel=(1, 1)),
         Layer(kernel=(16, 16), strides=(16, 16), pads=(0, 0, 0, 0), size=(32, 32)),
+        Layer(kernel=(11, 11), size=(20, 20)),
         Layer(strides=(1, 2)),
         Layer(group=3, outputs=18),
         Layer(dilation=2),
