@@ -94,14 +94,15 @@ def _layout_of(node: ir.Node) -> _Layout | None:
         return None
     block, row = strides[0], channels * taps[1]
     padded = _Layout(1, channels + -channels % _MULTIPLE, (taps[0], taps[1]), (0, 0, 0, 0))
+    otherwise = padded if row < _LONGEST_ROW["padded"] else None
     if block == 1 or channels * block**2 % _MULTIPLE or row >= _LONGEST_ROW["blocks"]:
-        return padded if row < _LONGEST_ROW["padded"] else None
+        return otherwise
     top, left = _integers(node, "pads", [0] * 4)[:2]
     rows, columns = (-(-size // block) for size in taps)
     bottom = block * (result[1] - 1 + rows) - image[1] - top
     right = block * (result[2] - 1 + columns) - image[2] - left
     blocks = _Layout(block, channels, (rows, columns), (top, left, bottom, right))
-    return blocks if blocks.products <= _BLOCK_GAIN * padded.products else padded
+    return blocks if blocks.products <= _BLOCK_GAIN * padded.products else otherwise
 
 
 def _pads_are_stated(node: ir.Node) -> bool:

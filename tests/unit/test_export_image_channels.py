@@ -200,6 +200,7 @@ def test_a_cut_border_is_exact() -> None:
         Layer(kernel=(1, 1)),
         Layer(kernel=(16, 16), strides=(16, 16), pads=(0, 0, 0, 0), size=(32, 32)),
         Layer(kernel=(11, 11), size=(20, 20)),
+        Layer(kernel=(9, 9), strides=(4, 4), size=(20, 20)),
         Layer(strides=(1, 2)),
         Layer(group=3, outputs=18),
         Layer(dilation=2),
