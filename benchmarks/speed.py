@@ -3,18 +3,21 @@
 The reference is our own few-line rendering of GDFQ's loop (arXiv 2003.03603), not its code: images
 and maps contiguous, fake quantization by minimum and maximum in plain operators, teacher and
 student forward in each student step, a generator of 115 million multiply-adds per 32 x 32 image.
-Same network, batch, bits and threads; the steps alternate, so that both see the same machine.
+Same network, batch, bits and threads. Each loop is a process, as it would be for its user, with a
+heap of its own; they take turns of a few steps, so that both see the same machine.
 
     python benchmarks/speed.py --shared ../shared --network resnet20 --threads 1 --rounds 5
 """
 
 import argparse
+import multiprocessing
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -27,10 +30,14 @@ from profile_steps import model_options, our_steps
 
 from lrq_deploy.cli.preparing import load_teacher
 from lrq_deploy.loading import load_model
+from lrq_deploy.method.heap import kept_heap
 from lrq_deploy.method.recipe import recipe_settings
 from lrq_deploy.options import QuantizeOptions
 
 BITS = 4
+KINDS = ("generator", "student")
+TURN = 4
+"""Steps of each kind while the other loop waits; the first is not counted."""
 
 
 class PlainQuantizer(nn.Module):
@@ -133,59 +140,86 @@ def reference_steps(options: QuantizeOptions, batch: int) -> dict[str, Callable[
     return {"generator": generator_step, "student": student_step}
 
 
+class _Loop:
+    """The steps of one loop, in the process that runs them."""
+
+    steps: ClassVar[dict[str, Callable[[], None]]] = {}
+    batch: ClassVar[int] = 0
+
+    @classmethod
+    def prepare(cls, name: str, network: str, shared: Path, threads: int) -> None:
+        """Build ``name``, which is ``plain`` or ``ours``."""
+        torch.set_num_threads(threads)
+        model = model_options(NETWORKS[network], shared)
+        cls.batch = recipe_settings("balanced", (3, 32, 32)).batch_size
+        made = our_steps(load_teacher(model)) if name == "ours" else None
+        made = made or reference_steps(model, cls.batch)
+        cls.steps = {step: made[step] for step in KINDS}
+
+    @classmethod
+    def plain_turn(cls) -> dict[str, list[float]]:
+        """Seconds of each step, which alternate as in the recipes."""
+        turns = [{kind: _seconds(step) for kind, step in cls.steps.items()} for _ in range(TURN)]
+        return {kind: [seconds[kind] for seconds in turns[1:]] for kind in cls.steps}
+
+    @classmethod
+    def our_turn(cls) -> dict[str, list[float]]:
+        """Seconds of each step, kind after kind as ``run_stage`` does them."""
+        taken = {}
+        for kind, step in cls.steps.items():
+            with kept_heap():
+                taken[kind] = [_seconds(step) for _ in range(TURN)][1:]
+        return taken
+
+    @classmethod
+    def peak(cls) -> float:
+        """MiB; unlike getrusage's it does not begin with what the parent took."""
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+    @classmethod
+    def images(cls) -> int:
+        """Images of a step."""
+        return cls.batch
+
+
 def main() -> None:
-    """Time all four steps in turn, and their peak memory in processes of their own."""
+    """Time all four steps in turn, and the peak memory of both loops."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shared", default="../shared")
     parser.add_argument("--network", default="resnet20", choices=["resnet20", "resnet32"])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    model = model_options(NETWORKS[options.network], Path(options.shared))
-    batch = recipe_settings("balanced", (3, 32, 32)).batch_size
-    steps = {f"reference {n}": s for n, s in reference_steps(model, batch).items()}
-    if options.only is None or options.only.startswith("our"):
-        ours = our_steps(load_teacher(model))
-        steps |= {f"our {name}": ours[name] for name in ("generator", "student")}
-    if options.only is not None:
-        for _ in range(2):
-            steps[options.only]()
-        print(_own_peak())
-        return
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(options.rounds + 1):
-        for name, step in steps.items():
-            start = time.perf_counter()
-            step()
-            seconds[name].append(time.perf_counter() - start)
-    for name in ("generator", "student"):
-        ratio = _median(seconds[f"reference {name}"]) / _median(seconds[f"our {name}"])
-        print(f"{name}: {ratio:.2f} x the speed of the reference loop\n", flush=True)
-    print("| step | ms | images/s | peak MiB |\n|---|---|---|---|")
-    for name, taken in seconds.items():
-        median = _median(taken)
-        peak = _peak(name)
-        print(f"| {name} | {1000 * median:.0f} | {batch / median:.0f} | {peak:.0f} |", flush=True)
+    about = (options.network, Path(options.shared), options.threads)
+    turns = {"plain": _Loop.plain_turn, "ours": _Loop.our_turn}
+    spawn = multiprocessing.get_context("spawn")
+    pools = {name: ProcessPoolExecutor(1, spawn, _Loop.prepare, (name, *about)) for name in turns}
+    seconds: dict[str, dict[str, list[float]]] = {
+        name: {kind: [] for kind in KINDS} for name in turns
+    }
+    for done in range(options.rounds + 1):
+        for name, turn in turns.items():
+            taken = pools[name].submit(turn).result()
+            for kind in KINDS if done else ():
+                seconds[name][kind] += taken[kind]
+    batch = pools["ours"].submit(_Loop.images).result()
+    print("| step | loop | ms | images/s | peak MiB of the loop |\n|---|---|---|---|---|")
+    for name, pool in pools.items():
+        peak = pool.submit(_Loop.peak).result()
+        for kind in KINDS:
+            median = statistics.median(seconds[name][kind])
+            print(f"| {kind} | {name} | {1000 * median:.0f} | {batch / median:.0f} | {peak:.0f} |")
+        pool.shutdown()
+    for kind in KINDS:
+        plain, ours = (statistics.median(seconds[name][kind]) for name in ("plain", "ours"))
+        print(f"\n{kind}: {plain / ours:.2f} x the speed of the plain loop")
 
 
-def _median(taken: list[float]) -> float:
-    """Of all but the first, which warms up."""
-    return statistics.median(taken[1:])
-
-
-def _own_peak() -> float:
-    """MiB; unlike getrusage's it does not begin with what the parent took."""
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
-
-
-def _peak(name: str) -> float:
-    done = subprocess.run(
-        [sys.executable, *sys.argv, "--only", name], capture_output=True, text=True, check=True
-    )
-    return float(done.stdout)
+def _seconds(step: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    step()
+    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from torch import nn
 
 from lrq_deploy.method.back_off import BackOff, RepeatableStage
 from lrq_deploy.method.divergence import DivergenceGuard
+from lrq_deploy.method.heap import kept_heap
 from lrq_deploy.method.tensor_cores import tf32
 from lrq_deploy.progress import ProgressCallback, StageProgress
 from lrq_deploy.ranks import ALONE, Ranks
@@ -115,7 +116,7 @@ def run_stage(
     if kept.note:
         report.say(kept.note)
     back_off = BackOff(stage, report.say, ranks)
-    with tf32(stage.device):
+    with tf32(stage.device), kept_heap():
         while stage.steps_done < stage.steps:
             back_off.step()
             done = stage.steps_done

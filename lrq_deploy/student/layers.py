@@ -216,7 +216,7 @@ class QuantizedLayer(nn.Module):
     def forward(self, x: Tensor, input_log_scale: Tensor) -> Tensor:
         """Apply the layer to a fake-quantized input; the logarithm of its scale has shape []."""
         weight = self.quantized_weight() if self.enabled else self.weight
-        return self.spec.apply(x, weight, self.snapped_bias(input_log_scale.exp()))
+        return self.spec.apply(x, weight, self.snapped_bias(input_log_scale.detach().exp()))
 
 
 def channel_scale_shape(scale: Tensor, spec: LayerSpec, bias: Tensor) -> Tensor:
