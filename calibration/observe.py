@@ -6,13 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from lrq_deploy.calibration.ranges import (
-    extreme_range,
-    full_weight_scale,
-    search_act_range,
-    search_weight_scale,
-    whole_range,
-)
+from lrq_deploy.calibration.act_range import fit_act_range
+from lrq_deploy.calibration.ranges import full_weight_scale, search_weight_scale
 from lrq_deploy.graph.ranges import largest_values
 from lrq_deploy.student.layers import ActQuantizer, QuantizedLayer, set_enabled
 
@@ -50,10 +45,11 @@ def calibrate(
     for path, values in samples.items():
         quantizer = student.get_submodule(path)
         if isinstance(quantizer, ActQuantizer):
-            scale, zero_point = _act_range(quantizer, values, symmetric, search)
+            fitted = fit_act_range(quantizer, values, quantizer.bounds, symmetric, search)
+            scale = fitted.scale
             if search and quantizer.fine and quantizer.known_range is None:
                 scale = _with_headroom(scale, quantizer, largest[path])
-            quantizer.set_range(scale, zero_point)
+            quantizer.set_range(scale, fitted.zero_point, fitted.bounds)
     for module in student.modules():
         if isinstance(module, QuantizedLayer):
             _make_room_for_bias(student, module)
@@ -72,16 +68,6 @@ def sample_activations(
             of each batch instead.
     """
     return _Observer(student, seed, count).observe(images)
-
-
-def _act_range(
-    quantizer: ActQuantizer, values: Tensor, symmetric: bool, search: bool
-) -> tuple[float, int]:
-    if quantizer.known_range is not None:
-        return whole_range(*quantizer.known_range, quantizer.bounds, symmetric)
-    if not search:
-        return extreme_range(values, quantizer.bounds, symmetric)
-    return search_act_range(values, quantizer.bounds, quantizer.signed, symmetric)
 
 
 def _with_headroom(scale: float, quantizer: ActQuantizer, largest: float) -> float:

@@ -6,6 +6,8 @@ largest error). ``real = scale * (q - zero_point)``.
 """
 
 import math
+from collections.abc import Iterable
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -25,6 +27,8 @@ __all__ = [
 
 EXPONENT = 2.4
 RATIOS = 100
+COARSE_SAMPLE = 16_384
+"""Values of an activation on which a search with a zero point begins."""
 LARGEST_SAMPLE = 2**22
 """Weights of one layer that the search looks at: seconds instead of minutes for VGG's."""
 
@@ -87,20 +91,43 @@ def search_act_range(
     low, high = _extremes(values)
     if low == high:
         return 1.0 / bounds.qmax, 0
-    if symmetric or not signed:
-        full = full_scale(low, high, bounds)
-        candidates = [(full * ratio, 0) for ratio in torch.linspace(1.0, 0.01, RATIOS).tolist()]
-    else:
-        candidates = _asymmetric_candidates(low, high, bounds)
-    best, best_loss = candidates[0], float("inf")
-    for scale, zero_point in candidates:
-        scale = max(scale, MIN_SCALE)
-        q = torch.clamp(torch.round(values / scale) + zero_point, bounds.qmin, bounds.qmax)
-        error = (q - zero_point).mul_(scale).sub_(values).abs_()
-        loss = float(error.pow_(EXPONENT).mean())
-        if loss < best_loss:
-            best, best_loss = (scale, zero_point), loss
-    return best
+    if signed and not symmetric:
+        return _search_both_sides(values, low, high, bounds)
+    full = full_scale(low, high, bounds)
+    ratios = torch.linspace(1.0, 0.01, RATIOS).tolist()
+    scales = (max(full * ratio, MIN_SCALE) for ratio in ratios)
+    return min(scales, key=lambda scale: _loss(values, scale, 0, bounds)), 0
+
+
+def _search_both_sides(
+    values: Tensor, low: float, high: float, bounds: IntegerRange
+) -> tuple[float, int]:
+    """Each side keeps its own share: steps of 5 % on a part of the values, then of 1 % on all."""
+    part = values[:: max(values.numel() // COARSE_SAMPLE, 1)]
+    steps = range(100, 0, -5)
+    kept = _best_percent(part, low, high, bounds, product(steps, steps))
+    below, above = (range(min(side + 4, 100), max(side - 5, 0), -1) for side in kept)
+    kept = _best_percent(values, low, high, bounds, product(below, above))
+    return _clipped_range(low, high, kept, bounds)
+
+
+def _best_percent(
+    values: Tensor,
+    low: float,
+    high: float,
+    bounds: IntegerRange,
+    tried: Iterable[tuple[int, int]],
+) -> tuple[int, int]:
+    def loss(percent: tuple[int, int]) -> float:
+        return _loss(values, *_clipped_range(low, high, percent, bounds), bounds)
+
+    return min(tried, key=loss)
+
+
+def _loss(values: Tensor, scale: float, zero_point: int, bounds: IntegerRange) -> float:
+    q = torch.clamp(torch.round(values / scale) + zero_point, bounds.qmin, bounds.qmax)
+    error = (q - zero_point).mul_(scale).sub_(values).abs_()
+    return float(error.pow_(EXPONENT).mean())
 
 
 def extreme_range(values: Tensor, bounds: IntegerRange, symmetric: bool) -> tuple[float, int]:
@@ -139,19 +166,14 @@ def whole_range(
     low, high = min(low, 0.0), max(high, 0.0)
     if symmetric or low == 0.0:
         return full_scale(low, high, bounds), 0
-    return _asymmetric_candidates(low, high, bounds)[0]
+    return _clipped_range(low, high, (100, 100), bounds)
 
 
-def _asymmetric_candidates(
-    low: float, high: float, bounds: IntegerRange
-) -> list[tuple[float, int]]:
-    """Clip each side by its own ratio; 0 stays exactly representable."""
-    ratios = torch.linspace(1.0, 0.1, 19).tolist()
-    found: list[tuple[float, int]] = []
-    for low_ratio in ratios:
-        for high_ratio in ratios:
-            span = high * high_ratio - low * low_ratio
-            scale = max(span / (bounds.levels - 1), MIN_SCALE)
-            zero_point = bounds.qmin + round(-low * low_ratio / scale)
-            found.append((scale, min(max(zero_point, bounds.qmin), bounds.qmax)))
-    return found
+def _clipped_range(
+    low: float, high: float, percent: tuple[int, int], bounds: IntegerRange
+) -> tuple[float, int]:
+    """``percent`` of each side of ``low..high``; 0 stays exactly representable."""
+    below, above = low * percent[0] / 100, high * percent[1] / 100
+    scale = max((above - below) / (bounds.levels - 1), MIN_SCALE)
+    zero_point = bounds.qmin + round(-below / scale)
+    return scale, min(max(zero_point, bounds.qmin), bounds.qmax)

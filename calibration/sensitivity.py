@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
+from lrq_deploy.calibration.act_range import fit_act_range
 from lrq_deploy.calibration.observe import sample_activations
-from lrq_deploy.calibration.ranges import search_act_range, search_weight_scale, whole_range
+from lrq_deploy.calibration.ranges import search_weight_scale
 from lrq_deploy.method.recipe import RecipeSettings, recipe_settings
 from lrq_deploy.progress import ProgressCallback, StageProgress
 from lrq_deploy.scheme import IntegerRange
@@ -198,14 +199,11 @@ def _with_steps(
     symmetric: bool,
 ) -> _Change:
     bounds = target.act_range(bits, quantizer.signed, symmetric)
-    if quantizer.known_range is not None:
-        scale, zero_point = whole_range(*quantizer.known_range, bounds, symmetric)
-    else:
-        scale, zero_point = search_act_range(values, bounds, quantizer.signed, symmetric)
-    step = values.new_tensor(scale)
+    fitted = fit_act_range(quantizer, values, bounds, symmetric)
+    step, bounds = values.new_tensor(fitted.scale), fitted.bounds
 
     def apply(x: Tensor) -> Tensor:
-        return fake_quantize_per_tensor(x, step, zero_point, bounds.qmin, bounds.qmax)
+        return fake_quantize_per_tensor(x, step, fitted.zero_point, bounds.qmin, bounds.qmax)
 
     return apply
 

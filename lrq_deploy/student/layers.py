@@ -107,11 +107,14 @@ class ActQuantizer(nn.Module):
         """
         return self.known_range is None and not self.fine
 
-    def set_range(self, scale: float, zero_point: int = 0) -> None:
-        """Start from a calibrated scale and zero point."""
+    def set_range(
+        self, scale: float, zero_point: int = 0, bounds: IntegerRange | None = None
+    ) -> None:
+        """Start from a calibrated scale and zero point; the bounds stay unless some are given."""
         with torch.no_grad():
             self.log_scale.fill_(float(torch.tensor(scale, dtype=torch.float64).log()))
         self.zero_point = zero_point
+        self.bounds = bounds or self.bounds
 
     def forward(self, x: Tensor) -> Tensor:
         """Fake-quantize ``x``; the shape stays. Disabled, it only clips what has no sign."""
