@@ -11,6 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.frozen_graphs import FrozenGraphBuilder, aten, mobile_student, residual_student
+from support.small_networks import CENTRED, SHAPE, Mobile, calibrated, with_statistics
+from support.small_networks import images as noise
 
 from lrq_deploy.errors import ExportError, OptionError
 from lrq_deploy.export.onnx_graph import to_onnx
@@ -18,7 +20,9 @@ from lrq_deploy.export.parity import compare
 from lrq_deploy.export.session import open_session
 from lrq_deploy.export.simulation import exact_logits
 from lrq_deploy.export.targets import targets
+from lrq_deploy.graph.teach import make_teacher
 from lrq_deploy.scheme import Scheme
+from lrq_deploy.student.freeze import frozen_model
 from lrq_deploy.student.frozen import LayerSpec, QuantizedModel
 
 pytestmark = pytest.mark.unit
@@ -67,6 +71,17 @@ def test_both_dialects_are_the_same_arithmetic() -> None:
     model, graph = student("mobile w8a8")
     x = images(model)
     assert_same(run(to_onnx(model, "onnxruntime"), x), run(graph, x))
+
+
+def test_integers_that_lie_where_values_do_are_the_same_in_both_dialects() -> None:
+    scheme = Scheme(4, 4, 4)
+    teacher = make_teacher(with_statistics(Mobile()), SHAPE, CENTRED, "mobile", "0" * 64)
+    model = frozen_model(calibrated(with_statistics(Mobile()), scheme, count=64), scheme, teacher)
+    lowest = {q.qparams.qmin for q in model.quantizers().values() if q.qparams.qmax < 16}
+    assert lowest - {0, -8}
+    x = noise(200, seed=7)
+    for dialect in ("onnxruntime", "tensorrt"):
+        assert_same(exact_logits(model, x), run(to_onnx(model, dialect), x))
 
 
 def test_pooled_values_are_stored_once_for_all_their_readers() -> None:
