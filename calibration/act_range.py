@@ -44,7 +44,9 @@ def fit_act_range(
     Raises:
         DivergenceError: a value is NaN or infinite.
     """
-    slides = symmetric and quantizer.signed and bounds.levels < INT8_LEVELS
+    # Values that are all 0 do not say where others would lie.
+    told = quantizer.known_range is not None or bool(values.any())
+    slides = symmetric and quantizer.signed and bounds.levels < INT8_LEVELS and told
     frame = IntegerRange(0, bounds.levels - 1) if slides else bounds
     centred = symmetric and not slides
     if quantizer.known_range is not None:

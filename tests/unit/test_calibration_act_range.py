@@ -71,6 +71,10 @@ def test_int8_holds_every_window(seed: int, bits: int, shift: float, search: boo
     assert found.bounds.levels == 2**bits
 
 
+def test_values_that_are_all_0_keep_both_signs() -> None:
+    assert fitted(torch.zeros(9), 4) == ActRange(1 / 7, 0, IntegerRange(-8, 7))
+
+
 def test_an_image_of_few_bits_uses_them_all() -> None:
     low, high = -2.0, 3.0
     found = fitted(torch.empty(0), 4, known=(low, high))
