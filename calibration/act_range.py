@@ -10,8 +10,6 @@ from lrq_deploy.student.layers import ActQuantizer
 
 __all__ = ["ActRange", "fit_act_range"]
 
-INT8_LEVELS = 256
-
 
 @dataclass(frozen=True)
 class ActRange:
@@ -31,11 +29,11 @@ def fit_act_range(
 ) -> ActRange:
     """Range of what ``quantizer`` receives.
 
-    With zero point 0, signed integers of fewer than 8 bits lie where the values do, since every
-    runtime holds them in 8 bits with room to spare: hard-swish at 4 bits takes -1..14, not -8..7.
+    With zero point 0, signed integers lie where the values do if the runtimes have room around
+    them: hard-swish at 4 bits takes -1..14, not -8..7, and so at 8 bits where uint8 is the carrier.
 
     Args:
-        quantizer: its signs, and its range where that is known.
+        quantizer: its signs, what its runtimes hold, and its range where that is known.
         values: flat sample of the tensor; not read where the range is known.
         bounds: as many integers as the width allows.
         symmetric: keep the zero point at 0.
@@ -46,7 +44,8 @@ def fit_act_range(
     """
     # Values that are all 0 do not say where others would lie.
     told = quantizer.known_range is not None or bool(values.any())
-    slides = symmetric and quantizer.signed and bounds.levels < INT8_LEVELS and told
+    has_room = bounds.levels - 1 <= quantizer.carrier_qmax
+    slides = symmetric and quantizer.signed and has_room and told
     frame = IntegerRange(0, bounds.levels - 1) if slides else bounds
     centred = symmetric and not slides
     if quantizer.known_range is not None:

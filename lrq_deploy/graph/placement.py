@@ -104,7 +104,8 @@ def _quantizer(
     known: tuple[float, float] | None = None
     if bounds:
         known = min(low for low, _ in bounds), max(high for _, high in bounds)
-    return ActQuantizer(target.act_range(bits, signed, symmetric), bits, signed, known_range=known)
+    integers = target.act_range(bits, signed, symmetric)
+    return ActQuantizer(integers, bits, signed, known, target.carrier_qmax)
 
 
 def _insert(student: fx.GraphModule, group: TensorGroup, quantizer: ActQuantizer) -> str:

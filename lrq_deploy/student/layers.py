@@ -68,6 +68,7 @@ class ActQuantizer(nn.Module):
         bits: nominal width.
         signed: whether the tensor may be negative.
         known_range: smallest and largest value where known beforehand (an image), else None.
+        carrier_qmax: largest integer that its runtimes hold, see ``TargetDescription``.
         float_mix: leaves single values float while gradients are taken; None quantizes all.
     """
 
@@ -77,12 +78,14 @@ class ActQuantizer(nn.Module):
         bits: int,
         signed: bool,
         known_range: tuple[float, float] | None = None,
+        carrier_qmax: int = 127,
     ) -> None:
         super().__init__()
         self.bounds = bounds
         self.bits = bits
         self.signed = signed
         self.known_range = known_range
+        self.carrier_qmax = carrier_qmax
         self.zero_point = 0
         self.enabled = True
         self.float_mix: FloatMix | None = None

@@ -11,7 +11,7 @@ from lrq_deploy.calibration.act_range import ActRange, fit_act_range
 from lrq_deploy.calibration.ranges import search_act_range
 from lrq_deploy.scheme import IntegerRange
 from lrq_deploy.student.layers import ActQuantizer
-from lrq_deploy.target import PORTABLE
+from lrq_deploy.target import PORTABLE, TargetDescription
 
 pytestmark = pytest.mark.unit
 
@@ -23,9 +23,10 @@ def fitted(
     symmetric: bool = True,
     known: tuple[float, float] | None = None,
     search: bool = True,
+    target: TargetDescription = PORTABLE,
 ) -> ActRange:
-    bounds = PORTABLE.act_range(bits, signed, symmetric)
-    quantizer = ActQuantizer(bounds, bits, signed, known)
+    bounds = target.act_range(bits, signed, symmetric)
+    quantizer = ActQuantizer(bounds, bits, signed, known, target.carrier_qmax)
     return fit_act_range(quantizer, x, bounds, symmetric, search)
 
 
@@ -83,8 +84,15 @@ def test_an_image_of_few_bits_uses_them_all() -> None:
     assert found.scale == pytest.approx(5 / 15)
 
 
-def test_eight_bits_fill_int8_already() -> None:
-    assert fitted(F.hardswish(normal()), 8).bounds == IntegerRange(-128, 127)
+def test_eight_bits_fill_int8_but_not_what_uint8_holds() -> None:
+    x = F.hardswish(2 * normal())
+    portable = fitted(x, 8)
+    assert portable.bounds == IntegerRange(-128, 127)
+    alone = fitted(x, 8, target=TargetDescription("onnxruntime", carrier_qmax=255))
+    assert alone.zero_point == 0
+    assert alone.bounds.levels == 256
+    assert alone.bounds.qmin > -32
+    assert loss(x, alone) < loss(x, portable) / 2
 
 
 @pytest.mark.parametrize(("signed", "symmetric"), [(False, True), (False, False), (True, False)])
