@@ -19,7 +19,14 @@ from lrq_deploy.graph.attributes import optional_tensor, tensor_of
 from lrq_deploy.graph.kept_float import kept_float
 from lrq_deploy.graph.operators import WEIGHTED, is_call
 from lrq_deploy.graph.ranges import non_negative_nodes
-from lrq_deploy.graph.roles import Role, TensorGroup, edge_layers, quantized_tensors, sources_of
+from lrq_deploy.graph.roles import (
+    Role,
+    TensorGroup,
+    edge_layers,
+    multiplies,
+    quantized_tensors,
+    sources_of,
+)
 from lrq_deploy.graph.row_forms import flatten_rows
 from lrq_deploy.graph.specification import layer_spec
 from lrq_deploy.scheme import Scheme
@@ -35,6 +42,8 @@ aten = torch.ops.aten
 
 IMAGE_BITS = 8
 CURVE_BITS = 8
+GAIN_BITS = 8
+"""Weights of gains per channel, one byte each, where a step of 4 bits would be a seventh."""
 
 
 def place_quantizers(
@@ -61,11 +70,11 @@ def place_quantizers(
         path = _insert(student, group, _quantizer(wide, signed, scheme, target, image))
         if wide > bits and group.multiplied:
             make = partial(_quantizer, bits, signed, scheme, target, image)
-            _narrow(student, path, weighted, make)
+            _narrow(student, path, list(filter(multiplies, weighted)), make)
     for node in weighted:
         is_edge = node in first or node in last
         bits = scheme.weight_bits if not is_edge else _edge_bits(scheme, scheme.weight_bits)
-        _replace_layer(student, node, bits, scheme, target)
+        _replace_layer(student, node, bits if multiplies(node) else GAIN_BITS, scheme, target)
     for node in floats:
         _keep_float(student, node)
     student.graph.eliminate_dead_code()

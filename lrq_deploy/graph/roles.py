@@ -7,6 +7,7 @@ from enum import IntEnum
 import torch
 from torch import fx
 
+from lrq_deploy.graph.attributes import tensor_of
 from lrq_deploy.graph.operators import (
     ACTIVATIONS,
     AVERAGES,
@@ -19,10 +20,20 @@ from lrq_deploy.graph.operators import (
     tensor_inputs,
 )
 
-__all__ = ["Role", "TensorGroup", "edge_layers", "quantized_tensors", "sources_of"]
+__all__ = [
+    "Role",
+    "TensorGroup",
+    "edge_layers",
+    "multiplies",
+    "quantized_tensors",
+    "sources_of",
+]
 
 
 aten = torch.ops.aten
+
+GROUPS = 6
+"""Place of the number of groups among the arguments of a convolution."""
 
 
 class Role(IntEnum):
@@ -31,7 +42,7 @@ class Role(IntEnum):
     CURVE = 0
     """Read by a curved activation or as a gate: evaluated by a table or in float, 8 bits."""
     SUM = 1
-    """Read by additions, poolings and concatenations only."""
+    """Read by additions, poolings, concatenations and gains per channel only."""
     MULTIPLY = 2
     """Read by an inner convolution or linear layer."""
     EDGE = 3
@@ -47,8 +58,8 @@ class TensorGroup:
     Attributes:
         nodes: producers of the tensors, in graph order.
         role: what decides the width.
-        multiplied: whether a convolution or linear layer reads it.
-        summed: whether an addition, product or pooling reads it.
+        multiplied: whether a layer that ``multiplies`` reads it.
+        summed: whether an addition, product, pooling or gain per channel reads it.
     """
 
     nodes: tuple[fx.Node, ...]
@@ -69,10 +80,25 @@ def sources_of(node: fx.Node) -> list[fx.Node]:
     return [node]
 
 
+def multiplies(node: fx.Node) -> bool:
+    """Whether ``node`` is a convolution or linear layer that adds up products.
+
+    One with a single weight per channel, which is what a BatchNorm behind no layer becomes, is
+    a gain: 4 bits in front of it would be lost on all of its readers, and save no product.
+    """
+    if not is_call(node, WEIGHTED):
+        return False
+    owner = node.graph.owning_module
+    if owner is None or not is_call(node, {aten.conv2d.default}) or len(node.args) <= GROUPS:
+        return True
+    shape = tensor_of(owner, node.args[1]).shape
+    return any(size > 1 for size in shape[1:]) or bool(node.args[GROUPS] != shape[0])
+
+
 def edge_layers(graph: fx.Graph) -> tuple[set[fx.Node], set[fx.Node]]:
-    """Layers with no layer before them, and layers with none behind them."""
+    """Layers that ``multiply`` with none of those before them, and with none behind them."""
     nodes = list(graph.nodes)
-    layers = {node for node in nodes if is_call(node, WEIGHTED)}
+    layers = {node for node in nodes if multiplies(node)}
     behind = _reached(nodes, lambda node: node.all_input_nodes)
     ahead = _reached(nodes[::-1], lambda node: list(node.users))
     return layers - behind, layers - ahead
@@ -84,7 +110,7 @@ def _reached(
     """Nodes that some layer lies before, when walking ``nodes`` along ``neighbours``."""
     found: set[fx.Node] = set()
     for node in nodes:
-        if any(n in found or is_call(n, WEIGHTED) for n in neighbours(node)):
+        if any(n in found or multiplies(n) for n in neighbours(node)):
             found.add(node)
     return found
 
@@ -115,7 +141,7 @@ class _Groups:
         """Note what kind of reader ``tensor`` has; concatenation only passes it on."""
         if is_call(reader, CONCATENATIONS | ACTIVATIONS):
             return
-        kind = self.multiplied if is_call(reader, WEIGHTED) else self.summed
+        kind = self.multiplied if multiplies(reader) else self.summed
         kind.update(sources_of(tensor))
 
 
@@ -191,7 +217,7 @@ def _is_square(node: fx.Node) -> bool:
 
 def _reading_role(reader: fx.Node, tensor: fx.Node, is_edge: bool) -> Role:
     """``is_edge``: the reader is a first or last layer, or stands behind the last."""
-    if is_call(reader, WEIGHTED):
+    if multiplies(reader):
         return Role.EDGE if is_edge else Role.MULTIPLY
     if is_call(reader, ACTIVATIONS):
         return Role.CURVE

@@ -24,10 +24,10 @@ from support.small_networks import (
 from torch import Tensor, fx, nn
 
 from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
-from lrq_deploy.graph.operators import is_movement, tensor_inputs
+from lrq_deploy.graph.operators import WEIGHTED, is_call, is_movement, tensor_inputs
 from lrq_deploy.graph.placement import place_quantizers
 from lrq_deploy.graph.ranges import non_negative_nodes
-from lrq_deploy.graph.roles import Role, edge_layers, quantized_tensors, sources_of
+from lrq_deploy.graph.roles import Role, edge_layers, multiplies, quantized_tensors, sources_of
 from lrq_deploy.scheme import MAX_BITS, MIN_BITS, Scheme
 from lrq_deploy.student.layers import ActQuantizer, QuantizedLayer, set_enabled
 from lrq_deploy.target import PORTABLE, TargetDescription
@@ -321,3 +321,51 @@ def test_ranges_use_what_the_limits_leave() -> None:
     loose = TargetDescription("vnni", carrier_qmax=255, pair_sum_limit=2**31 - 1)
     assert loose.act_range(8, signed=False, symmetric=True).qmax == 255
     assert loose.weight_range(8, wide).qmin == -127
+
+
+class Preactivated(nn.Module):
+    """BatchNorms that no convolution can take: on the image, behind a sum and a concatenation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.BatchNorm2d(c) for c in (3, 4, 8))
+        self.stem = nn.Conv2d(3, 4, 3, padding=1)
+        self.inner = nn.Conv2d(4, 4, 3, padding=1)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(self.norms[0](x))
+        x = x + self.inner(F.relu(self.norms[1](x)))
+        x = F.relu(self.norms[2](torch.cat([x, F.max_pool2d(x, 3, 1, 1)], 1)))
+        result: Tensor = self.head(x.mean((2, 3)))
+        return result
+
+
+def test_what_is_left_of_a_batch_norm_is_no_layer_of_few_bits() -> None:
+    student = placed(Preactivated(), Scheme(3, 3, 7, residual_bits=6))
+    bits = layer_bits(student)
+    gains = [name for name in bits if "norms" in name]
+    assert len(gains) == 3
+    assert {bits[name] for name in gains} == {8}
+    # The convolution behind the one on the image is the first layer.
+    assert (bits["layers.stem"], bits["layers.inner"], bits["layers.head"]) == (7, 3, 7)
+    read = [set(bits_before(student, name)) for name in (*gains, "layers.stem", "layers.inner")]
+    assert read == [{8}, {6}, {6}, {7}, {3}]
+
+
+@pytest.mark.parametrize(
+    ("convolution", "gain"),
+    [
+        (nn.Conv2d(4, 4, 1, groups=4), True),
+        (nn.Conv2d(4, 4, 1, groups=2), False),
+        (nn.Conv2d(4, 8, 1, groups=4), False),
+        (nn.Conv2d(4, 4, 3, padding=1, groups=4), False),
+        (nn.Conv2d(4, 4, 1), False),
+        (nn.ConvTranspose2d(4, 4, 1, groups=4), False),
+    ],
+)
+def test_one_weight_per_channel_is_a_gain(convolution: nn.Module, gain: bool) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), convolution, nn.Flatten())
+    graph = graph_of(network).graph
+    layers = [node for node in graph.nodes if is_call(node, WEIGHTED)]
+    assert [multiplies(node) for node in layers] == [True, not gain]
