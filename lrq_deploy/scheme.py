@@ -68,15 +68,15 @@ class Scheme:
     """Bit widths of one quantized network.
 
     Attributes:
-        weight_bits: width of the weights of inner layers.
+        weight_bits: width of the weights of inner layers; gains per channel, which are what is
+            left of a BatchNorm, always have 8.
         act_bits: width of the inputs of inner convolutions and linear layers.
         edge_bits: width of weights and inputs of the first and the last layer;
             ``None`` means "same as inner layers" (the input image always keeps 8 bits,
             which is what a camera delivers).
         residual_bits: width of tensors that additions, products, poolings and what is left of a
             BatchNorm read, at least ``act_bits`` where a layer reads them too: that then
-            requantizes its own copy.
-            ``None`` means ``act_bits``.
+            requantizes its own copy. ``None`` means ``act_bits``.
         act_symmetry: ``symmetric`` keeps every zero point at 0.
         depthwise: ``float`` keeps convolutions of few channels per group as they were in the
             teacher, see ``lrq_deploy.graph.kept_float``.

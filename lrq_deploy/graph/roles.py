@@ -19,6 +19,7 @@ from lrq_deploy.graph.operators import (
     is_movement,
     tensor_inputs,
 )
+from lrq_deploy.graph.specification import layer_spec
 
 __all__ = [
     "Role",
@@ -31,9 +32,6 @@ __all__ = [
 
 
 aten = torch.ops.aten
-
-GROUPS = 6
-"""Place of the number of groups among the arguments of a convolution."""
 
 
 class Role(IntEnum):
@@ -58,7 +56,7 @@ class TensorGroup:
     Attributes:
         nodes: producers of the tensors, in graph order.
         role: what decides the width.
-        multiplied: whether a layer that ``multiplies`` reads it.
+        multiplied: whether a layer that adds up products reads it.
         summed: whether an addition, product, pooling or gain per channel reads it.
     """
 
@@ -88,15 +86,16 @@ def multiplies(node: fx.Node) -> bool:
     """
     if not is_call(node, WEIGHTED):
         return False
-    owner = node.graph.owning_module
-    if owner is None or not is_call(node, {aten.conv2d.default}) or len(node.args) <= GROUPS:
-        return True
+    owner, spec = node.graph.owning_module, layer_spec(node)
+    if owner is None:
+        raise TypeError(f"{node.name} belongs to no graph module")
     shape = tensor_of(owner, node.args[1]).shape
-    return any(size > 1 for size in shape[1:]) or bool(node.args[GROUPS] != shape[0])
+    gain = spec.kind == "conv2d" and spec.groups == shape[0] and all(n == 1 for n in shape[1:])
+    return not gain
 
 
 def edge_layers(graph: fx.Graph) -> tuple[set[fx.Node], set[fx.Node]]:
-    """Layers that ``multiply`` with none of those before them, and with none behind them."""
+    """Layers that add up products with none of those before them, and with none behind them."""
     nodes = list(graph.nodes)
     layers = {node for node in nodes if multiplies(node)}
     behind = _reached(nodes, lambda node: node.all_input_nodes)
