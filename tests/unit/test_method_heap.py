@@ -1,14 +1,14 @@
 """Freed memory stays while a stage trains, and goes back to the system behind it."""
 
 import ctypes
+import json
 import resource
+import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-import torch
 
-from lrq_deploy.method.heap import kept_heap
+from support import heap_use
 
 pytestmark = [
     pytest.mark.unit,
@@ -18,49 +18,22 @@ pytestmark = [
     ),
 ]
 
-MAPS, BYTES = 8, 16 * 2**20
-PAGES = MAPS * BYTES // resource.getpagesize()
+STEP_BYTES = heap_use.MAPS * heap_use.BYTES
 
 
-def take_and_free() -> None:
-    """What a step does: several maps at once, then none."""
-    maps = [torch.ones(BYTES, dtype=torch.uint8) for _ in range(MAPS)]
-    del maps
+def in_a_process(*arguments: str) -> dict[str, int]:
+    command = [sys.executable, heap_use.__file__, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    measured: dict[str, int] = json.loads(done.stdout)
+    return measured
 
 
-def faults_of_a_step() -> int:
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    take_and_free()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-
-def resident_bytes() -> int:
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * resource.getpagesize()
-
-
-def test_later_steps_map_no_pages_anew() -> None:
-    with kept_heap():
-        for _ in range(3):
-            take_and_free()
-        assert faults_of_a_step() < PAGES / 4
-
-
-def test_what_was_kept_is_given_back() -> None:
-    with kept_heap():
-        take_and_free()
-        kept = resident_bytes()
-    assert kept - resident_bytes() > MAPS * BYTES / 4
+def test_later_steps_map_no_pages_anew_and_all_is_given_back() -> None:
+    seen = in_a_process()
+    assert seen["inside"] < STEP_BYTES / resource.getpagesize() / 4 < seen["outside"]
+    assert seen["kept"] - seen["behind"] > STEP_BYTES / 4
 
 
 def test_an_error_gives_it_back_too() -> None:
-    kept: list[int] = []
-
-    def fail() -> None:
-        take_and_free()
-        kept.append(resident_bytes())
-        raise ValueError("stop")
-
-    with pytest.raises(ValueError, match="stop"), kept_heap():
-        fail()
-    assert kept[0] - resident_bytes() > MAPS * BYTES / 4
+    seen = in_a_process("--fails")
+    assert seen["kept"] - seen["behind"] > STEP_BYTES / 4
