@@ -2,7 +2,8 @@
 
 Usage: ``python benchmarks/latency.py [--runs N] [--images DIR] [NAME:SCHEME ...]``, for instance
 ``resnet18:w4a8``; ``-ort`` is ``--target onnxruntime``. Networks have random weights at 224x224
-and are calibrated, not trained: latency does not depend on the values. Runs of all graphs of a
+and are calibrated, not trained: latency depends on the values in nothing but which activations get
+integer kernels. Runs of all graphs of a
 network alternate in one process, on one thread at batch 1, and the table states ratios of
 medians. Nothing is downloaded.
 """
@@ -52,7 +53,7 @@ class Network:
     """A float network and real images for it.
 
     Attributes:
-        teacher: captured, with the BatchNorm statistics of noise.
+        teacher: captured, with BatchNorm statistics of ``images``.
         images: ``[N, 3, SIDE, SIDE]`` normalised.
     """
 
@@ -61,20 +62,20 @@ class Network:
 
 
 def network(name: str, folder: Path | None) -> Network:
-    """Random weights, statistics of noise, images of the folder or smooth noise."""
+    """Random weights; images of the folder or noise, whose statistics BatchNorm gets."""
     torch.manual_seed(0)
+    shape = (3, SIDE, SIDE)
     module = get_model(name, weights=None).train()
     for part in module.modules():
         if isinstance(part, torch.nn.BatchNorm2d):
             part.momentum = None
+    images = torch.randn(IMAGES, *shape)
+    if folder is not None:
+        found = read_image_folder(folder, shape, PREPROCESSING, None, IMAGES)
+        images = next(iter(found.batches(IMAGES)))
     with torch.no_grad():
-        module(torch.randn(4, 3, SIDE, SIDE))
-    shape = (3, SIDE, SIDE)
-    teacher = make_teacher(module.eval(), shape, PREPROCESSING, name, "0" * 64)
-    if folder is None:
-        return Network(teacher, torch.randn(IMAGES, *shape))
-    found = read_image_folder(folder, shape, PREPROCESSING, None, IMAGES)
-    return Network(teacher, next(iter(found.batches(IMAGES))))
+        module(images)
+    return Network(make_teacher(module.eval(), shape, PREPROCESSING, name, "0" * 64), images)
 
 
 def student(source: Network, scheme: Scheme, target: str) -> QuantizedModel:

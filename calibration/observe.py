@@ -8,10 +8,13 @@ from torch import Tensor, fx
 
 from lrq_deploy.calibration.act_range import fit_act_range
 from lrq_deploy.calibration.ranges import full_weight_scale, search_weight_scale
+from lrq_deploy.graph.operators import is_call
 from lrq_deploy.graph.ranges import largest_values
 from lrq_deploy.student.layers import ActQuantizer, QuantizedLayer, set_enabled
 
 __all__ = ["calibrate", "sample_activations"]
+
+aten = torch.ops.aten
 
 SAMPLE_SIZE = 131_072
 """Values kept per tensor: enough for a stable search, small enough to keep in memory."""
@@ -19,6 +22,11 @@ SAMPLE_SIZE = 131_072
 HEADROOM = 1.2
 """How far a fine range goes beyond the searched one: real images reach further than synthetic
 ones, and a fifth of a fine step costs less than clipping them (docs/decisions.md)."""
+
+HARD_SWISH_REACH = 3.0
+"""Half the width of the gate of a hard-swish, ``clip(x + 3, 0, 6) / 6``."""
+FINEST_SPLIT = 16
+"""Least steps of the gate's half that move a scale by at most a thirty-second."""
 
 BIAS_LIMIT = 2.0**28
 """Largest first bias in integer steps: room for sums, and for scales that shrink in training."""
@@ -41,7 +49,7 @@ def calibrate(
     set_enabled(student, False)
     samples = sample_activations(student, images, seed, SAMPLE_SIZE if search else None)
     set_enabled(student, True)
-    largest = _largest_received(student)
+    largest, gated = _largest_received(student), _read_by_hard_swish(student)
     for path, values in samples.items():
         quantizer = student.get_submodule(path)
         if isinstance(quantizer, ActQuantizer):
@@ -49,6 +57,8 @@ def calibrate(
             scale = fitted.scale
             if search and quantizer.fine and quantizer.known_range is None:
                 scale = _with_headroom(scale, quantizer, largest[path])
+            if quantizer.fine and path in gated:
+                scale = _dividing_three(scale)
             quantizer.set_range(scale, fitted.zero_point, fitted.bounds)
     for module in student.modules():
         if isinstance(module, QuantizedLayer):
@@ -85,6 +95,21 @@ def _largest_received(student: fx.GraphModule) -> dict[str, float]:
             received = stated.get(node.args[0], math.inf)
             found[str(node.target)] = max(found.get(str(node.target), received), received)
     return found
+
+
+def _read_by_hard_swish(student: fx.GraphModule) -> set[str]:
+    """Paths of the quantizers whose values a hard-swish reads."""
+    gates = [node for node in student.graph.nodes if is_call(node, {aten.hardswish.default})]
+    return {str(source.target) for gate in gates for source in gate.all_input_nodes}
+
+
+def _dividing_three(scale: float) -> float:
+    """The nearest scale of which 3 is a multiple, so that the gate's ends are integers.
+
+    ONNX Runtime then has integer kernels for a hard-swish (export/passes/curved_activations.py).
+    """
+    steps = round(HARD_SWISH_REACH / scale)
+    return HARD_SWISH_REACH / steps if steps >= FINEST_SPLIT else scale
 
 
 def _make_room_for_bias(student: fx.GraphModule, layer: QuantizedLayer) -> None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from lrq_deploy.export.passes.curved_activations import CurvedActivationsPass
 from lrq_deploy.export.passes.float_layers import FloatLayersPass
 from lrq_deploy.export.passes.fold_activation import FoldActivationPass
 from lrq_deploy.export.passes.global_pool import GlobalPoolPass
@@ -44,6 +45,7 @@ class OnnxRuntimeTarget:
             FloatLayersPass(),
             Uint8ActivationsPass(),
             IntegerMovementPass(),
+            CurvedActivationsPass(),
             IntegerWeightsPass(self.packed),
             Int4WeightsPass(),
         ):

@@ -91,6 +91,33 @@ def test_headroom_ends_where_a_clamp_does(reach: float, largest: float) -> None:
     assert quantizer.scale.item() * bounds.qmax == pytest.approx(largest, rel=1e-5)
 
 
+@pytest.mark.parametrize(("largest", "divides"), [(4.0, True), (0.5, True), (60.0, False)])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_three_is_a_multiple_of_the_scale_that_a_hard_swish_reads(
+    largest: float, divides: bool, symmetric: bool
+) -> None:
+    """Unless that moved it by more than a thirty-second."""
+    gated, plain = (calibrated_scale(largest, symmetric, gated) for gated in (True, False))
+    assert gated == pytest.approx(plain, rel=1 / 32)
+    assert (3 / gated == pytest.approx(round(3 / gated), rel=1e-6)) == divides
+    assert 3 / plain != pytest.approx(round(3 / plain), rel=1e-6)
+
+
+def calibrated_scale(largest: float, symmetric: bool, gated: bool) -> float:
+    bounds = PORTABLE.act_range(8, signed=True, symmetric=symmetric)
+    read = single_call("quantizer")
+    if gated:
+        (result,) = read.find_nodes(op="output")
+        with read.inserting_before(result):
+            swish = read.call_function(torch.ops.aten.hardswish.default, (result.args[0],))
+        result.args = (swish,)
+    quantizer = ActQuantizer(bounds, 8, signed=True)
+    graph = fx.GraphModule({"quantizer": quantizer}, read)
+    values = images(8)
+    calibrate(graph, values / values.abs().max() * largest, symmetric, seed=0)
+    return quantizer.scale.item()
+
+
 def single_call(path: str) -> fx.Graph:
     graph = fx.Graph()
     graph.output(graph.call_module(path, (graph.placeholder("x"),)))
