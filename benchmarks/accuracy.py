@@ -38,7 +38,7 @@ PERSON = ("--input-shape=3,96,96", "--mean=0,0,0", "--std=1,1,1")
 
 @dataclass(frozen=True)
 class Network:
-    """A network of ``../shared`` and the images that measure it."""
+    """A checkpoint, ``FILE.py:FUNCTION`` that builds it, and the images that measure it."""
 
     file: str
     arch: str
@@ -56,6 +56,14 @@ NETWORKS = {
         "mobilenet_vww.pt", "mobilenet_vww.py:mobilenet_vww", "photos", PERSON
     ),
 }
+"""Of ``../shared``."""
+
+FAMILY_FILE = Path(__file__).with_name("family_networks.py")
+FAMILIES = {
+    name: Network(f"{name}.pt", f"{FAMILY_FILE}:{name}", "cifar10/train", CIFAR)
+    for name in ("wide_resnet", "densenet", "efficientnet", "shufflenet", "convnext")
+}
+"""Of ``families.py``, which trains them; ``--models`` is its ``--out``."""
 
 SETTINGS = {
     "w8a8": ("--bits=8",),
@@ -127,6 +135,7 @@ def _cells(options: argparse.Namespace) -> list[Cell]:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shared", default="../shared")
+    parser.add_argument("--models", help="folder of the checkpoints; that of --shared if left out")
     parser.add_argument("--out", default="runs/accuracy")
     parser.add_argument("--networks", default="resnet20,resnet20_jpeg,mobilenet_vww")
     parser.add_argument("--settings", default="w8a8,w4a4")
@@ -182,7 +191,7 @@ def _run_missing(cell: Cell, options: argparse.Namespace) -> None:
     (out / "bundles").mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{cell.name}.", dir=out / "bundles") as attempt:
         made, bundle = Path(attempt) / "bundle", out / "bundles" / cell.name
-        said = _run(cell, Path(options.shared), made, options.cache)
+        said = _run(cell, options, made)
         result = json.loads(said.replace(str(made), str(bundle)))
         found = {**asdict(cell), "commit": commit(), "machine": machine(), "result": result}
         if _publish(json.dumps(found, indent=1), record):
@@ -190,12 +199,13 @@ def _run_missing(cell: Cell, options: argparse.Namespace) -> None:
             made.rename(bundle)
 
 
-def _run(cell: Cell, shared: Path, bundle: Path, cache: str | None) -> str:
+def _run(cell: Cell, options: argparse.Namespace, bundle: Path) -> str:
     """What ``quantize --json`` prints."""
-    network = NETWORKS[cell.network]
+    network, shared = (NETWORKS | FAMILIES)[cell.network], Path(options.shared)
+    models = Path(options.models or shared / "models")
     command = [
-        *(sys.executable, "-m", "lrq_deploy", "quantize", str(shared / "models" / network.file)),
-        f"--arch={shared / 'models' / network.arch}",
+        *(sys.executable, "-m", "lrq_deploy", "quantize", str(models / network.file)),
+        f"--arch={models / network.arch}",
         *network.flags,
         *SETTINGS[cell.setting],
         f"--recipe={cell.recipe}",
@@ -203,7 +213,7 @@ def _run(cell: Cell, shared: Path, bundle: Path, cache: str | None) -> str:
         f"--seed={cell.seed}",
         f"--images={shared / 'data' / network.images}",
         f"--out={bundle}",
-        *([f"--cache={cache}"] if cache else []),
+        *([f"--cache={options.cache}"] if options.cache else []),
         *("--no-bench", "--force", "--json"),
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -1,0 +1,181 @@
+"""One small classifier per family of networks, for images of 32 x 32 and 10 classes."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["FAMILIES", "convnext", "densenet", "efficientnet", "shufflenet", "wide_resnet"]
+
+CLASSES = 10
+GROWTH = 12
+
+
+def _layer(
+    inputs: int,
+    outputs: int,
+    kernel: int = 3,
+    stride: int = 1,
+    groups: int = 1,
+    activation: type[nn.Module] = nn.ReLU,
+) -> nn.Sequential:
+    """Convolution, BatchNorm, activation."""
+    convolution = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), activation())
+
+
+def _classifier(*layers: nn.Module, width: int) -> nn.Sequential:
+    head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, CLASSES))
+    return nn.Sequential(*layers, *head)
+
+
+class _PreActivation(nn.Module):
+    """A residual block with BatchNorm first (He et al. 2016, arXiv 1603.05027)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.first_norm, self.second_norm = nn.BatchNorm2d(inputs), nn.BatchNorm2d(outputs)
+        self.first = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.second = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.shortcut: nn.Module = nn.Identity()
+        if inputs != outputs:
+            self.shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.first_norm(x))
+        shortcut: Tensor = x if isinstance(self.shortcut, nn.Identity) else self.shortcut(y)
+        result: Tensor = self.second(F.relu(self.second_norm(self.first(y)))) + shortcut
+        return result
+
+
+def wide_resnet() -> nn.Sequential:
+    """WideResNet-16-2 (arXiv 1605.07146)."""
+    layers: list[nn.Module] = [nn.Conv2d(3, 16, 3, 1, 1, bias=False)]
+    width = 16
+    for outputs, stride in ((32, 1), (64, 2), (128, 2)):
+        layers += [_PreActivation(width, outputs, stride), _PreActivation(outputs, outputs, 1)]
+        width = outputs
+    return _classifier(*layers, nn.BatchNorm2d(width), nn.ReLU(), width=width)
+
+
+class _Dense(nn.Module):
+    """A layer whose result is concatenated with its input."""
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(
+            *(nn.BatchNorm2d(inputs), nn.ReLU(), nn.Conv2d(inputs, 4 * GROWTH, 1, bias=False)),
+            *(nn.BatchNorm2d(4 * GROWTH), nn.ReLU()),
+            nn.Conv2d(4 * GROWTH, GROWTH, 3, 1, 1, bias=False),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x, self.branch(x)], 1)
+
+
+def densenet() -> nn.Sequential:
+    """DenseNet (arXiv 1608.06993) of 3 blocks of 5 layers."""
+    layers: list[nn.Module] = [nn.Conv2d(3, 2 * GROWTH, 3, 1, 1, bias=False)]
+    width = 2 * GROWTH
+    for block in range(3):
+        if block:
+            layers += [nn.BatchNorm2d(width), nn.ReLU()]
+            layers += [nn.Conv2d(width, width // 2, 1, bias=False), nn.AvgPool2d(2)]
+            width //= 2
+        for _ in range(5):
+            layers.append(_Dense(width))
+            width += GROWTH
+    return _classifier(*layers, nn.BatchNorm2d(width), nn.ReLU(), width=width)
+
+
+class _InvertedResidual(nn.Module):
+    """Expansion, depthwise layer, squeeze-excite gate, projection; SiLU throughout."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        width, squeezed = 4 * inputs, max(inputs // 2, 4)
+        self.expand = nn.Sequential(
+            _layer(inputs, width, 1, activation=nn.SiLU),
+            _layer(width, width, 3, stride, width, nn.SiLU),
+        )
+        self.gate = nn.Sequential(
+            *(nn.AdaptiveAvgPool2d(1), nn.Conv2d(width, squeezed, 1), nn.SiLU()),
+            *(nn.Conv2d(squeezed, width, 1), nn.Sigmoid()),
+        )
+        self.project = _layer(width, outputs, 1, activation=nn.Identity)
+        self.residual = inputs == outputs and stride == 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.expand(x)
+        y = self.project(y * self.gate(y))
+        result: Tensor = x + y if self.residual else y
+        return result
+
+
+def efficientnet() -> nn.Sequential:
+    """EfficientNet (arXiv 1905.11946) of 6 blocks."""
+    layers: list[nn.Module] = [_layer(3, 24, activation=nn.SiLU)]
+    width = 24
+    for outputs, stride in ((24, 1), (40, 2), (40, 1), (64, 2), (64, 1), (96, 1)):
+        layers.append(_InvertedResidual(width, outputs, stride))
+        width = outputs
+    return _classifier(*layers, _layer(width, 256, 1, activation=nn.SiLU), width=256)
+
+
+class _Shuffle(nn.Module):
+    """One half of the channels passes, then all are shuffled."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        half = width // 2
+        self.branch = nn.Sequential(
+            _layer(half, half, 1),
+            _layer(half, half, 3, 1, half, nn.Identity),
+            _layer(half, half, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept, moved = x.chunk(2, 1)
+        y = torch.cat([kept, self.branch(moved)], 1)
+        return F.channel_shuffle(y, 2)
+
+
+def shufflenet() -> nn.Sequential:
+    """ShuffleNet V2 (arXiv 1807.11164) of 8 blocks."""
+    layers: list[nn.Module] = [_layer(3, 48)]
+    width = 48
+    for outputs in (96, 192):
+        layers += [_Shuffle(width) for _ in range(3)]
+        layers += [_layer(width, width, 3, 2, width, nn.Identity), _layer(width, outputs, 1)]
+        width = outputs
+    return _classifier(*layers, _Shuffle(width), _Shuffle(width), width=width)
+
+
+class _ConvNeXt(nn.Module):
+    """7x7 depthwise, BatchNorm, two linear layers with GELU, a scale per channel."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(
+            *(nn.Conv2d(width, width, 7, 1, 3, groups=width), nn.BatchNorm2d(width)),
+            *(nn.Conv2d(width, 4 * width, 1), nn.GELU(), nn.Conv2d(4 * width, width, 1)),
+        )
+        self.scale = nn.Parameter(torch.full((width, 1, 1), 0.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = x + self.scale * self.branch(x)
+        return result
+
+
+def convnext() -> nn.Sequential:
+    """ConvNeXt (arXiv 2201.03545) of 4 blocks, with BatchNorm."""
+    return _classifier(
+        *(nn.Conv2d(3, 48, 2, 2), nn.BatchNorm2d(48), _ConvNeXt(48), _ConvNeXt(48)),
+        *(nn.BatchNorm2d(48), nn.Conv2d(48, 96, 2, 2), _ConvNeXt(96), _ConvNeXt(96)),
+        nn.BatchNorm2d(96),
+        width=96,
+    )
+
+
+FAMILIES = {
+    build.__name__: build for build in (wide_resnet, densenet, efficientnet, shufflenet, convnext)
+}
