@@ -55,7 +55,7 @@ class RecipeSettings:
         block_scale_rate: Adam learning rate of the logarithms of a block's activation scales.
         weight_rate: Adam learning rate of weights and biases, relative to the RMS of each.
         scale_rate: Adam learning rate of the logarithms of all scales, in the whole student.
-        feature_weight: weight of the feature loss beside distillation.
+        feature_weight: weight of the loss on what enters the last layer, beside distillation.
         temperature: of the distillation.
         other_weight: beta of the decoupled distillation.
         reduced_precision: multiply in bfloat16 where the device is made for it and nothing

@@ -18,11 +18,11 @@ from torch import Tensor, fx, nn
 from lrq_deploy.graph.segments import Segment, segment_graph, segments_of
 from lrq_deploy.method.augmented_batches import AugmentedBatches
 from lrq_deploy.method.back_off import Moving
-from lrq_deploy.method.feature_loss import squared_error
 from lrq_deploy.method.loop import KEEP_NOTHING, StageKeeper, run_stage
 from lrq_deploy.method.pieces import Pieces
 from lrq_deploy.method.precision import COARSE_BITS, coarsest_bits, reduced_precision
 from lrq_deploy.method.recipe import RecipeSettings
+from lrq_deploy.method.squared_error import squared_error
 from lrq_deploy.progress import ProgressCallback
 from lrq_deploy.ranks import ALONE, Ranks
 from lrq_deploy.student.layers import ActQuantizer, FloatMix, QuantizedLayer
@@ -198,7 +198,8 @@ def _maps(
     rows: list[tuple[Tensor, Tensor, Tensor]] = []
     room = float(MAP_BYTES)
     while room > 0 and sum(len(row[0]) for row in rows) < most:
-        batch = batches.draw().to(device, memory_format=torch.channels_last, non_blocking=True)
+        batch = batches.draw().images
+        batch = batch.to(device, memory_format=torch.channels_last, non_blocking=True)
         best = batch if ideal is None else pieces.mapped(ideal, batch)
         mine = batch if read is None else pieces.mapped(read, batch)
         rows.append((mine, best, pieces.mapped(give, best)))

@@ -1,8 +1,8 @@
 """Fit the student to the teacher on synthetic images.
 
 The student is the float network with its quantizers on; its float twin (quantizers off) is the
-teacher, so both share every tensor name. The loss is distillation of the logits plus the
-relative squared error of the block outputs; no label takes part (except in margin mode ``b``).
+teacher. The loss is distillation of the logits plus the relative squared error of what enters the
+last layer; no label takes part (except in margin mode ``b``).
 The result is the mean of the weights and scales over the last steps (arXiv 1803.05407): single
 steps scatter around it, for a weight beside a rounding tie is on either side by chance.
 """
@@ -16,22 +16,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from lrq_deploy.graph.features import head_layer, with_features
+from lrq_deploy.graph.head_input import head_layer, with_head_input
 from lrq_deploy.graph.statistics import Classifier
-from lrq_deploy.method.augmented_batches import AugmentedBatches
+from lrq_deploy.method.augmented_batches import AugmentedBatches, DrawnBatch
 from lrq_deploy.method.back_off import Moving
 from lrq_deploy.method.distillation import (
     decoupled_distillation,
     label_distillation,
     plain_distillation,
 )
-from lrq_deploy.method.feature_loss import feature_errors, relative_error
 from lrq_deploy.method.loop import KEEP_NOTHING, StageKeeper, run_stage
 from lrq_deploy.method.margin import add_margin
 from lrq_deploy.method.pieces import Pieces
 from lrq_deploy.method.precision import COARSE_BITS, coarsest_bits, reduced_precision
 from lrq_deploy.method.recipe import RecipeSettings
 from lrq_deploy.method.running_mean import RunningMean
+from lrq_deploy.method.squared_error import squared_error
+from lrq_deploy.method.teacher_answers import TeacherAnswers
 from lrq_deploy.options import MethodSwitches
 from lrq_deploy.progress import ProgressCallback
 from lrq_deploy.ranks import ALONE, Ranks
@@ -41,19 +42,7 @@ from lrq_deploy.task import Task
 __all__ = ["StudentTraining", "train_student"]
 
 WARM_UP_STEPS = 20
-
-
-@dataclass(frozen=True)
-class _Twins:
-    """Student and float twin, both ``images -> (logits, [features], head_input)``.
-
-    ``coarse`` says whether the student's grid is much coarser than bfloat16.
-    """
-
-    student: fx.GraphModule
-    teacher: fx.GraphModule
-    head: QuantizedLayer | None
-    coarse: bool
+SMALLEST = 1e-12
 
 
 def train_student(
@@ -116,13 +105,13 @@ class StudentTraining:
         self.steps_done = 0
         self.images_per_step = settings.batch_size
         teacher = teacher.to(device).to(memory_format=torch.channels_last)
-        self._twins = _Twins(
-            with_features(student),
-            with_features(teacher),
-            head_layer(student),
-            coarsest_bits(student) <= COARSE_BITS,
-        )
+        self._teacher = with_head_input(teacher)
+        self._student = with_head_input(student)
+        self._head = head_layer(student)
+        # Where the grid of the student is much coarser than that of bfloat16.
+        self._reduced = settings.reduced_precision and coarsest_bits(student) <= COARSE_BITS
         self._batches = AugmentedBatches(images, settings.batch_size, seed, ranks)
+        self._answers = TeacherAnswers(self._asked, self._batches.views, ranks)
         self._ranks = ranks
         self._settings = settings
         self._switches = switches
@@ -132,7 +121,7 @@ class StudentTraining:
         self._optimizer = _optimizer(student, settings)
         self._base_rates = [group["lr"] for group in self._optimizer.param_groups]
         self._mean = RunningMean(student)
-        self._drawn: list[Tensor] = []
+        self._drawn: list[DrawnBatch] = []
         self._losses: _Losses | None = None
 
     def prepare(self) -> None:
@@ -151,10 +140,11 @@ class StudentTraining:
         rate = _schedule(self.steps_done, self.steps)
         for group, base in zip(self._optimizer.param_groups, self._base_rates, strict=True):
             group["lr"] = base * rate
-        (batch,) = self._drawn
-        batch = batch.to(self.device, memory_format=torch.channels_last, non_blocking=True)
+        (drawn,) = self._drawn
+        batch = drawn.images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
+        wanted = self._answers.of(drawn, batch)
         self._optimizer.zero_grad(set_to_none=True)
-        losses = self.pieces.backward((batch,), self._seen, self._loss)
+        losses = self.pieces.backward((batch, wanted), self._seen, self._loss)
         self._ranks.average_gradients(self._optimizer)
         self._optimizer.step()
         done = self.steps_done + 1
@@ -166,12 +156,30 @@ class StudentTraining:
         self._losses, self._drawn = losses, []
         self.steps_done = done
 
-    def _seen(self, batch: Tensor) -> tuple[Tensor, ...]:
-        return _losses(self._twins, batch, self._settings, self._switches, self._task)
+    @torch.no_grad()
+    def _asked(self, batch: Tensor) -> Tensor:
+        """Logits ``[n, K]`` and head inputs ``[n, F]`` of the teacher, side by side."""
+        with reduced_precision(self.device, self._reduced):
+            return self.pieces.mapped(lambda x: _side_by_side(*self._teacher(x)), batch)
+
+    def _seen(self, batch: Tensor, wanted: Tensor) -> tuple[Tensor, ...]:
+        """What the loss needs of a batch or an even piece of one, one row ``[1, ...]`` each."""
+        with reduced_precision(self.device, self._reduced):
+            logits, head_input = self._student(batch)
+        logits = logits.float()
+        wanted, wanted_input = wanted.split([logits.shape[1], wanted.shape[1] - logits.shape[1]], 1)
+        errors = sizes = margin = logits.new_zeros(())
+        if head_input is not None:
+            errors = squared_error(head_input.float(), wanted_input)
+            sizes = wanted_input.square().sum()
+        if self._switches.margin == "b" and self._head is not None:
+            margin = _margin(logits, wanted, head_input.float(), self._head, self._settings)
+        distilled = _distillation(logits, wanted, self._settings, self._switches, self._task)
+        return distilled[None], errors[None], sizes[None], margin[None]
 
     def _loss(self, *seen: Tensor) -> tuple[Tensor, "_Losses"]:
         distillation, errors, sizes, margin = (rows.mean(0) for rows in seen)
-        losses = _Losses(distillation, relative_error(errors, sizes), margin)
+        losses = _Losses(distillation, errors / sizes.clamp_min(SMALLEST), margin)
         weighted = self._settings.feature_weight * losses.features
         return losses.distillation + weighted + losses.margin, losses
 
@@ -189,6 +197,7 @@ class StudentTraining:
             "optimizer": self._optimizer.state_dict(),
             "batches": self._batches.state_dict(),
             "mean": self._mean.values,
+            "answers": self._answers.known,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -197,6 +206,8 @@ class StudentTraining:
         self.watched.load_state_dict(state["student"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._batches.load_state_dict(state["batches"])
+        answers = state["answers"]
+        self._answers.known = None if answers is None else answers.to(self.device)
         for mean, kept in zip(self._mean.values, state["mean"], strict=True):
             mean.copy_(kept)
 
@@ -208,34 +219,36 @@ class _Losses:
     margin: Tensor
 
 
-def _losses(
-    twins: _Twins, batch: Tensor, settings: RecipeSettings, switches: MethodSwitches, task: Task
-) -> tuple[Tensor, ...]:
-    """Distillation, ``feature_errors`` and margin of a batch or an even piece of one.
+def _side_by_side(logits: Tensor, head_input: Tensor | None) -> Tensor:
+    if head_input is None:
+        return logits.float()
+    return torch.cat([logits.float(), head_input.float()], 1)
 
-    All are ``[1, ...]``: rows to which those of further pieces can be appended.
-    """
-    with reduced_precision(batch.device, settings.reduced_precision and twins.coarse):
-        with torch.no_grad():
-            teacher_logits, teacher_features, _ = twins.teacher(batch)
-        logits, features, head_input = twins.student(batch)
-    logits, teacher_logits = logits.float(), teacher_logits.float()
+
+def _distillation(
+    logits: Tensor, wanted: Tensor, settings: RecipeSettings, switches: MethodSwitches, task: Task
+) -> Tensor:
     if task == "multilabel":
-        distillation = label_distillation(logits, teacher_logits, settings.temperature)
-    elif switches.decoupled:
-        distillation = decoupled_distillation(
-            logits, teacher_logits, settings.temperature, 1.0, settings.other_weight
+        return label_distillation(logits, wanted, settings.temperature)
+    if switches.decoupled:
+        return decoupled_distillation(
+            logits, wanted, settings.temperature, 1.0, settings.other_weight
         )
-    else:
-        distillation = plain_distillation(logits, teacher_logits, settings.temperature)
-    errors, sizes = feature_errors(features, teacher_features)
-    margin = logits.new_zeros(())
-    if switches.margin == "b" and twins.head is not None:
-        labels = teacher_logits.argmax(1)
-        centres = Classifier(twins.head.quantized_weight(), None)
-        moved = add_margin(logits, head_input.float(), labels, centres, settings.margin)
-        margin = settings.class_weight * F.cross_entropy(moved, labels)
-    return distillation[None], errors[None], sizes[None], margin[None]
+    return plain_distillation(logits, wanted, settings.temperature)
+
+
+def _margin(
+    logits: Tensor,
+    wanted: Tensor,
+    head_input: Tensor,
+    head: QuantizedLayer,
+    settings: RecipeSettings,
+) -> Tensor:
+    """Margin mode ``b``: cross entropy to the teacher's answer, whose angle is made larger."""
+    labels = wanted.argmax(1)
+    centres = Classifier(head.quantized_weight(), None)
+    moved = add_margin(logits, head_input, labels, centres, settings.margin)
+    return settings.class_weight * F.cross_entropy(moved, labels)
 
 
 def _optimizer(student: nn.Module, settings: RecipeSettings) -> torch.optim.Adam:

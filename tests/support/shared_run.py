@@ -144,7 +144,7 @@ def _statistics_gradient(ranks: Ranks) -> dict[str, Any]:
 def _batches(ranks: Ranks) -> list[list[float]]:
     """The first pixel of each image of this rank's parts of three batches."""
     batches = AugmentedBatches(images(30), 24, 3, ranks)
-    return [batches.draw()[:, 0, 0, 0].tolist() for _ in range(3)]
+    return [batches.draw().images[:, 0, 0, 0].tolist() for _ in range(3)]
 
 
 def _held(work: Callable[[], T]) -> tuple[dict[str, str], T]:

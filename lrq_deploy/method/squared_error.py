@@ -1,4 +1,4 @@
-"""Feature loss: block outputs of the student as near to those of its float twin as it can."""
+"""Squared error of two maps, with a gradient that lies in memory as they do."""
 
 from typing import Any
 
@@ -7,25 +7,7 @@ from torch import Tensor
 
 from lrq_deploy.inner_product import inner_product
 
-__all__ = ["feature_errors", "relative_error", "squared_error"]
-
-SMALLEST = 1e-12
-
-
-def feature_errors(mine: list[Tensor], theirs: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """``sum((mine - theirs)^2)`` and ``sum(theirs^2)`` of each block, both ``[blocks]``.
-
-    Args:
-        mine: block outputs of the student, each of any shape.
-        theirs: those of the float twin, constant, of the same shapes.
-    """
-    errors = [squared_error(a, b) for a, b in zip(mine, theirs, strict=True)]
-    return torch.stack(errors), torch.stack([inner_product(b, b) for b in theirs])
-
-
-def relative_error(errors: Tensor, sizes: Tensor) -> Tensor:
-    """Mean over blocks of the error relative to the size: ``feature_errors`` of a batch as one."""
-    return (errors / sizes.clamp_min(SMALLEST)).mean()
+__all__ = ["squared_error"]
 
 
 def squared_error(mine: Tensor, theirs: Tensor) -> Tensor:

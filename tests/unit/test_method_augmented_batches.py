@@ -1,0 +1,76 @@
+"""Batches of the pool: every image in turn, in a few views, the same after a stop."""
+
+import pytest
+import torch
+from support.small_networks import images
+from torch import Tensor
+
+from lrq_deploy.method.augmented_batches import VIEWS, AugmentedBatches, DrawnBatch
+
+pytestmark = pytest.mark.unit
+
+POOL = images(12)
+
+
+def drawn(count: int, size: int = 4, seed: int = 0) -> list[DrawnBatch]:
+    batches = AugmentedBatches(POOL, size, seed)
+    return [batches.draw() for _ in range(count)]
+
+
+def test_every_image_is_seen_before_any_comes_twice() -> None:
+    for start in range(0, 30, 3):
+        rows = torch.cat([batch.rows for batch in drawn(start + 3)[start:]])
+        assert sorted((rows % len(POOL)).tolist()) == list(range(len(POOL)))
+
+
+def test_an_image_has_each_of_its_views_once_before_any_comes_again() -> None:
+    once = VIEWS * len(POOL) // 4
+    batches = drawn(2 * once)
+    for half in (batches[:once], batches[once:]):
+        rows = torch.cat([batch.rows for batch in half])
+        assert sorted(rows.tolist()) == list(range(VIEWS * len(POOL)))
+    assert [batch.new for batch in batches] == [True] * once + [False] * once
+
+
+def test_a_row_is_an_image_and_a_view_of_it() -> None:
+    shown: dict[int, Tensor] = {}
+    for batch in drawn(60):
+        for row, image in zip(batch.rows.tolist(), batch.images, strict=True):
+            assert torch.equal(shown.setdefault(row, image), image)
+    assert len(shown) == VIEWS * len(POOL)
+    assert len({tuple(image.flatten().tolist()) for image in shown.values()}) > 6 * len(POOL)
+
+
+def test_half_of_the_views_are_mirrored() -> None:
+    ramp = torch.arange(16.0).expand(8, 3, 16, 16)
+    batches = AugmentedBatches(ramp, 8, 0)
+    middle = [batches.draw().images[:, 0, 8, 7:9] for _ in range(VIEWS)]
+    rising = torch.cat(middle).diff(dim=1) > 0
+    assert int(rising.sum()) == 8 * VIEWS // 2
+
+
+def test_a_batch_that_begins_among_new_views_is_new() -> None:
+    batches = drawn(40, size=5)
+    new = [batch.new for batch in batches]
+    assert new == [5 * number < VIEWS * len(POOL) for number in range(40)]
+
+
+def test_a_seed_decides_the_order_and_the_views() -> None:
+    first, again, other = (torch.cat([b.images for b in drawn(3, seed=s)]) for s in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("stop", [0, 1, 5, 24, 31])
+def test_the_rest_is_the_same_after_a_stop(stop: int) -> None:
+    whole = AugmentedBatches(POOL, 5, 3)
+    for _ in range(stop):
+        whole.draw()
+    state = whole.state_dict()
+    rest = AugmentedBatches(POOL, 5, 3)
+    rest.load_state_dict(state)
+    for _ in range(6):
+        a, b = whole.draw(), rest.draw()
+        assert torch.equal(a.images, b.images)
+        assert torch.equal(a.rows, b.rows)
+        assert a.new == b.new
