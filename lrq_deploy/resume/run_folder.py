@@ -19,7 +19,7 @@ from lrq_deploy.resume.stop_request import StopRequest
 
 __all__ = ["RUN_SCHEMA", "RunFolder", "run_folder_of"]
 
-RUN_SCHEMA = 1
+RUN_SCHEMA = 2
 IDENTITY = "run.json"
 POOL = "images.pool"
 KNOWN = (IDENTITY, ".partial", SUFFIX, POOL)
