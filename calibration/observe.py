@@ -8,6 +8,7 @@ from torch import Tensor, fx
 
 from lrq_deploy.calibration.act_range import fit_act_range
 from lrq_deploy.calibration.ranges import full_weight_scale, search_weight_scale
+from lrq_deploy.graph.gates import HARD_SWISH_REACH
 from lrq_deploy.graph.operators import is_call
 from lrq_deploy.graph.ranges import largest_values
 from lrq_deploy.student.layers import ActQuantizer, QuantizedLayer, set_enabled
@@ -23,8 +24,6 @@ HEADROOM = 1.2
 """How far a fine range goes beyond the searched one: real images reach further than synthetic
 ones, and a fifth of a fine step costs less than clipping them (docs/decisions.md)."""
 
-HARD_SWISH_REACH = 3.0
-"""Half the width of the gate of a hard-swish, ``clip(x + 3, 0, 6) / 6``."""
 FINEST_SPLIT = 16
 """Least steps of the gate's half that move a scale by at most a thirty-second."""
 

@@ -4,12 +4,11 @@ import numpy as np
 import onnx_ir as ir
 
 from lrq_deploy.export.passes._matching import add_initializer, constant, is_quantizer
+from lrq_deploy.graph.gates import HARD_SWISH_REACH
 
 __all__ = ["CurvedActivationsPass"]
 
 _CONTRIB = "com.microsoft"
-_REACH = 3.0
-"""Where a hard-swish begins to be 0 and to be ``x``: ``x * clip(x + 3, 0, 6) / 6``."""
 _NEAR = 2.0**-22
 """Relative distance from an integer that float32 explains."""
 
@@ -68,9 +67,9 @@ def _gate_in_integers(graph: ir.Graph, node: ir.Node) -> bool:
     scale, zero_point = (constant(value) for value in source.inputs[1:3])
     if scale is None or zero_point is None or scale.size != 1:
         return False
-    reach = round(_REACH / float(scale))
+    reach = round(HARD_SWISH_REACH / float(scale))
     lowest, highest = int(zero_point) - reach, min(int(zero_point) + reach, 255)
-    if lowest < 0 or abs(reach * float(scale) - _REACH) > _NEAR * _REACH:
+    if lowest < 0 or abs(reach * float(scale) / HARD_SWISH_REACH - 1) > _NEAR:
         return False
     name = f"{node.outputs[0].name}.gate"
     bounds = [

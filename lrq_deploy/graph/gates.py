@@ -17,7 +17,7 @@ from lrq_deploy.graph.clipping import clip_limits
 from lrq_deploy.graph.operators import is_call
 from lrq_deploy.graph.replacement import replace_call
 
-__all__ = ["recognize_gates"]
+__all__ = ["HARD_SWISH_REACH", "recognize_gates"]
 
 aten = torch.ops.aten
 
@@ -26,6 +26,9 @@ _SELF_GATED: dict[Any, Any] = {
     aten.sigmoid.default: aten.silu.default,
 }
 """What ``x * gate(x)`` is called."""
+
+HARD_SWISH_REACH = 3.0
+"""Half the width of the gate of a hard-swish, ``x * clip(x + 3, 0, 6) / 6``."""
 
 _ROUNDING = 1e-6
 """Relative; a sixth is written as 1/6, 0.1666667 or rounded to float32."""

@@ -15,6 +15,7 @@ from support.resumed_run import contents
 
 from lrq_deploy.cli.demo_network import TrainedDigits
 from lrq_deploy.launch import Launch
+from lrq_deploy.method.augmented_batches import VIEWS
 
 pytestmark = pytest.mark.integration
 
@@ -56,6 +57,12 @@ def test_two_parts_of_a_batch_are_the_batch(told: list[Any]) -> None:
     whole = first["whole_gradient"]
     assert first["gradient"]["loss"] == pytest.approx(whole["loss"], rel=1e-5)
     assert first["gradient"]["weight"] == pytest.approx(whole["weight"], rel=1e-5)
+
+
+def test_a_rank_knows_what_another_has_asked(told: list[Any]) -> None:
+    for answer in told:
+        assert len(answer["sums"]["answered"]) > VIEWS
+        assert all(answer["sums"]["answered"])
 
 
 def test_images_and_students_are_the_same_on_all_ranks(told: list[Any], folder: Path) -> None:

@@ -31,6 +31,7 @@ from lrq_deploy.method.augmented_batches import AugmentedBatches
 from lrq_deploy.method.diversity import part_of_pairs
 from lrq_deploy.method.recipe import RecipeSettings
 from lrq_deploy.method.statistics_loss import channel_moments, moments_loss
+from lrq_deploy.method.teacher_answers import TeacherAnswers
 from lrq_deploy.options import QuantizeOptions
 from lrq_deploy.ranks import ALONE, Ranks, joined_ranks
 from lrq_deploy.resume.control import RunControl
@@ -108,6 +109,7 @@ def _sums(ranks: Ranks) -> dict[str, Any]:
         "whole_gradient": _statistics_gradient(ALONE),
         "batch": _batches(ranks),
         "whole_batch": _batches(ALONE),
+        "answered": _answered(ranks),
         "pairs": part_of_pairs(torch.arange(8) % 4, ranks).tolist(),
     }
 
@@ -145,6 +147,21 @@ def _batches(ranks: Ranks) -> list[list[float]]:
     """The first pixel of each image of this rank's parts of three batches."""
     batches = AugmentedBatches(images(30), 24, 3, ranks)
     return [batches.draw().images[:, 0, 0, 0].tolist() for _ in range(3)]
+
+
+def _answered(ranks: Ranks) -> list[bool]:
+    """Whether remembered answers are those of this rank's images, once all views were seen."""
+    batches = AugmentedBatches(images(24), 8, 3, ranks)
+
+    def ask(batch: torch.Tensor) -> torch.Tensor:
+        return batch.mean((2, 3))
+
+    answers = TeacherAnswers(ask, batches.views, ranks)
+    found = []
+    for _ in range(2 * batches.views // 8):
+        drawn = batches.draw()
+        found.append(torch.equal(answers.of(drawn, drawn.images), ask(drawn.images)))
+    return found
 
 
 def _held(work: Callable[[], T]) -> tuple[dict[str, str], T]:

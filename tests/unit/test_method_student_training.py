@@ -10,6 +10,7 @@ from support.small_networks import SHAPE, Residual, calibrated, conv_bn, images
 from torch import Tensor, fx, nn
 
 from lrq_deploy.errors import DivergenceError
+from lrq_deploy.method.augmented_batches import VIEWS
 from lrq_deploy.method.recipe import RecipeSettings
 from lrq_deploy.method.student_training import StudentTraining, train_student
 from lrq_deploy.options import MethodSwitches
@@ -192,3 +193,32 @@ def test_the_result_is_the_mean_of_the_last_steps(start: fx.GraphModule) -> None
     torch.testing.assert_close(state(averaged), (seen[2] + seen[3]) / 2)
     last, _ = trained(start, settings)
     assert torch.equal(state(last), seen[3])
+
+
+def test_the_teacher_is_asked_once_for_each_view_and_a_stop_forgets_nothing(
+    start: fx.GraphModule,
+) -> None:
+    """Two images, so that all views are known after ``VIEWS`` steps."""
+    settings = replace(SETTINGS, student_steps=VIEWS + 4, batch_size=2)
+
+    def stage() -> tuple[StudentTraining, list[int]]:
+        student, asked = copy.deepcopy(start), list[int]()
+        twin = float_twin(student)
+        layers(twin)[0].register_forward_hook(lambda _, seen, __: asked.append(len(seen[0])))
+        pool = POOL[:2]
+        made = StudentTraining(student, twin, pool, settings, SWITCHES, 0, CPU, "multiclass")
+        return made, asked
+
+    whole, asked = stage()
+    for done in range(settings.student_steps):
+        if done == VIEWS + 1:
+            kept = copy.deepcopy(whole.state_dict())
+        whole.step()
+    assert asked == [2] * VIEWS
+    rest, asked = stage()
+    rest.load_state_dict(kept)
+    while rest.steps_done < rest.steps:
+        rest.step()
+    assert asked == []
+    for name, value in whole.watched.state_dict().items():
+        assert torch.equal(value, rest.watched.state_dict()[name]), name
