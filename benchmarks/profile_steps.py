@@ -25,6 +25,7 @@ from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
 from lrq_deploy.graph.placement import place_quantizers
 from lrq_deploy.graph.statistics import tap_batch_norms
 from lrq_deploy.method.augmented_batches import VIEWS
+from lrq_deploy.method.back_off import BackOff, RepeatableStage
 from lrq_deploy.method.generator import LongRangeGenerator
 from lrq_deploy.method.generator_training import GeneratorTraining
 from lrq_deploy.method.recipe import RecipeSettings, recipe_settings
@@ -90,17 +91,24 @@ def our_steps(
     def student_step(pool: torch.Tensor) -> Callable[[], None]:
         mine = copy.deepcopy(student)
         twin = float_twin(mine)
-        return StudentTraining(mine, twin, pool, settings, switches, 0, CPU, "multiclass").step
+        stage = StudentTraining(mine, twin, pool, settings, switches, 0, CPU, "multiclass")
+        return _steps_of(stage)
 
     later = student_step(pool[: settings.batch_size])
     for _ in range(VIEWS):
         later()
     return {
-        "generator": GeneratorTraining(generator, tapped, settings, "a2", 0, CPU).step,
-        "refinement": ImageDrawing(generator, tapped, settings, 0, CPU, teacher.input_shape).step,
+        "generator": _steps_of(GeneratorTraining(generator, tapped, settings, "a2", 0, CPU)),
+        "refinement": _steps_of(
+            ImageDrawing(generator, tapped, settings, 0, CPU, teacher.input_shape)
+        ),
         "first student": student_step(pool),
         "student": later,
     }
+
+
+def _steps_of(stage: RepeatableStage) -> Callable[[], None]:
+    return BackOff(stage, lambda message: None).step
 
 
 def _profile(name: str, step: Callable[[], None]) -> None:

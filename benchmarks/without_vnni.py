@@ -88,6 +88,7 @@ SOURCES = {
     "resnet18": Source("photos", "photos", 2),
     "mobilenet_v2": Source("photos", "photos", 4),
     "mobilenet_v3_small": Source("photos", "photos", 4),
+    "efficientnet_b0": Source("photos", "photos", 2),
 }
 
 

@@ -87,15 +87,21 @@ class ImageDrawing:
 
     def step(self) -> None:
         """Refine the batch at hand once; before, draw one where there is none."""
-        batch, done = self._at_hand(), self.steps_done + 1
-        loss = batch.step() if self._settings.refinement_steps else None
-        if done % self._steps_per_batch == 0:
+        batch = self._at_hand()
+        self._loss = batch.step() if self._settings.refinement_steps else None
+        if self._ends_batch():
             images = self._ranks.collected(batch.pixels.detach())
             self._pool.put(self._finished(), images.cpu())
+
+    def commit(self) -> None:
+        """Count the step, of the batch too."""
+        self._at_hand().steps_done += 1
+        if self._ends_batch():
             self._batch = None
-        batch.steps_done += 1
-        self._loss = loss
-        self.steps_done = done
+        self.steps_done += 1
+
+    def _ends_batch(self) -> bool:
+        return (self.steps_done + 1) % self._steps_per_batch == 0
 
     def _finished(self) -> int:
         """Images that are done."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lrq_deploy.errors import LrqError, OptionError, RankLostError
 from lrq_deploy.launch import Launch
 
-__all__ = ["ALONE", "Ranks", "joined_ranks"]
+__all__ = ["ALONE", "OutOfMemoryElsewhere", "Ranks", "joined_ranks"]
 
 PATIENCE = timedelta(minutes=10)
 """How long a process may be late for a step; the slowest step takes seconds."""
@@ -31,6 +31,10 @@ _WHOLE_RUN = timedelta(days=7)
 _ROLL_CALL = timedelta(seconds=20)
 
 T = TypeVar("T")
+
+
+class OutOfMemoryElsewhere(Exception):  # noqa: N818 - not an error of this process
+    """Another rank has no memory for its part of a step, so this one ends its own part too."""
 
 
 @dataclass(frozen=True)
@@ -153,25 +157,42 @@ class Ranks:
         self._reduce(numbers)
         return dict(zip(values, (numbers / self.count).tolist(), strict=True))
 
+    def all_fit(self, fits: bool) -> bool:
+        """Whether the step has fitted into the memory of every rank up to here.
+
+        Ranks meet here before each sum of a step, and a rank that runs out comes here at once:
+        no other then waits in a sum for a part that never comes.
+        """
+        return not self.largest(not fits)[0]
+
     def pooled(self, moments: Tensor) -> Tensor:
         """The mean of ``moments`` over the ranks.
 
         The gradient is that of this rank's part of the mean, times the number of ranks: the
         average over the ranks is then the gradient of the whole.
+
+        Raises:
+            OutOfMemoryElsewhere: see there.
         """
         if self._groups is None:
             return moments
         total = moments.detach().clone()
+        self._check_all_fit()
         self._reduce(total)
         return total / self.count + (moments - moments.detach())
 
     def average_gradients(self, optimizer: torch.optim.Optimizer) -> None:
-        """Replace every gradient that ``optimizer`` follows by its mean over the ranks."""
+        """Replace every gradient that ``optimizer`` follows by its mean over the ranks.
+
+        Raises:
+            OutOfMemoryElsewhere: see there.
+        """
         if self._groups is None:
             return
         moved = [p for group in optimizer.param_groups for p in group["params"]]
         gradients = [p.grad for p in moved if p.grad is not None]
         flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+        self._check_all_fit()
         self._reduce(flat)
         flat /= self.count
         parts = flat.split([gradient.numel() for gradient in gradients])
@@ -190,14 +211,23 @@ class Ranks:
                 tensor.copy_(sent)
 
     def collected(self, images: Tensor) -> Tensor:
-        """The ``[N, ...]`` of all ranks, in their order, as ``[count * N, ...]``."""
+        """The ``[N, ...]`` of all ranks, in their order, as ``[count * N, ...]``.
+
+        Raises:
+            OutOfMemoryElsewhere: see there.
+        """
         if self._groups is None:
             return images
         mine = images.detach().contiguous()
         everyones = [torch.empty_like(mine) for _ in range(self.count)]
+        self._check_all_fit()
         with self._naming_the_missing():
             dist.all_gather(everyones, mine, self._group_of(mine))
         return torch.cat(everyones)
+
+    def _check_all_fit(self) -> None:
+        if not self.all_fit(True):
+            raise OutOfMemoryElsewhere
 
     def _reduce(self, tensor: Tensor, by: Any = dist.ReduceOp.SUM) -> None:
         with self._naming_the_missing():

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lrq_deploy.errors import DeviceMemoryError
 from lrq_deploy.method.pieces import Pieces
-from lrq_deploy.ranks import ALONE, Ranks
+from lrq_deploy.ranks import ALONE, OutOfMemoryElsewhere, Ranks
 
 __all__ = ["BackOff", "Moving", "RepeatableStage"]
 
@@ -52,13 +52,19 @@ class RepeatableStage(Protocol):
         """Steps finished so far."""
 
     def prepare(self) -> None:
-        """Draw what the next step works on, unless it is there; may be interrupted and repeated."""
+        """Draw what the next step works on, unless it is there; may be interrupted and repeated.
+
+        Alone: ranks meet in ``step``, for some may have prepared before others ran out.
+        """
 
     def moving(self) -> Moving:
         """What the next step will change; asked when it is prepared."""
 
     def step(self) -> None:
-        """Do the step; the last thing that it does is to count itself."""
+        """Do the step, but for what ``commit`` does; changes only what ``moving`` names."""
+
+    def commit(self) -> None:
+        """Count the step, which is not taken back any more; takes no memory of the device."""
 
 
 class BackOff:
@@ -76,15 +82,14 @@ class BackOff:
         self._stage = stage
         self._say = say
         self._ranks = ranks
-        self._guarded = stage.device.type in RUNS_OUT and ranks.count == 1
+        self._guarded = stage.device.type in RUNS_OUT
         self._undo = _Undo()
 
     def step(self) -> None:
-        """Do one step.
+        """Do one step; where one rank is out of memory, all take it back and repeat it.
 
         Raises:
-            DeviceMemoryError: the smallest pieces do not fit, or other ranks would have to
-                take the step back too.
+            DeviceMemoryError: the smallest pieces do not fit.
         """
         while (complaint := self._attempt()) is not None:
             # Only here, behind the handler, has the error let go of the tensors of the step.
@@ -102,6 +107,7 @@ class BackOff:
     def _attempt(self) -> str | None:
         """Do the step; what torch says where there was no memory for it."""
         self._undo.forget()
+        complaint = ""
         try:
             self._stage.prepare()
             if self._guarded:
@@ -109,8 +115,19 @@ class BackOff:
             self._stage.step()
         except torch.OutOfMemoryError as error:
             # "CUDA out of memory. Tried to allocate ... GPU 0 has ... of which ... is free."
-            return ". ".join(str(error).split(". ")[1:3]) or str(error)
+            complaint = ". ".join(str(error).split(". ")[1:3]) or "no memory"
+        except OutOfMemoryElsewhere:
+            return self._everyones(complaint)
+        if not self._ranks.all_fit(not complaint):
+            return self._everyones(complaint)
+        self._stage.commit()
         return None
+
+    def _everyones(self, complaint: str) -> str:
+        if self._ranks.count == 1:
+            return complaint
+        told = enumerate(self._ranks.gathered(complaint))
+        return "; ".join(f"rank {rank}: {words}" for rank, words in told if words)
 
     def _too_large(self, images: int, complaint: str) -> DeviceMemoryError:
         fewer = "pass more processes, which share a batch; " if self._ranks.count > 1 else ""

@@ -150,8 +150,12 @@ class GeneratorTraining:
         losses = self.pieces.backward((images,), self._seen, loss)
         self._ranks.average_gradients(self._optimizer)
         self._optimizer.step()
+        self._losses = losses
+
+    def commit(self) -> None:
+        """Count the step."""
         self._schedule.step()
-        self._losses, self._drawn = losses, ()
+        self._drawn = ()
         self.steps_done += 1
 
     def _seen(self, images: Tensor) -> tuple[Tensor, ...]:

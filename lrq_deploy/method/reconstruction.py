@@ -106,6 +106,7 @@ class BlockReconstruction:
         self.pieces = Pieces(of_both // ranks.count)
         self._ranks = ranks
         self._block: _Block | None = None
+        self._settled: list[Tensor] | None = None
         self._losses: dict[str, Tensor] = {}
 
     def prepare(self) -> None:
@@ -119,14 +120,18 @@ class BlockReconstruction:
     def step(self) -> None:
         """One batch for the block at hand; before, the next block where there is none."""
         block = self._at_hand()
-        losses = block.step()
-        done = self.steps_done + 1
-        if done % self._settings.block_steps == 0:
-            block.settle()
-            self._block = None
+        self._losses = block.step()
+        last = (self.steps_done + 1) % self._settings.block_steps == 0
+        self._settled = block.settled() if last else None
+
+    def commit(self) -> None:
+        """Count the step; behind the last one of a block, its weights are rounded as learned."""
+        block = self._at_hand()
+        if self._settled is not None:
+            block.settle(self._settled)
+            self._block = self._settled = None
         block.done += 1
-        self._losses = losses
-        self.steps_done = done
+        self.steps_done += 1
 
     def _at_hand(self) -> "_Block":
         if self._block is None:
@@ -231,7 +236,8 @@ class _Block:
         self._random = random
         self._mix = FloatMix(settings.float_share, random)
         # Offsets that all images share say nothing of what a block tells apart.
-        self._size = ranks.pooled(maps.wanted.var(0).mean()).clamp_min(1e-12)
+        self._variance = maps.wanted.var(0).mean()
+        self._size: Tensor | None = None
         self._layers = _modules(graph, QuantizedLayer)
         self._quantizers = _modules(graph, ActQuantizer)
         self._roundings = [layer.learn_rounding() for layer in self._layers]
@@ -269,9 +275,10 @@ class _Block:
         )
         mixed = self._mix(maps.read[chosen], maps.ideal[chosen])
         wanted = maps.wanted[chosen]
+        size = self._pooled_size()
 
         def loss(errors: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-            error = errors.sum() / (wanted.numel() * self._size)
+            error = errors.sum() / (wanted.numel() * size)
             indecision = torch.stack([r.indecision(_sharpness(part)) for r in self._roundings])
             undecided = indecision.mean()
             total = error + self._weight * undecided if part >= FREE_SHARE else error
@@ -282,6 +289,12 @@ class _Block:
         self._ranks.average_gradients(self._optimizer)
         self._optimizer.step()
         return losses
+
+    def _pooled_size(self) -> Tensor:
+        """Variance of what is wanted, of all ranks; they meet in steps only, see ``BackOff``."""
+        if self._size is None:
+            self._size = self._ranks.pooled(self._variance).clamp_min(1e-12)
+        return self._size
 
     def _error(self, read: Tensor, wanted: Tensor) -> tuple[Tensor]:
         """Of some rows: the sum of the squared errors, ``[1]``."""
@@ -294,10 +307,12 @@ class _Block:
         moved = [p for group in self._optimizer.param_groups for p in group["params"]]
         return Moving(moved, [self._optimizer], [self._random])
 
-    def settle(self) -> None:
-        """Round every weight as it was learned; quantize every value again."""
-        # All that needs memory comes first: a step that fails here can still be taken back.
-        weights = [layer.settled_weight() for layer in self._layers]
+    def settled(self) -> list[Tensor]:
+        """Every weight, rounded as it was learned."""
+        return [layer.settled_weight() for layer in self._layers]
+
+    def settle(self, weights: list[Tensor]) -> None:
+        """Take what ``settled`` gave; quantize every value again."""
         for layer, weight in zip(self._layers, weights, strict=True):
             layer.settle_rounding(weight)
         for quantizer in self._quantizers:

@@ -153,8 +153,12 @@ class StudentTraining:
             self._mean.add(done - math.floor(averaged_from))
             if done == self.steps:
                 self._mean.give()
-        self._losses, self._drawn = losses, []
-        self.steps_done = done
+        self._losses = losses
+
+    def commit(self) -> None:
+        """Count the step."""
+        self._drawn = []
+        self.steps_done += 1
 
     @torch.no_grad()
     def _asked(self, batch: Tensor) -> Tensor:

@@ -86,6 +86,22 @@ def test_two_processes_are_as_accurate_as_one(
     assert first > digits_teacher.accuracy - NOISE_POINTS
 
 
+def test_a_rank_without_memory_makes_all_repeat_the_step_in_pieces(tmp_path: Path) -> None:
+    first, second = shared_run.started("memory", tmp_path)
+    assert first == second
+    for said in (first.pop("never"), second.pop("never")):
+        assert "1 images of the student stage must fit" in said
+        assert "rank 1: Tried to allocate 2.00 GiB" in said
+        assert "pass more processes, which share a batch" in said
+    for name, runs in first.items():
+        assert sum(run["missed"] for run in runs) >= len(runs) - 1, name
+        for run in runs:
+            if run["missed"]:
+                assert run["pieces"] == 2
+                # Only what a block reads may have been computed whole, with other last bits.
+                assert run["apart"] <= (1e-5 if name == "blocks" else 0.0), name
+
+
 def test_a_late_rank_is_named(told: list[Any]) -> None:
     assert "got no answer from rank 1;" in told[0]["late"]
     assert "--resume" in told[0]["late"]

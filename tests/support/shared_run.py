@@ -19,16 +19,21 @@ from pathlib import Path
 from typing import Any, TypeVar
 from unittest.mock import patch
 
+import pytest
 import torch
 
 from lrq_deploy.calibration.synthetic_store import synthesize_once
 from lrq_deploy.checkpoint.fingerprint import fingerprint
 from lrq_deploy.cli import pipeline
-from lrq_deploy.errors import OutputError, RankLostError
+from lrq_deploy.errors import DeviceMemoryError, OutputError, RankLostError
 from lrq_deploy.graph.statistics import NormStatistics
 from lrq_deploy.launch import launch
+from lrq_deploy.method import back_off
 from lrq_deploy.method.augmented_batches import AugmentedBatches
+from lrq_deploy.method.back_off import BackOff
 from lrq_deploy.method.diversity import part_of_pairs
+from lrq_deploy.method.loop import ResumableStage
+from lrq_deploy.method.pieces import Pieces
 from lrq_deploy.method.recipe import RecipeSettings
 from lrq_deploy.method.statistics_loss import channel_moments, moments_loss
 from lrq_deploy.method.teacher_answers import TeacherAnswers
@@ -40,10 +45,14 @@ from lrq_deploy.resume.stop_request import stop_on_signals
 from lrq_deploy.student.freeze import frozen_model
 from support.resumed_run import ALWAYS, run
 from support.small_networks import images
+from support.stages import COMPLAINT, STAGES, draw_unwatched, run_with_a_broken_step, tensors_of
 
 T = TypeVar("T")
 
 CPU = torch.device("cpu")
+BROKEN = 1
+"""The step in which memory ends, counted from 0; the last one of a batch and of a block."""
+
 DIGIT_SETTINGS = RecipeSettings(
     generator_steps=60,
     refinement_steps=5,
@@ -212,7 +221,52 @@ def _die_after(state: Path) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-JOBS: dict[str, Callable[[Path], Any]] = {"agreement": agreement, "bundle": bundle}
+def memory(folder: Path) -> dict[str, Any]:
+    """Each stage where one rank runs out in some operator of a step, and where none does."""
+    found: dict[str, Any] = {}
+    with joined_ranks(launch(), CPU) as ranks, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(back_off, "RUNS_OUT", frozenset({"cpu"}))
+        draw_unwatched(patch)
+        for name in STAGES:
+            wanted, counted = run_with_a_broken_step(name, BROKEN, None, ranks)
+            found[name] = [_short_of_memory(name, wanted, counted.seen, n, ranks) for n in range(8)]
+        found["never"] = _never_fits(ranks)
+    return found
+
+
+def _short_of_memory(
+    name: str, wanted: ResumableStage, operators: int, position: int, ranks: Ranks
+) -> dict[str, Any]:
+    """In two pieces a step has twice the operators; every other time, the last rank runs out."""
+    short = ranks.rank == position % ranks.count
+    # Ranks need not have the same number of operators, but must agree on where memory ends.
+    (most,) = ranks.largest(operators)
+    number = int(most / 2 * (position + 0.5) / 8) if short else -1
+    stage, memory = run_with_a_broken_step(name, BROKEN, number, ranks)
+    missed = any(ranks.gathered(memory.missed))
+    pairs = zip(tensors_of(stage.state_dict()), tensors_of(wanted.state_dict()), strict=True)
+    apart = max(float((a.double() - b.double()).abs().max()) for a, b in pairs if a.numel())
+    return {"missed": missed, "pieces": stage.pieces.count, "apart": apart}
+
+
+def _never_fits(ranks: Ranks) -> str:
+    """What is said where the last rank has no memory at all."""
+    steps = BackOff(STAGES["student"](CPU, ranks=ranks), lambda message: None, ranks)
+
+    def never(*arguments: Any) -> None:
+        raise torch.OutOfMemoryError(COMPLAINT)
+
+    with pytest.MonkeyPatch.context() as patch:
+        if ranks.rank == ranks.count - 1:
+            patch.setattr(Pieces, "backward", never)
+        return _told(steps.step, DeviceMemoryError)
+
+
+JOBS: dict[str, Callable[[Path], Any]] = {
+    "agreement": agreement,
+    "bundle": bundle,
+    "memory": memory,
+}
 
 
 def _fork(job: str, folder: Path, count: int) -> int:

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from lrq_deploy.calibration.drawing import ImageDrawing
 from lrq_deploy.graph.statistics import TappedTeacher, tap_batch_norms
 from lrq_deploy.method.augmented_batches import AugmentedBatches
+from lrq_deploy.method.back_off import BackOff
 from lrq_deploy.method.generator import LongRangeGenerator
 from lrq_deploy.method.generator_training import GeneratorTraining
 from lrq_deploy.method.loop import ResumableStage
@@ -20,6 +21,7 @@ from lrq_deploy.method.recipe import RecipeSettings
 from lrq_deploy.method.reconstruction import BlockReconstruction
 from lrq_deploy.method.student_training import StudentTraining
 from lrq_deploy.options import MethodSwitches
+from lrq_deploy.ranks import ALONE, Ranks
 from lrq_deploy.scheme import Scheme
 from lrq_deploy.student.layers import float_twin
 from support.small_networks import CENTRED, SHAPE, Residual, calibrated, graph_of, images
@@ -64,14 +66,18 @@ def new_generator(device: torch.device) -> LongRangeGenerator:
     return generator.to(device).to(memory_format=torch.channels_last)
 
 
-def generator_stage(device: torch.device, settings: RecipeSettings = SETTINGS) -> ResumableStage:
+def generator_stage(
+    device: torch.device, settings: RecipeSettings = SETTINGS, ranks: Ranks = ALONE
+) -> ResumableStage:
     generator, teacher = new_generator(device), tapped_on(device)
-    return GeneratorTraining(generator, teacher, settings, "a2", 0, device)
+    return GeneratorTraining(generator, teacher, settings, "a2", 0, device, ranks)
 
 
-def images_stage(device: torch.device, settings: RecipeSettings = SETTINGS) -> ResumableStage:
+def images_stage(
+    device: torch.device, settings: RecipeSettings = SETTINGS, ranks: Ranks = ALONE
+) -> ResumableStage:
     generator, teacher = new_generator(device), tapped_on(device)
-    return ImageDrawing(generator, teacher, settings, 0, device, SHAPE)
+    return ImageDrawing(generator, teacher, settings, 0, device, SHAPE, None, ranks)
 
 
 def student_stage(
@@ -80,17 +86,21 @@ def student_stage(
     pool: Tensor | None = None,
     switches: MethodSwitches | None = None,
     task: Any = "multiclass",
+    ranks: Ranks = ALONE,
 ) -> ResumableStage:
     student = copy.deepcopy(_start())
     switches = switches or MethodSwitches(margin="b")
     pool = images(32) if pool is None else pool
     twin = float_twin(student)
-    return StudentTraining(student, twin, pool, settings, switches, 0, device, task)
+    return StudentTraining(student, twin, pool, settings, switches, 0, device, task, ranks)
 
 
-def blocks_stage(device: torch.device, settings: RecipeSettings = SETTINGS) -> ResumableStage:
+def blocks_stage(
+    device: torch.device, settings: RecipeSettings = SETTINGS, ranks: Ranks = ALONE
+) -> ResumableStage:
     student = copy.deepcopy(_start())
-    return BlockReconstruction(student, float_twin(student), images(32), settings, 0, device)
+    twin, pool = float_twin(student), images(32)
+    return BlockReconstruction(student, twin, pool, settings, 0, device, ranks)
 
 
 STAGES: dict[str, Callable[..., ResumableStage]] = {
@@ -124,10 +134,13 @@ def unwatched(patch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
 
 
 def draw_unwatched(patch: pytest.MonkeyPatch) -> None:
-    """Hide what happens on the CPU wherever a stage trains: random draws and batches of a pool."""
+    """Hide what takes no memory of a device: draws, batches of a pool, words between ranks."""
     unwatched(patch, AugmentedBatches, "draw")
     unwatched(patch, GeneratorTraining, "prepare")
     unwatched(patch, ImageDrawing, "_new_latent")
+    unwatched(patch, Ranks, "all_fit")
+    unwatched(patch, Ranks, "_reduce")
+    unwatched(patch, torch.distributed, "all_gather")
 
 
 class RunsOut(TorchDispatchMode):
@@ -152,3 +165,21 @@ class RunsOut(TorchDispatchMode):
             self.missed = True
             raise torch.OutOfMemoryError(COMPLAINT)
         return operator(*args, **(kwargs or {}))
+
+
+def run_with_a_broken_step(
+    name: str, broken: int, number: int | None, ranks: Ranks = ALONE
+) -> tuple[ResumableStage, RunsOut]:
+    """A stage behind its steps, without memory for an operator of one; without one, in pieces."""
+    stage = STAGES[name](torch.device("cpu"), ranks=ranks)
+    steps = BackOff(stage, lambda message: None, ranks)
+    memory = RunsOut(number)
+    for step in range(stage.steps):
+        if step != broken:
+            steps.step()
+            continue
+        if number is None:
+            stage.pieces.shrink()
+        with memory:
+            steps.step()
+    return stage, memory

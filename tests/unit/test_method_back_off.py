@@ -8,20 +8,25 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.stages import COMPLAINT, STAGES, RunsOut, draw_unwatched, tensors_of
+from support.stages import (
+    COMPLAINT,
+    SETTINGS,
+    STAGES,
+    draw_unwatched,
+    run_with_a_broken_step,
+    tensors_of,
+)
 
 from lrq_deploy.errors import DeviceMemoryError
 from lrq_deploy.method import back_off
 from lrq_deploy.method.back_off import BackOff
-from lrq_deploy.method.loop import Kept, ResumableStage, run_stage
+from lrq_deploy.method.loop import Kept, run_stage
 from lrq_deploy.method.pieces import Pieces
 from lrq_deploy.progress import ProgressEvent, silent
-from lrq_deploy.ranks import Ranks
 
 pytestmark = pytest.mark.unit
 
 CPU = torch.device("cpu")
-STEPS = 4
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -33,34 +38,18 @@ def _cpu_runs_out() -> Any:
         yield
 
 
-def run_with(name: str, broken: int, number: int | None) -> tuple[ResumableStage, RunsOut]:
-    """A stage after four steps, with no memory for an operator of one; without one, in pieces."""
-    stage = STAGES[name](CPU)
-    steps = BackOff(stage, lambda message: None)
-    memory = RunsOut(number)
-    for step in range(STEPS):
-        if step != broken:
-            steps.step()
-            continue
-        if number is None:
-            stage.pieces.shrink()
-        with memory:
-            steps.step()
-    return stage, memory
-
-
 @pytest.mark.parametrize("name", STAGES)
 @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
-@given(broken=st.integers(0, STEPS - 1), part=st.floats(0, 1, exclude_max=True))
+@given(broken=st.integers(0, SETTINGS.student_steps - 1), part=st.floats(0, 1, exclude_max=True))
 def test_wherever_memory_ends_the_step_is_the_one_that_began_in_pieces(
     name: str, broken: int, part: float
 ) -> None:
-    expected, counted = run_with(name, broken, None)
+    expected, counted = run_with_a_broken_step(name, broken, None)
     # Half the operators of a step in two pieces are about those of one in a single piece.
-    stage, memory = run_with(name, broken, int(part * counted.seen / 2))
+    stage, memory = run_with_a_broken_step(name, broken, int(part * counted.seen / 2))
     if not memory.missed:
         return
-    assert stage.steps_done == expected.steps_done == STEPS
+    assert stage.steps_done == expected.steps_done == stage.steps
     assert stage.pieces.count == expected.pieces.count == 2
     pairs = zip(tensors_of(stage.state_dict()), tensors_of(expected.state_dict()), strict=True)
     for found, wanted in pairs:
@@ -89,12 +78,6 @@ def test_what_fits_in_no_piece_is_an_error_that_says_what_there_is(
     assert caught.value.remedy.endswith("or --device cpu")
     assert [message.split()[-2] for message in said] == ["2", "4", "8"]
     assert "out of memory at step 1 (Tried to allocate 2.00 GiB. GPU 0" in said[0]
-
-
-def test_ranks_cannot_take_a_step_back() -> None:
-    steps = BackOff(STAGES["student"](CPU), lambda message: None, Ranks(0, 2))
-    with RunsOut(40), pytest.raises(DeviceMemoryError, match="pass more processes, which share"):
-        steps.step()
 
 
 class Memory:

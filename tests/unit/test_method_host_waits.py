@@ -55,11 +55,13 @@ def test_no_step_waits(name: str, pieces: int) -> None:
     stage.prepare()
     with NoWaiting():  # type: ignore[no-untyped-call]
         stage.step()
+        stage.commit()
     # Averaged steps of the student, and the last ones of a batch and of a block.
     while stage.steps_done < stage.steps:
         stage.prepare()
         with NoWaiting():  # type: ignore[no-untyped-call]
             stage.step()
+            stage.commit()
 
 
 @pytest.mark.parametrize("ask", [float, bool, torch.Tensor.item, torch.Tensor.nonzero])

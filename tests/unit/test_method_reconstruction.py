@@ -49,6 +49,7 @@ def test_a_block_comes_closer_to_its_teacher(start: fx.GraphModule) -> None:
     errors = []
     for _ in range(stage.steps):
         stage.step()
+        stage.commit()
         errors.append(stage.terms()["error"])
     # The third block starts with an error that its scales and rounding can halve.
     assert errors[179] < 0.7 * errors[120]
@@ -63,6 +64,7 @@ def test_a_scale_is_learned_with_the_first_block_that_reads_it(name: str, shared
     for _ in range(blocks):
         for _ in range(SETTINGS.block_steps):
             stage.step()
+            stage.commit()
         scales.append(_scales(student))
     moves = {name: sum(a[name] != b[name] for a, b in pairwise(scales)) for name in scales[0]}
     # Two blocks read the shared one; the image's range is known.
@@ -111,6 +113,7 @@ def test_a_continued_fit_has_the_bits_of_an_unbroken_one(
     first = stage(copy.deepcopy(start))
     for _ in range(stopped_at):
         first.step()
+        first.commit()
     kept = copy.deepcopy(first.state_dict())
     second = stage(copy.deepcopy(start))
     second.load_state_dict(kept)

@@ -188,6 +188,7 @@ def test_the_result_is_the_mean_of_the_last_steps(start: fx.GraphModule) -> None
     seen = []
     for _ in range(4):
         stage.step()
+        stage.commit()
         seen.append(state(student))
     averaged, _ = trained(start, replace(settings, averaged_share=0.5))
     torch.testing.assert_close(state(averaged), (seen[2] + seen[3]) / 2)
@@ -214,11 +215,13 @@ def test_the_teacher_is_asked_once_for_each_view_and_a_stop_forgets_nothing(
         if done == VIEWS + 1:
             kept = copy.deepcopy(whole.state_dict())
         whole.step()
+        whole.commit()
     assert asked == [2] * VIEWS
     rest, asked = stage()
     rest.load_state_dict(kept)
     while rest.steps_done < rest.steps:
         rest.step()
+        rest.commit()
     assert asked == []
     for name, value in whole.watched.state_dict().items():
         assert torch.equal(value, rest.watched.state_dict()[name]), name
