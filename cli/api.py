@@ -46,6 +46,7 @@ def quantize(
     recipe: Recipe = "balanced",
     device: Device = "auto",
     precision: Precision = "auto",
+    compile: bool = False,
     seed: int = 0,
     out: str | Path | None = None,
     force: bool = False,
@@ -83,6 +84,7 @@ def quantize(
         recipe: how much time to spend.
         device: where to train.
         precision: bfloat16 while training where the device is made for it, or ``float32``.
+        compile: compile the student before it is trained; pays for many steps.
         seed: of everything random, 0 or more.
         out: directory to create; ``runs/NAME-w4a4``, if not given.
         force: replace a bundle at ``out``.
@@ -126,6 +128,7 @@ def quantize(
         recipe=recipe,
         device=device,
         precision=precision,
+        compile=compile,
         seed=seed,
         out=None if out is None else Path(out),
         force=force,

@@ -116,6 +116,8 @@ def _prepared(run: Run, network: nn.Module | None, settings: RecipeSettings | No
     )
     if options.precision == "float32":
         settings = replace(settings, reduced_precision=False)
+    if options.compile:
+        settings = replace(settings, compiled=True)
     ranks.check_batch(settings.batch_size)
     return Prepared(teacher, settings, images, sizes)
 

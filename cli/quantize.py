@@ -40,6 +40,7 @@ __all__ = ["quantize", "run_and_report"]
     "recipe",
     "device",
     "precision",
+    "compile",
     "seed",
     "out",
     "force",

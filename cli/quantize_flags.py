@@ -57,6 +57,7 @@ class QuantizeFlags:
     recipe: str | None = None
     device: str | None = None
     precision: str | None = None
+    compile: bool | None = None
     seed: int | None = None
     out: Path | None = None
     force: bool | None = None
@@ -199,6 +200,7 @@ def options_from(model: Path, flags: QuantizeFlags) -> QuantizeOptions:
         recipe=cast(Recipe, flags.recipe or "balanced"),
         device=cast(Device, flags.device or "auto"),
         precision=cast(Precision, flags.precision or "auto"),
+        compile=bool(flags.compile),
         seed=0 if flags.seed is None else flags.seed,
         trust_pickle=bool(flags.trust_pickle),
         force=bool(flags.force),

@@ -267,6 +267,13 @@ Precision = Annotated[
         help="Multiply in bfloat16 while training where that is faster, or never. Default: auto.",
     ),
 ]
+Compile = Annotated[
+    bool | None,
+    typer.Option(
+        "--compile/--no-compile",
+        help="Compile the student before it is trained; pays for many steps. Default: off.",
+    ),
+]
 Seed = Annotated[
     int | None,
     typer.Option("--seed", metavar="N", help="Seed of everything random. Default: 0."),

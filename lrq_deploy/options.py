@@ -72,6 +72,7 @@ class QuantizeOptions:
         device: where to train.
         precision: of the multiplications in training: bfloat16 where the device is made for it, or
             float32 everywhere.
+        compile: compile the student before it is trained.
         seed: of every random generator, 0 or more.
         trust_pickle: allow a pickled module to run its code.
         force: replace an existing bundle.
@@ -97,6 +98,7 @@ class QuantizeOptions:
     recipe: Recipe = "balanced"
     device: Device = "auto"
     precision: Precision = "auto"
+    compile: bool = False
     seed: int = 0
     trust_pickle: bool = False
     force: bool = False

@@ -12,6 +12,7 @@ STUDENT_SETTINGS = frozenset(
         "block_scale_rate",
         "block_steps",
         "coarse_block_steps",
+        "compiled",
         "calibration_images",
         "feature_weight",
         "float_share",
@@ -60,6 +61,7 @@ class RecipeSettings:
         other_weight: beta of the decoupled distillation.
         reduced_precision: multiply in bfloat16 where the device is made for it and nothing
             that ships depends on it, see ``lrq_deploy.method.precision``.
+        compiled: run the student as compiled kernels, see ``lrq_deploy.method.compilation``.
     """
 
     generator_steps: int = 300
@@ -88,6 +90,7 @@ class RecipeSettings:
     temperature: float = 4.0
     other_weight: float = 1.0
     reduced_precision: bool = True
+    compiled: bool = False
 
 
 _RECIPES: dict[Recipe, RecipeSettings] = {

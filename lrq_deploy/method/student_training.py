@@ -20,6 +20,7 @@ from lrq_deploy.graph.head_input import head_layer, with_head_input
 from lrq_deploy.graph.statistics import Classifier
 from lrq_deploy.method.augmented_batches import AugmentedBatches, DrawnBatch
 from lrq_deploy.method.back_off import Moving
+from lrq_deploy.method.compilation import compiled
 from lrq_deploy.method.distillation import (
     decoupled_distillation,
     label_distillation,
@@ -107,6 +108,7 @@ class StudentTraining:
         teacher = teacher.to(device).to(memory_format=torch.channels_last)
         self._teacher = with_head_input(teacher)
         self._student = with_head_input(student)
+        self._compiled = compiled(self._student, device) if settings.compiled else self._student
         self._head = head_layer(student)
         # Where the grid of the student is much coarser than that of bfloat16.
         self._reduced = settings.reduced_precision and coarsest_bits(student) <= COARSE_BITS
@@ -168,8 +170,10 @@ class StudentTraining:
 
     def _seen(self, batch: Tensor, wanted: Tensor) -> tuple[Tensor, ...]:
         """What the loss needs of a batch or an even piece of one, one row ``[1, ...]`` each."""
+        # Pieces add up their gradients, which a compiled student may overwrite.
+        student = self._compiled if self.pieces.count == 1 else self._student
         with reduced_precision(self.device, self._reduced):
-            logits, head_input = self._student(batch)
+            logits, head_input = student(batch)
         logits = logits.float()
         wanted, wanted_input = wanted.split([logits.shape[1], wanted.shape[1] - logits.shape[1]], 1)
         errors = sizes = margin = logits.new_zeros(())

@@ -63,6 +63,14 @@ def test_the_device_agrees_with_the_cpu(name: str) -> None:
     assert found == pytest.approx(expected, rel=AGREEMENT, abs=1e-3)
 
 
+def test_a_compiled_student_agrees_with_the_other() -> None:
+    # Long enough for CUDA graphs: they are recorded in the first calls and then replayed.
+    settings = replace(EXACT, student_steps=12)
+    stages = [student_stage(CUDA, replace(settings, compiled=c)) for c in (True, False)]
+    found, wanted = (run_stage(stage, silent) for stage in stages)
+    assert found == pytest.approx(wanted, rel=AGREEMENT, abs=1e-3)
+
+
 @pytest.mark.usefixtures("restricted")
 def test_a_student_that_does_not_fit_is_trained_in_pieces() -> None:
     settings = replace(EXACT, batch_size=1024, student_steps=2)

@@ -72,7 +72,7 @@ def test_every_flag_reaches_the_options(recorder: Recorder) -> None:
         f"{MODEL} --bits 4 --weight-bits 3 --act-bits 5 --edge-bits same --residual-bits 8 "
         "--act-symmetry asymmetric --arch timm:x --input-shape 1,9,12 --mean=-0.5 --std 0.25 "
         "--output aux --images shots --recipe best --device cpu --seed 7 --out here --force "
-        "--precision float32 --trust-pickle --no-long-range --margin b --no-decoupled "
+        "--precision float32 --compile --trust-pickle --no-long-range --margin b --no-decoupled "
         "--target onnxruntime --no-bench --cache kept --resume "
         "--checkpoint-every 2.5 --max-memory 900 --json --quiet"
     )
@@ -89,6 +89,7 @@ def test_every_flag_reaches_the_options(recorder: Recorder) -> None:
         recipe="best",
         device="cpu",
         precision="float32",
+        compile=True,
         seed=7,
         trust_pickle=True,
         force=True,

@@ -1,0 +1,77 @@
+"""A compiled student learns what the other does, and says what it lacks."""
+
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from support.stages import SETTINGS, student_stage, tensors_of
+
+from lrq_deploy.errors import OptionError
+from lrq_deploy.method import student_training
+from lrq_deploy.method.loop import run_stage
+from lrq_deploy.method.student_training import StudentTraining
+from lrq_deploy.progress import silent
+
+pytestmark = pytest.mark.integration
+
+CPU = torch.device("cpu")
+EXACT = replace(SETTINGS, reduced_precision=False)
+COMPILED = replace(EXACT, compiled=True)
+AGREEMENT = 0.02
+"""Relative; fused kernels move single values that lie beside a rounding tie."""
+
+
+def test_it_learns_what_the_other_does() -> None:
+    stage, other = student_stage(CPU, COMPILED), student_stage(CPU, EXACT)
+    found, wanted = run_stage(stage, silent), run_stage(other, silent)
+    assert found == pytest.approx(wanted, rel=AGREEMENT)
+    before = tensors_of(student_stage(CPU, EXACT).watched.state_dict())
+    pairs = zip(before, *(tensors_of(s.watched.state_dict()) for s in (stage, other)), strict=True)
+    moved = apart = 0.0
+    for start, mine, theirs in pairs:
+        moved += float((theirs - start).square().sum())
+        apart += float((mine - theirs).square().sum())
+    assert moved > 0
+    assert apart < AGREEMENT * moved
+    again = student_stage(CPU, COMPILED)
+    run_stage(again, silent)
+    for mine, theirs in zip(
+        tensors_of(again.state_dict()), tensors_of(stage.state_dict()), strict=True
+    ):
+        assert torch.equal(mine, theirs)
+
+
+def test_kernels_are_compiled_once_and_not_for_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs: list[torch.fx.GraphModule] = []
+
+    def kept(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> torch.fx.GraphModule:
+        graphs.append(graph)
+        return graph
+
+    fuse = partial(torch.compile, backend=kept)
+    monkeypatch.setattr(torch, "compile", lambda *a, mode, **named: fuse(*a, **named))
+    run_stage(student_stage(CPU, COMPILED), silent)
+    assert len(graphs) == 1
+    stage = student_stage(CPU, COMPILED)
+    stage.pieces.count = 2
+    run_stage(stage, silent)
+    assert len(graphs) == 1
+
+
+def test_without_a_compiler_the_remedy_is_to_leave_it_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._inductor import config
+
+    monkeypatch.setattr(config.cpp, "cxx", (None, "/no/compiler"))
+    monkeypatch.setattr(config, "force_disable_caches", True)
+    torch._dynamo.reset()
+    with pytest.raises(OptionError, match="No working C") as caught:
+        run_stage(student_stage(CPU, COMPILED), silent)
+    assert caught.value.remedy.endswith("leave --compile out")
+
+
+def test_off_is_the_default_and_compiles_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(student_training, "compiled", lambda *_: pytest.fail("compiles"))
+    stage = student_stage(CPU, EXACT)
+    assert isinstance(stage, StudentTraining)
+    run_stage(stage, silent)
