@@ -61,7 +61,10 @@ NETWORKS = {
 FAMILY_FILE = Path(__file__).with_name("family_networks.py")
 FAMILIES = {
     name: Network(f"{name}.pt", f"{FAMILY_FILE}:{name}", "cifar10/train", CIFAR)
-    for name in ("wide_resnet", "densenet", "efficientnet", "shufflenet", "convnext")
+    for name in (
+        *("wide_resnet", "densenet", "efficientnet", "mobilenet_v2", "vgg"),
+        *("shufflenet", "convnext"),
+    )
 }
 """Of ``families.py``, which trains them; ``--models`` is its ``--out``."""
 

@@ -4,7 +4,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["FAMILIES", "convnext", "densenet", "efficientnet", "shufflenet", "wide_resnet"]
+__all__ = [
+    "FAMILIES",
+    "convnext",
+    "densenet",
+    "efficientnet",
+    "mobilenet_v2",
+    "shufflenet",
+    "vgg",
+    "wide_resnet",
+]
 
 CLASSES = 10
 GROWTH = 12
@@ -88,25 +97,29 @@ def densenet() -> nn.Sequential:
 
 
 class _InvertedResidual(nn.Module):
-    """Expansion, depthwise layer, squeeze-excite gate, projection; SiLU throughout."""
+    """Expansion, depthwise layer, projection; with SiLU also a squeeze-excite gate."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, stride: int, activation: type[nn.Module] = nn.SiLU
+    ) -> None:
         super().__init__()
         width, squeezed = 4 * inputs, max(inputs // 2, 4)
         self.expand = nn.Sequential(
-            _layer(inputs, width, 1, activation=nn.SiLU),
-            _layer(width, width, 3, stride, width, nn.SiLU),
+            _layer(inputs, width, 1, activation=activation),
+            _layer(width, width, 3, stride, width, activation),
         )
-        self.gate = nn.Sequential(
-            *(nn.AdaptiveAvgPool2d(1), nn.Conv2d(width, squeezed, 1), nn.SiLU()),
-            *(nn.Conv2d(squeezed, width, 1), nn.Sigmoid()),
-        )
+        self.gate: nn.Sequential | None = None
+        if activation is nn.SiLU:
+            self.gate = nn.Sequential(
+                *(nn.AdaptiveAvgPool2d(1), nn.Conv2d(width, squeezed, 1), nn.SiLU()),
+                *(nn.Conv2d(squeezed, width, 1), nn.Sigmoid()),
+            )
         self.project = _layer(width, outputs, 1, activation=nn.Identity)
         self.residual = inputs == outputs and stride == 1
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.expand(x)
-        y = self.project(y * self.gate(y))
+        y = self.project(y if self.gate is None else y * self.gate(y))
         result: Tensor = x + y if self.residual else y
         return result
 
@@ -119,6 +132,26 @@ def efficientnet() -> nn.Sequential:
         layers.append(_InvertedResidual(width, outputs, stride))
         width = outputs
     return _classifier(*layers, _layer(width, 256, 1, activation=nn.SiLU), width=256)
+
+
+def mobilenet_v2() -> nn.Sequential:
+    """MobileNetV2 (arXiv 1801.04381) of 6 blocks."""
+    layers: list[nn.Module] = [_layer(3, 24, activation=nn.ReLU6)]
+    width = 24
+    for outputs, stride in ((24, 1), (40, 2), (40, 1), (64, 2), (64, 1), (96, 1)):
+        layers.append(_InvertedResidual(width, outputs, stride, nn.ReLU6))
+        width = outputs
+    return _classifier(*layers, _layer(width, 256, 1, activation=nn.ReLU6), width=256)
+
+
+def vgg() -> nn.Sequential:
+    """VGG (arXiv 1409.1556) of 6 layers, with BatchNorm."""
+    layers: list[nn.Module] = []
+    inputs = 3
+    for width in (32, 64, 128):
+        layers += [_layer(inputs, width), _layer(width, width), nn.MaxPool2d(2)]
+        inputs = width
+    return _classifier(*layers, width=inputs)
 
 
 class _Shuffle(nn.Module):
@@ -177,5 +210,6 @@ def convnext() -> nn.Sequential:
 
 
 FAMILIES = {
-    build.__name__: build for build in (wide_resnet, densenet, efficientnet, shufflenet, convnext)
+    build.__name__: build
+    for build in (wide_resnet, densenet, efficientnet, mobilenet_v2, vgg, shufflenet, convnext)
 }
