@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from lrq_deploy.calibration.drawing import ImageDrawing
+from lrq_deploy.graph.on_device import on_device
 from lrq_deploy.graph.statistics import TappedTeacher, tap_batch_norms
 from lrq_deploy.method.generator import LongRangeGenerator
 from lrq_deploy.method.generator_training import train_generator
@@ -81,7 +82,7 @@ def _image_source(
 
 
 def _on_device(tapped: TappedTeacher, device: torch.device) -> TappedTeacher:
-    tapped.graph.to(device).to(memory_format=torch.channels_last)
+    on_device(tapped.graph, device).to(memory_format=torch.channels_last)
     classifier = tapped.classifier
     return TappedTeacher(
         tapped.graph,

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, fx, nn
 
+from lrq_deploy.graph.on_device import on_device
 from lrq_deploy.graph.segments import Segment, segment_graph, segments_of
 from lrq_deploy.method.augmented_batches import AugmentedBatches
 from lrq_deploy.method.back_off import Moving
@@ -91,12 +92,12 @@ class BlockReconstruction:
         device: torch.device,
         ranks: Ranks = ALONE,
     ) -> None:
-        self.watched = student.to(device).to(memory_format=torch.channels_last)
+        self.watched = on_device(student, device).to(memory_format=torch.channels_last)
         self._segments = segments_of(student)
         self.steps = len(self._segments) * settings.block_steps
         self.steps_done = 0
         self.images_per_step = settings.batch_size
-        self._teacher = teacher.to(device).to(memory_format=torch.channels_last)
+        self._teacher = on_device(teacher, device).to(memory_format=torch.channels_last)
         self._images = images
         self._settings = settings
         self._seed = seed

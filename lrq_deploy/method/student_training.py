@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from lrq_deploy.graph.head_input import head_layer, with_head_input
+from lrq_deploy.graph.on_device import on_device
 from lrq_deploy.graph.statistics import Classifier
 from lrq_deploy.method.augmented_batches import AugmentedBatches, DrawnBatch
 from lrq_deploy.method.back_off import Moving
@@ -101,11 +102,11 @@ class StudentTraining:
         task: Task,
         ranks: Ranks = ALONE,
     ) -> None:
-        self.watched = student.to(device).to(memory_format=torch.channels_last)
+        self.watched = on_device(student, device).to(memory_format=torch.channels_last)
         self.steps = settings.student_steps
         self.steps_done = 0
         self.images_per_step = settings.batch_size
-        teacher = teacher.to(device).to(memory_format=torch.channels_last)
+        teacher = on_device(teacher, device).to(memory_format=torch.channels_last)
         self._teacher = with_head_input(teacher)
         self._student = with_head_input(student)
         self._compiled = compiled(self._student, device) if settings.compiled else self._student

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, fx
 
 from lrq_deploy.graph.absorb import absorb_rectifiers
+from lrq_deploy.graph.on_device import on_device
 from lrq_deploy.qparams import QParams, ScaleTable
 from lrq_deploy.scheme import Scheme
 from lrq_deploy.student.bias_grid import snap_to_grid
@@ -44,7 +45,7 @@ def freeze(student: fx.GraphModule, nudge: bool = True) -> tuple[fx.GraphModule,
         nudge: move scales off rounding ties (see ``untie``); without it the frozen
             graph gives the bits of the student in evaluation mode on the CPU.
     """
-    frozen = copy.deepcopy(student).cpu().eval()
+    frozen = on_device(copy.deepcopy(student), torch.device("cpu")).eval()
     entries: dict[str, QParams] = {}
     modules = dict(frozen.named_modules())
     for path, module in modules.items():
