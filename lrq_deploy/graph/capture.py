@@ -38,6 +38,9 @@ _NETWORK_ERRORS = (
 _ROUNDING = 1e-2
 """Relative to the largest logit; sums of another batch may be added in another order."""
 
+_UNLIKELY_BATCH = 7
+"""Tells the batch of a static trace from other sizes."""
+
 _OTHER_FLOATS = re.compile(r"\b(Half|BFloat16|[Dd]ouble)\b")
 """A type in an error of torch that no weight has: networks are read as float32."""
 
@@ -73,7 +76,25 @@ def capture(
         UnsupportedNetworkError: the network has several inputs or no ``[N, classes]`` output.
         OptionError: it returns nothing called ``output``.
     """
-    exported = program if isinstance(program, ExportedProgram) else _export(program, input_shape)
+    if isinstance(program, ExportedProgram):
+        return _captured(program, input_shape, output, task)
+    try:
+        exported = _export(program, input_shape)
+    except CaptureError as tied:
+        # ``len(x)`` is a number while tracing; what was made of it is checked at other batches.
+        fixed = _export_one_batch(program, input_shape) if _is_tied(tied) else None
+        if fixed is None:
+            raise
+        try:
+            return _captured(fixed, input_shape, output, task)
+        except CaptureError:
+            raise tied from None
+    return _captured(exported, input_shape, output, task)
+
+
+def _captured(
+    exported: ExportedProgram, input_shape: tuple[int, int, int], output: str | None, task: Task
+) -> fx.GraphModule:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         graph = exported.run_decompositions({}).module(check_guards=False)
@@ -97,11 +118,7 @@ def _export(module: nn.Module, input_shape: tuple[int, int, int]) -> ExportedPro
     _check_parameters(module)
     batch = torch.export.Dim("batch", min=1)
     try:
-        with torch.no_grad(), warnings.catch_warnings(), _quiet_tracer():
-            warnings.simplefilter("ignore")
-            return torch.export.export(
-                module, (example_input(input_shape),), dynamic_shapes=({0: batch},), strict=False
-            )
+        return _traced(module, example_input(input_shape), dynamic_shapes=({0: batch},))
     except _NETWORK_ERRORS as error:
         _check_runs(module, input_shape)
         raise CaptureError(
@@ -109,6 +126,26 @@ def _export(module: nn.Module, input_shape: tuple[int, int, int]) -> ExportedPro
             _first_line(error) + _place(error),
             "edit the named construct, or pass a torch.export archive made in your own code",
         ) from error
+
+
+def _export_one_batch(
+    module: nn.Module, input_shape: tuple[int, int, int]
+) -> ExportedProgram | None:
+    """For a batch of one size, which ``_make_batch_symbolic`` loosens; None where that fails."""
+    try:
+        return _traced(module, example_input(input_shape, _UNLIKELY_BATCH))
+    except _NETWORK_ERRORS:
+        return None
+
+
+def _traced(module: nn.Module, images: Tensor, **dynamic: Any) -> ExportedProgram:
+    with torch.no_grad(), warnings.catch_warnings(), _quiet_tracer():
+        warnings.simplefilter("ignore")
+        return torch.export.export(module, (images,), strict=False, **dynamic)
+
+
+def _is_tied(error: CaptureError) -> bool:
+    return "specialized" in str(error.__cause__)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """A graph moves to a device with the tensors that it makes while it runs.
 
-What a network makes of nothing (``torch.zeros(x.shape[0], ...)``) names the device that it was traced
-on, unless its size is known: then it is a stored tensor by now (see ``fold_constants``).
+What a network makes of nothing (``torch.zeros(x.shape[0], 8)``) names the device of the trace,
+unless its size is known: then it is a stored tensor by now (see ``fold_constants``).
 """
 
 import torch

@@ -144,6 +144,33 @@ def test_an_archive_with_a_static_batch_runs_at_any_batch(example_batch: int) ->
         torch.testing.assert_close(graph(images(batch)), module(images(batch)))
 
 
+def test_a_batch_that_is_read_as_a_number_runs_at_any_batch() -> None:
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(48, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = F.avg_pool2d(x, 3).view(len(x), -1)
+            result: Tensor = self.head(x.reshape(len(x), 3, 4, 4).view(int(x.shape[0]), 48))
+            return result
+
+    module = with_statistics(Counting())
+    graph = capture(module, SHAPE)
+    for batch in (1, 2, 7):
+        torch.testing.assert_close(graph(images(batch)), module(images(batch)))
+
+
+def test_a_batch_that_torch_reads_as_a_number_runs_at_any_batch() -> None:
+    class Tied(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.take_along_dim(x, torch.tensor([1, 0]).view(1, 2, 1, 1), 1).mean((2, 3))
+
+    graph = capture(Tied(), SHAPE)
+    for batch in (1, 2, 7):
+        torch.testing.assert_close(graph(images(batch)), Tied()(images(batch)))
+
+
 def test_a_batch_that_cannot_be_loosened_is_refused_with_the_remedy() -> None:
     class Fixed(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
@@ -205,12 +232,12 @@ def test_logits_that_depend_on_the_batch_or_on_chance_are_refused(mix: object) -
 
 
 def test_a_batch_that_is_tied_to_a_number_is_named(capfd: pytest.CaptureFixture[str]) -> None:
-    class Tied(nn.Module):
+    class PerImage(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
-            return torch.take_along_dim(x, torch.tensor([1, 0]).view(1, 2, 1, 1), 1).mean((2, 3))
+            return torch.stack([x[n].mean((1, 2)) for n in range(len(x))])
 
     with pytest.raises(CaptureError, match=r"batch.*(specialized|constant|range)"):
-        capture(Tied(), SHAPE)
+        capture(PerImage(), SHAPE)
     with pytest.raises(CaptureError, match="shapes cannot be multiplied"):
         capture(nn.Sequential(nn.Flatten(), nn.Linear(7, 5)), SHAPE)
     assert "fake_tensor" not in capfd.readouterr().err
