@@ -37,7 +37,9 @@ def fake_cuda() -> Iterator[None]:
         patch.setattr(Tensor, "__float__", lambda tensor: 1.0)
         patch.setattr(torch, "Generator", _Generator)
         patch.setattr(torch, "batch_norm_update_stats", _moments)
-        patch.setattr(precision, "multiplies_bfloat16", lambda device: False)
+        patch.setattr(precision, "multiplies_bfloat16", lambda device: True)
+        patch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
+        patch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
         patch.setattr(torch.autograd, "backward", _backward)
         patch.setattr(Tensor, "backward", _backward)
         with FakeTensorMode(allow_non_fake_inputs=True):

@@ -1,17 +1,20 @@
 """Nothing of a run on CUDA is left on the CPU by mistake, as far as shapes can tell."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from support.fake_cuda import CUDA, fake_cuda
 from support.small_networks import ALL, SHAPE, calibrated
-from support.stages import STAGES, _start, _tapped
+from support.stages import SETTINGS, STAGES, _start, _tapped
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorDeviceMismatchError
 
 from lrq_deploy.graph.on_device import on_device
 from lrq_deploy.method.back_off import BackOff
+from lrq_deploy.method.precision import reduced_precision
 from lrq_deploy.scheme import Scheme
 
 pytestmark = pytest.mark.unit
@@ -24,11 +27,11 @@ def _real() -> None:
     _start()
 
 
-@pytest.mark.parametrize("pieces", [1, 2])
+@pytest.mark.parametrize(("pieces", "bfloat16"), [(1, True), (2, True), (1, False)])
 @pytest.mark.parametrize("name", STAGES)
-def test_steps_stay_on_the_device(name: str, pieces: int) -> None:
+def test_steps_stay_on_the_device(name: str, pieces: int, bfloat16: bool) -> None:
     with fake_cuda():
-        stage = STAGES[name](CUDA)
+        stage = STAGES[name](CUDA, replace(SETTINGS, reduced_precision=bfloat16))
         stage.pieces.count = pieces
         steps = BackOff(stage, lambda message: None)
         for _ in range(stage.steps):
@@ -69,6 +72,12 @@ def test_what_a_network_makes_is_on_the_device_and_comes_back() -> None:
         assert moved(torch.empty(4, *SHAPE, device=CUDA)).device == CUDA
         assert moved.code != student.code
         assert on_device(moved, torch.device("cpu")).code == student.code
+
+
+def test_the_device_multiplies_bfloat16() -> None:
+    with fake_cuda(), reduced_precision(CUDA, True):
+        image, weight = torch.empty(1, 3, 4, 4, device=CUDA), torch.empty(5, 3, 1, 1, device=CUDA)
+        assert F.conv2d(image, weight).dtype == torch.bfloat16
 
 
 def test_two_devices_are_noticed() -> None:
