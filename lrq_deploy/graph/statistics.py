@@ -14,6 +14,7 @@ from torch import Tensor, fx
 
 from lrq_deploy.errors import UnsupportedNetworkError
 from lrq_deploy.graph.attributes import optional_tensor, tensor_of
+from lrq_deploy.graph.finite_gradients import finite_gradients
 from lrq_deploy.graph.operators import is_call, is_movement
 
 __all__ = ["Classifier", "NormStatistics", "TappedTeacher", "tap_batch_norms"]
@@ -81,6 +82,7 @@ def tap_batch_norms(graph_module: fx.GraphModule) -> TappedTeacher:
         weight = tensor_of(tapped, head.args[1]).detach().clone()
         classifier = Classifier(weight, None if bias is None else bias.detach().clone())
     output.args = ((logits, features, [n.args[0] for n in norms]),)
+    finite_gradients(tapped)
     tapped.graph.lint()
     tapped.recompile()
     return TappedTeacher(tapped, statistics, classifier)

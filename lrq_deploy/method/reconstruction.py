@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, fx, nn
 
+from lrq_deploy.graph.finite_gradients import finite_gradients
 from lrq_deploy.graph.on_device import on_device
 from lrq_deploy.graph.segments import Segment, segment_graph, segments_of
 from lrq_deploy.method.augmented_batches import AugmentedBatches
@@ -152,7 +153,7 @@ class BlockReconstruction:
         scales = [q for s in earlier for q in _act_scales(segment_graph(self.watched, s))]
         learned = {id(scale) for scale in scales}
         random = torch.Generator(self.device).manual_seed(seed)
-        graph = segment_graph(self.watched, segment)
+        graph = finite_gradients(segment_graph(self.watched, segment))
         return _Block(graph, maps, self._settings, learned, random, self._ranks, self.pieces)
 
     def terms(self) -> dict[str, float]:

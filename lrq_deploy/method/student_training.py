@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from lrq_deploy.graph.finite_gradients import finite_gradients
 from lrq_deploy.graph.head_input import head_layer, with_head_input
 from lrq_deploy.graph.on_device import on_device
 from lrq_deploy.graph.statistics import Classifier
@@ -108,7 +109,7 @@ class StudentTraining:
         self.images_per_step = settings.batch_size
         teacher = on_device(teacher, device).to(memory_format=torch.channels_last)
         self._teacher = with_head_input(teacher)
-        self._student = with_head_input(student)
+        self._student = finite_gradients(with_head_input(student))
         self._compiled = compiled(self._student, device) if settings.compiled else self._student
         self._head = head_layer(student)
         # Where the grid of the student is much coarser than that of bfloat16.
