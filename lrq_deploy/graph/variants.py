@@ -36,7 +36,6 @@ _USUAL_NAMES: dict[Any, Any] = {
 """Aliases with the arguments of what they stand for."""
 
 _OTHER_RANKS = {
-    aten.conv1d.default,
     aten.conv1d.padding,
     aten.conv3d.default,
     aten.conv3d.padding,
@@ -56,6 +55,8 @@ def unify_variants(graph_module: fx.GraphModule) -> None:
         node.target = _USUAL_NAMES.get(node.target, node.target)
         if is_call(node, {aten.convolution.default}):
             _split_convolution(graph_module, node)
+        elif is_call(node, {aten.conv1d.default}):
+            _add_a_side(graph_module, node)
         elif is_call(node, {aten.conv2d.padding}):
             _state_padding(graph_module, node)
         elif is_call(node, {aten.addmm.default, aten.mm.default, aten.matmul.default}):
@@ -82,6 +83,10 @@ def _split_convolution(graph_module: fx.GraphModule, node: fx.Node) -> None:
     """``convolution`` states transposition by a flag and any rank by its lists."""
     args: list[Any] = list(node.args)
     x, weight, bias, stride, padding, dilation, transposed, output_padding, groups = args
+    if len(stride) == 1 and not transposed:
+        node.args = (x, weight, bias, stride, padding, dilation, groups)
+        _add_a_side(graph_module, node)
+        return
     if len(stride) != 2:
         raise _wrong_rank(f"a convolution over {len(stride)} dimensions")
     target, rest = aten.conv2d.default, [stride, padding, dilation, groups]
@@ -89,6 +94,26 @@ def _split_convolution(graph_module: fx.GraphModule, node: fx.Node) -> None:
         target = aten.conv_transpose2d.input
         rest = [stride, padding, output_padding, groups, dilation]
     replace_call(node, target, (x, weight, bias, *rest))
+
+
+def _add_a_side(graph_module: fx.GraphModule, node: fx.Node) -> None:
+    """A convolution over rows is one over images of one column."""
+    _check_stored(node)
+    defaults: list[Any] = [None, None, None, [1], [0], [1], 1]
+    args: list[Any] = [*node.args, *defaults[len(node.args) :]]
+    x, weight, bias, stride, padding, dilation, groups = args
+    graph = graph_module.graph
+    with graph.inserting_before(node):
+        kernel = tensor_of(graph_module, weight).unsqueeze(-1)
+        stored = add_tensor_node(graph_module, f"{weight.target}_column", kernel)
+        stored.meta["layer"] = weight.meta.get("layer", weight.target).removesuffix(".weight")
+        image = graph.call_function(aten.unsqueeze.default, (x, -1))
+        sides = ([*stride, 1], [*padding, 0], [*dilation, 1], groups)
+        result = graph.call_function(aten.conv2d.default, (image, stored, bias, *sides))
+    for made, source in ((image, x), (result, node)):
+        if "val" in source.meta:
+            made.meta["val"] = source.meta["val"].unsqueeze(-1)
+    replace_call(node, aten.squeeze.dim, (result, -1))
 
 
 def _state_padding(graph_module: fx.GraphModule, node: fx.Node) -> None:

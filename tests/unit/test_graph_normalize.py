@@ -141,19 +141,34 @@ def test_computed_weights_are_refused() -> None:
         graph_of(Dynamic())
 
 
-@pytest.mark.parametrize("body", [nn.Conv1d(3, 3, 3), nn.ConvTranspose1d(3, 3, 3)])
-def test_one_dimensional_convolutions_are_refused_with_a_way_out(body: nn.Module) -> None:
-    class Flat(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.body = body
+class Flat(nn.Module):
+    """A layer over rows of pixels."""
 
-        def forward(self, x: Tensor) -> Tensor:
-            result: Tensor = self.body(x.flatten(2)).mean(2)
-            return result
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
 
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.body(x.flatten(2)).mean(2)
+        return result
+
+
+@pytest.mark.parametrize("decomposed", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_convolution_over_rows_is_one_over_a_column(bias: bool, decomposed: bool) -> None:
+    module = with_statistics(Flat(nn.Conv1d(3, 6, 3, 2, 2, dilation=2, groups=3, bias=bias)))
+    batch = torch.export.Dim("batch", min=1)
+    program = torch.export.export(module, (images(2),), dynamic_shapes=({0: batch},))
+    graph = capture(program.run_decompositions() if decomposed else module, SHAPE)
+    (layer,) = [n for n in graph.graph.nodes if n.target is aten.conv2d.default]
+    assert layer.meta["layer"] == "body"
+    torch.testing.assert_close(graph(images(5)), module(images(5)))
+
+
+@pytest.mark.parametrize("body", [nn.Conv1d(3, 3, 3, padding="same"), nn.ConvTranspose1d(3, 3, 3)])
+def test_other_one_dimensional_layers_are_refused_with_a_way_out(body: nn.Module) -> None:
     with pytest.raises(UnsupportedNetworkError, match=r"two-dimensional.*conv.*1d.*Conv2d"):
-        graph_of(Flat())
+        graph_of(Flat(body))
 
 
 def test_batch_norm_without_statistics_is_refused() -> None:
