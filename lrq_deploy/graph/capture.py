@@ -38,8 +38,8 @@ _NETWORK_ERRORS = (
 _ROUNDING = 1e-2
 """Relative to the largest logit; sums of another batch may be added in another order."""
 
-_UNLIKELY_BATCH = 7
-"""Tells the batch of a static trace from other sizes."""
+_UNLIKELY_BATCHES = (7, 5)
+"""Tell the batch of a static trace from other sizes."""
 
 _OTHER_FLOATS = re.compile(r"\b(Half|BFloat16|[Dd]ouble)\b")
 """A type in an error of torch that no weight has: networks are read as float32."""
@@ -80,16 +80,36 @@ def capture(
         return _captured(program, input_shape, output, task)
     try:
         exported = _export(program, input_shape)
-    except CaptureError as tied:
-        # ``len(x)`` is a number while tracing; what was made of it is checked at other batches.
-        fixed = _export_one_batch(program, input_shape) if _is_tied(tied) else None
-        if fixed is None:
+    except CaptureError as error:
+        if "specialized" not in str(error.__cause__):
             raise
-        try:
-            return _captured(fixed, input_shape, output, task)
-        except CaptureError:
-            raise tied from None
+        return _loosened(program, input_shape, output, task, error)
     return _captured(exported, input_shape, output, task)
+
+
+def _loosened(
+    module: nn.Module,
+    input_shape: tuple[int, int, int],
+    output: str | None,
+    task: Task,
+    tied: CaptureError,
+) -> fx.GraphModule:
+    """Of a network that reads its batch as a number (``len(x)``), if none stays in the graph.
+
+    Raises:
+        CaptureError: ``tied``, where traces with batches of two sizes differ.
+    """
+    try:
+        traces = [_traced(module, example_input(input_shape, n)) for n in _UNLIKELY_BATCHES]
+        one, other = (_captured(trace, input_shape, output, task) for trace in traces)
+    except (*_NETWORK_ERRORS, CaptureError):
+        raise tied from None
+    stored, others = one.state_dict(), other.state_dict()
+    if one.code != other.code or stored.keys() != others.keys():
+        raise tied
+    if any(not torch.equal(stored[name], others[name]) for name in stored):
+        raise tied
+    return one
 
 
 def _captured(
@@ -128,24 +148,10 @@ def _export(module: nn.Module, input_shape: tuple[int, int, int]) -> ExportedPro
         ) from error
 
 
-def _export_one_batch(
-    module: nn.Module, input_shape: tuple[int, int, int]
-) -> ExportedProgram | None:
-    """For a batch of one size, which ``_make_batch_symbolic`` loosens; None where that fails."""
-    try:
-        return _traced(module, example_input(input_shape, _UNLIKELY_BATCH))
-    except _NETWORK_ERRORS:
-        return None
-
-
 def _traced(module: nn.Module, images: Tensor, **dynamic: Any) -> ExportedProgram:
     with torch.no_grad(), warnings.catch_warnings(), _quiet_tracer():
         warnings.simplefilter("ignore")
         return torch.export.export(module, (images,), strict=False, **dynamic)
-
-
-def _is_tied(error: CaptureError) -> bool:
-    return "specialized" in str(error.__cause__)
 
 
 @contextmanager

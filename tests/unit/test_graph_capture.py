@@ -236,8 +236,17 @@ def test_a_batch_that_is_tied_to_a_number_is_named(capfd: pytest.CaptureFixture[
         def forward(self, x: Tensor) -> Tensor:
             return torch.stack([x[n].mean((1, 2)) for n in range(len(x))])
 
-    with pytest.raises(CaptureError, match=r"batch.*(specialized|constant|range)"):
-        capture(PerImage(), SHAPE)
+    class Counted(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.mean((2, 3)) * len(x)
+
+    class Stored(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.mean((2, 3)) * torch.tensor(float(len(x)))
+
+    for network in (PerImage(), Counted(), Stored()):
+        with pytest.raises(CaptureError, match=r"batch.*(specialized|constant|range)"):
+            capture(network, SHAPE)
     with pytest.raises(CaptureError, match="shapes cannot be multiplied"):
         capture(nn.Sequential(nn.Flatten(), nn.Linear(7, 5)), SHAPE)
     assert "fake_tensor" not in capfd.readouterr().err
