@@ -36,7 +36,6 @@ _USUAL_NAMES: dict[Any, Any] = {
 """Aliases with the arguments of what they stand for."""
 
 _OTHER_RANKS = {
-    aten.conv1d.padding,
     aten.conv3d.default,
     aten.conv3d.padding,
     aten.conv_transpose1d.default,
@@ -55,7 +54,7 @@ def unify_variants(graph_module: fx.GraphModule) -> None:
         node.target = _USUAL_NAMES.get(node.target, node.target)
         if is_call(node, {aten.convolution.default}):
             _split_convolution(graph_module, node)
-        elif is_call(node, {aten.conv1d.default}):
+        elif is_call(node, {aten.conv1d.default, aten.conv1d.padding}):
             _add_a_side(graph_module, node)
         elif is_call(node, {aten.conv2d.padding}):
             _state_padding(graph_module, node)
@@ -68,6 +67,8 @@ def unify_variants(graph_module: fx.GraphModule) -> None:
             _drop_indices(node, aten.amax.default, (x, [axis], *keep))
         elif is_call(node, {aten.scaled_dot_product_attention.default}):
             _add_a_head(node)
+        elif is_call(node, {aten.rrelu.default}):
+            _fix_slope(node)
         elif is_call(node, {aten.squeeze.default}):
             _state_axes(node)
         elif is_call(node, {aten.glu.default}):
@@ -108,12 +109,16 @@ def _add_a_side(graph_module: fx.GraphModule, node: fx.Node) -> None:
         stored = add_tensor_node(graph_module, f"{weight.target}_column", kernel)
         stored.meta["layer"] = weight.meta.get("layer", weight.target).removesuffix(".weight")
         image = graph.call_function(aten.unsqueeze.default, (x, -1))
-        sides = ([*stride, 1], [*padding, 0], [*dilation, 1], groups)
-        result = graph.call_function(aten.conv2d.default, (image, stored, bias, *sides))
+        named = isinstance(padding, str)
+        target = aten.conv2d.padding if named else aten.conv2d.default
+        sides = ([*stride, 1], padding if named else [*padding, 0], [*dilation, 1], groups)
+        result = graph.call_function(target, (image, stored, bias, *sides))
     for made, source in ((image, x), (result, node)):
         if "val" in source.meta:
             made.meta["val"] = source.meta["val"].unsqueeze(-1)
     replace_call(node, aten.squeeze.dim, (result, -1))
+    if named:
+        _state_padding(graph_module, result)
 
 
 def _state_padding(graph_module: fx.GraphModule, node: fx.Node) -> None:
@@ -164,6 +169,14 @@ def _drop_indices(node: fx.Node, target: Any, args: tuple[Any, ...]) -> None:
         value.replace_all_uses_with(pooled)
         node.graph.erase_node(value)
     node.graph.erase_node(node)
+
+
+def _fix_slope(node: fx.Node) -> None:
+    """In evaluation the random slope of RReLU is the middle of its range."""
+    defaults: list[Any] = [None, 1 / 8, 1 / 3]
+    args: list[Any] = [*node.args, *defaults[len(node.args) :]]
+    x, lowest, highest, *_ = args
+    replace_call(node, aten.leaky_relu.default, (x, (lowest + highest) / 2))
 
 
 def _add_a_head(node: fx.Node) -> None:

@@ -165,10 +165,25 @@ def test_a_convolution_over_rows_is_one_over_a_column(bias: bool, decomposed: bo
     torch.testing.assert_close(graph(images(5)), module(images(5)))
 
 
-@pytest.mark.parametrize("body", [nn.Conv1d(3, 3, 3, padding="same"), nn.ConvTranspose1d(3, 3, 3)])
-def test_other_one_dimensional_layers_are_refused_with_a_way_out(body: nn.Module) -> None:
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize("kernel", [3, 4])
+def test_the_padding_of_a_convolution_over_rows_may_have_a_name(padding: str, kernel: int) -> None:
+    module = with_statistics(Flat(nn.Conv1d(3, 6, kernel, padding=padding)))
+    graph = capture(module, SHAPE)
+    torch.testing.assert_close(graph(images(5)), module(images(5)))
+
+
+def test_other_one_dimensional_layers_are_refused_with_a_way_out() -> None:
     with pytest.raises(UnsupportedNetworkError, match=r"two-dimensional.*conv.*1d.*Conv2d"):
-        graph_of(Flat(body))
+        graph_of(Flat(nn.ConvTranspose1d(3, 3, 3)))
+
+
+def test_a_random_slope_is_the_middle_one() -> None:
+    module = Flat(nn.RReLU(0.1, 0.4)).eval()
+    graph = capture(module, SHAPE)
+    (call,) = [n for n in graph.graph.nodes if n.target is aten.leaky_relu.default]
+    assert call.args[1] == 0.25
+    torch.testing.assert_close(graph(images(5)), module(images(5)))
 
 
 def test_batch_norm_without_statistics_is_refused() -> None:
