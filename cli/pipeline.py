@@ -20,7 +20,7 @@ from lrq_deploy.cli.run import Fitted, Prepared, Run
 from lrq_deploy.cli.run_identity import run_identity
 from lrq_deploy.cli.sensitivity import table_files
 from lrq_deploy.cli.stage_clock import StageClock
-from lrq_deploy.errors import DivergenceError
+from lrq_deploy.errors import DivergenceError, OptionError
 from lrq_deploy.export.bundle import check_output
 from lrq_deploy.export.targets import TargetChoice, targets
 from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
@@ -117,9 +117,19 @@ def _prepared(run: Run, network: nn.Module | None, settings: RecipeSettings | No
     if options.precision == "float32":
         settings = replace(settings, reduced_precision=False)
     if options.compile:
+        _check_compiles(options, settings)
         settings = replace(settings, compiled=True)
     ranks.check_batch(settings.batch_size)
     return Prepared(teacher, settings, images, sizes)
+
+
+def _check_compiles(options: QuantizeOptions, settings: RecipeSettings) -> None:
+    if not settings.student_steps:
+        raise OptionError(
+            "--compile needs a method that trains the whole student",
+            f"--method {options.method_name}, which does not",
+            "leave --compile out, or pass --method lrq",
+        )
 
 
 def _rehearse(run: Run, teacher: Teacher) -> None:

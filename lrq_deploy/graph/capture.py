@@ -98,6 +98,7 @@ def _loosened(
 
     Raises:
         CaptureError: ``tied``, where traces with batches of two sizes differ.
+        UnsupportedNetworkError, OptionError: as ``capture``.
     """
     try:
         traces = [_traced(module, example_input(input_shape, n)) for n in _UNLIKELY_BATCHES]

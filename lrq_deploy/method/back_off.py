@@ -61,7 +61,10 @@ class RepeatableStage(Protocol):
         """What the next step will change; asked when it is prepared."""
 
     def step(self) -> None:
-        """Do the step, but for what ``commit`` does; changes only what ``moving`` names."""
+        """Do the step, but for what ``commit`` does.
+
+        It changes what ``moving`` names; what else it keeps, a repetition makes alike.
+        """
 
     def commit(self) -> None:
         """Count the step, which is not taken back any more; takes no memory of the device."""

@@ -2,15 +2,19 @@
 
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
+from support.resumed_run import NETWORK, run
 from support.stages import SETTINGS, student_stage, tensors_of
 
+from lrq_deploy.cli.pipeline import quantize
 from lrq_deploy.errors import OptionError
 from lrq_deploy.method import student_training
 from lrq_deploy.method.loop import run_stage
 from lrq_deploy.method.student_training import StudentTraining
+from lrq_deploy.options import QuantizeOptions
 from lrq_deploy.progress import silent
 
 pytestmark = pytest.mark.integration
@@ -68,6 +72,28 @@ def test_without_a_compiler_the_remedy_is_to_leave_it_out(monkeypatch: pytest.Mo
     with pytest.raises(OptionError, match="No working C") as caught:
         run_stage(student_stage(CPU, COMPILED), silent)
     assert caught.value.remedy.endswith("leave --compile out")
+
+
+def test_the_option_reaches_the_student(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[torch.device] = []
+
+    def plain(network: torch.nn.Module, device: torch.device) -> torch.nn.Module:
+        asked.append(device)
+        return network
+
+    monkeypatch.setattr(student_training, "compiled", plain)
+    run(tmp_path / "plain")
+    assert asked == []
+    run(tmp_path / "compiled", compile=True)
+    assert asked == [CPU]
+
+
+def test_a_method_without_a_student_to_compile_is_refused(tmp_path: Path) -> None:
+    about = {"input_shape": (3, 12, 12), "device": "cpu", "method_name": "calibrate"}
+    options = QuantizeOptions(Path("tiny"), tmp_path / "out", compile=True, **about)  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="got --method calibrate, which does not"):
+        quantize(options, network=NETWORK)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_off_is_the_default_and_compiles_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

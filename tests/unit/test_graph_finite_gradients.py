@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from lrq_deploy.graph.finite_gradients import finite_gradients
 from lrq_deploy.graph.statistics import tap_batch_norms
 from lrq_deploy.method.loop import run_stage
+from lrq_deploy.method.reconstruction import BlockReconstruction
 from lrq_deploy.method.student_training import StudentTraining
 from lrq_deploy.options import MethodSwitches
 from lrq_deploy.progress import silent
@@ -32,7 +33,8 @@ class PowerMean(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.first(x)
-        y = self.second(y * self._power(y).sqrt())
+        z = self.second(y)
+        y = y + z * self._power(z).sqrt()
         y = self._power(y).pow(1 / 3).flatten(1)
         logits: Tensor = self.head(y)
         return logits
@@ -76,6 +78,13 @@ def test_the_student_is_guarded() -> None:
     stage = StudentTraining(student, twin, images(32), SETTINGS, switches, 0, CPU, "multiclass")
     terms = run_stage(stage, silent)
     assert terms["distillation"] > 0
+
+
+def test_blocks_are_guarded() -> None:
+    student = calibrated(PowerMean(), Scheme(4, 4, 8))
+    stage = BlockReconstruction(student, float_twin(student), images(32), SETTINGS, 0, CPU)
+    run_stage(stage, silent)
+    assert stage.steps_done == stage.steps
 
 
 def test_other_powers_are_left_alone() -> None:
