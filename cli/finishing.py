@@ -105,6 +105,7 @@ def _result(run: Run, made: MadeSet, fitted: Fitted, checked: Checked) -> Quanti
     options, model, choice, clock = fitted.options, fitted.model, run.choice, run.clock
     model_file = options.out / targets().get(REFERENCE).file_name
     fidelity, parity = checked.fidelity, checked.parity
+    agreement_low, agreement_high = fidelity.agreement_interval
     stored = [t for x in weighted_layers(model).values() for t in (x.stored_weight, x.bias)]
     float_bytes = 4 * sum(tensor.numel() for tensor in stored if tensor is not None)
     student_bytes = model_file.stat().st_size
@@ -125,6 +126,8 @@ def _result(run: Run, made: MadeSet, fitted: Fitted, checked: Checked) -> Quanti
         teacher_accuracy=_percent(fidelity.teacher_accuracy),
         student_accuracy=_percent(fidelity.student_accuracy),
         agreement=100 * fidelity.agreement,
+        agreement_interval=(100 * agreement_low, 100 * agreement_high),
+        drop_interval=fidelity.drop_interval,
         label_f1=_percent(None if fidelity.labels is None else fidelity.labels.f1),
         labels_exact=_percent(None if fidelity.labels is None else fidelity.labels.exact),
         parity_top1=100 * parity.same_top1,

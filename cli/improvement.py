@@ -1,7 +1,9 @@
 """What would improve each figure of a verdict, from what was measured on these runtimes."""
 
 from lrq_deploy.cli.checking import Checked
+from lrq_deploy.cli.verdict import MAX_DROP_POINTS, MIN_AGREEMENT
 from lrq_deploy.export.coverage import Coverage
+from lrq_deploy.export.intervals import images_to_decide
 from lrq_deploy.export.latency import Benchmark
 from lrq_deploy.options import QuantizeOptions
 from lrq_deploy.scheme import Scheme
@@ -20,7 +22,9 @@ _WORTH = 0.05
 def improvements(
     options: QuantizeOptions, model: QuantizedModel, checked: Checked, student_bytes: int
 ) -> dict[str, str]:
-    """Advice by figure: ``accuracy``, ``integers``, ``latency``, ``size``; where there is any.
+    """Advice by figure, where there is any.
+
+    The figures are ``accuracy``, ``certainty``, ``integers``, ``latency`` and ``size``.
 
     Args:
         options: of the run.
@@ -30,6 +34,7 @@ def improvements(
     """
     advice = {
         "accuracy": _accuracy(options, checked),
+        "certainty": _certainty(checked),
         "integers": _integers(checked.coverage),
         "latency": _latency(checked.benchmark, checked.coverage),
         "size": _size(model, student_bytes),
@@ -50,6 +55,21 @@ def _accuracy(options: QuantizeOptions, checked: Checked) -> str:
     if options.recipe != "best":
         ways.append("--recipe best takes longer")
     return "; ".join(ways)
+
+
+def _certainty(checked: Checked) -> str:
+    """Where the limit of the verdict lies inside of the interval of what it limits."""
+    found = checked.fidelity
+    value, interval, limit = found.drop_points, found.drop_interval, MAX_DROP_POINTS
+    if value is None or interval is None:
+        value, interval, limit = found.agreement, found.agreement_interval, MIN_AGREEMENT
+    count = found.count if found.drop_points is None else found.labelled
+    if not interval[0] < limit < interval[1]:
+        return ""
+    needed = images_to_decide(value, interval, limit, count)
+    enough = "more" if needed is None else f"about {needed:,}"
+    kind = "such images" if checked.source == "folder" else "real ones with --images"
+    return f"{count:,} images do not tell on which side of the limit it is, {enough} {kind} would"
 
 
 def _wider(scheme: Scheme) -> int:

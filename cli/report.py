@@ -43,7 +43,7 @@ def _comparison(result: QuantizeResult) -> Table:
     table.add_column("change", justify="right")
     teacher, student = result.teacher_accuracy, result.student_accuracy
     if teacher is not None and student is not None:
-        points = f"{student - teacher:+.2f} points"
+        points = f"{student - teacher:+.2f} points{_change_interval(result.drop_interval)}"
         table.add_row("accuracy", f"{teacher:.2f} %", f"{student:.2f} %", points)
     ratio = size_change(result.float_bytes, result.student_bytes)
     table.add_row("size", size_text(result.float_bytes), size_text(result.student_bytes), ratio)
@@ -60,10 +60,12 @@ def _checks(result: QuantizeResult) -> Table:
     table.add_column()
     made = " made" if result.images_source == "synthetic" else ""
     count = f"{result.images_measured:,}{made} images"
-    agreement = f"{result.agreement:.2f} % of {count}"
+    low, high = result.agreement_interval
+    share = f"{result.agreement:.2f} % ({low:.1f} to {high:.1f})"
+    agreement = f"{share} of {count}"
     if result.label_f1 is not None and result.labels_exact is not None:
         agreement = (
-            f"{result.agreement:.2f} % of the labels of {count}, all labels on "
+            f"{share} of the labels of {count}, all labels on "
             f"{result.labels_exact:.2f} %; F1 of the yes answers {result.label_f1:.2f} %"
         )
     table.add_row("same answer as the teacher", agreement)
@@ -78,6 +80,10 @@ def _checks(result: QuantizeResult) -> Table:
     table.add_row("bundle", str(result.bundle_path))
     table.add_row("", "")
     return table
+
+
+def _change_interval(drop: tuple[float, float] | None) -> str:
+    return "" if drop is None else f" ({-drop[1]:+.1f} to {-drop[0]:+.1f})"
 
 
 def _time(result: QuantizeResult) -> str:

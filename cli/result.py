@@ -27,6 +27,8 @@ class QuantizeResult:
         teacher_accuracy, student_accuracy: top-1 in percent, ``None`` without labels.
         agreement: percent of the same answers, one per image or one per label, from the teacher
             and from the student as ONNX Runtime runs it.
+        agreement_interval, drop_interval: where the agreement in percent and the lost accuracy
+            in points lie on all such images, at 95 %; the latter ``None`` without labels.
         parity_top1: percent of the same answers from ONNX Runtime and the torch student.
         parity_max_diff, parity_mean_diff: absolute difference of these logits.
         integer_share: percent of the multiply-adds that are executed in integers.
@@ -35,7 +37,8 @@ class QuantizeResult:
         model_file: the exported graph.
         float_latency_ms, student_latency_ms: median of one image on one thread in ONNX Runtime,
             in turns; ``None`` if it was not measured.
-        improvements: what would improve ``accuracy``, ``integers``, ``latency`` and ``size``.
+        improvements: what would improve ``accuracy``, ``integers``, ``latency`` and ``size``, and
+            ``certainty`` where the images are too few to decide.
         refused_targets: why a runtime has no graph in the bundle, by its name.
         ship: whether the figures say that the student may be shipped.
         verdict: one sentence with the reason.
@@ -58,6 +61,8 @@ class QuantizeResult:
     teacher_accuracy: float | None
     student_accuracy: float | None
     agreement: float
+    agreement_interval: tuple[float, float]
+    drop_interval: tuple[float, float] | None
     parity_top1: float
     parity_max_diff: float
     parity_mean_diff: float

@@ -52,7 +52,8 @@ def judge(
 ) -> Verdict:
     """Whether to ship, and the sentence that says why.
 
-    Latency is stated and decides nothing: it belongs to this machine and its load.
+    Latency is stated and decides nothing: it belongs to this machine and its load. What was
+    measured decides, not the interval behind it, which is stated too.
 
     Args:
         checked: what was measured.
@@ -75,22 +76,25 @@ def judge(
 
 
 def _accuracy(fidelity: Fidelity, source: str) -> tuple[bool, str]:
-    drop = fidelity.drop_points
-    if drop is not None:
+    drop, interval = fidelity.drop_points, fidelity.drop_interval
+    if drop is not None and interval is not None:
+        low, high = interval if drop >= 0 else (-interval[1], -interval[0])
         return drop <= MAX_DROP_POINTS, (
-            f"it {'loses' if drop >= 0 else 'gains'} {abs(drop):.2f} points "
-            f"on {fidelity.labelled:,} labelled images (limit {MAX_DROP_POINTS:g})"
+            f"it {'loses' if drop >= 0 else 'gains'} {abs(drop):.2f} points ({low:.1f} to "
+            f"{high:.1f}) on {fidelity.labelled:,} labelled images (limit {MAX_DROP_POINTS:g})"
         )
+    low, high = fidelity.agreement_interval
+    share = f"{100 * fidelity.agreement:.2f} % ({100 * low:.1f} to {100 * high:.1f})"
     kind = "your images" if source == "folder" else "synthetic images only"
     if fidelity.labels is not None:
         return min(fidelity.agreement, fidelity.labels.f1) >= MIN_AGREEMENT, (
-            f"it answers {100 * fidelity.agreement:.2f} % of the labels of {fidelity.count:,} "
+            f"it answers {share} of the labels of {fidelity.count:,} "
             f"images like the teacher, {kind}, F1 of the yes answers "
             f"{100 * fidelity.labels.f1:.2f} % (limit of both {100 * MIN_AGREEMENT:g} %)"
         )
     return fidelity.agreement >= MIN_AGREEMENT, (
-        f"it answers like the teacher on {100 * fidelity.agreement:.2f} % of "
-        f"{fidelity.count:,} images, {kind} (limit {100 * MIN_AGREEMENT:g} %)"
+        f"it answers like the teacher on {share} of {fidelity.count:,} images, {kind} "
+        f"(limit {100 * MIN_AGREEMENT:g} %)"
     )
 
 

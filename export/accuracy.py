@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lrq_deploy.errors import ImageError
+from lrq_deploy.export.intervals import paired_drop_interval, share_interval
 from lrq_deploy.export.session import Session
 from lrq_deploy.task import answers
 from lrq_deploy.teacher import Teacher
@@ -62,9 +63,30 @@ class Fidelity:
             return None
         return 100 * (self.teacher_accuracy - self.student_accuracy)
 
+    @property
+    def drop_interval(self) -> tuple[float, float] | None:
+        """Where the drop on all such images lies, in points, by ``paired_drop_interval``."""
+        if self.drop_points is None:
+            return None
+        low, high = paired_drop_interval(self.lost, self.gained, self.labelled)
+        return 100 * low, 100 * high
+
+    @property
+    def agreement_interval(self) -> tuple[float, float]:
+        """Where the agreement on all such images lies, 0..1, by ``share_interval``.
+
+        Labels of one image are not independent, so that an image counts once.
+        """
+        return share_interval(self.agreement, self.count)
+
     def to_json(self) -> dict[str, Any]:
-        """Plain values with the drop."""
-        return {**asdict(self), "drop_points": self.drop_points}
+        """Plain values with the drop and the intervals."""
+        return {
+            **asdict(self),
+            "drop_points": self.drop_points,
+            "drop_interval": self.drop_interval,
+            "agreement_interval": self.agreement_interval,
+        }
 
 
 def measure(

@@ -27,6 +27,8 @@ RESULT = QuantizeResult(
     teacher_accuracy=91.73,
     student_accuracy=90.5,
     agreement=96.25,
+    agreement_interval=(95.13, 97.12),
+    drop_interval=(-0.14, 2.61),
     parity_top1=99.95,
     parity_max_diff=0.0125,
     parity_mean_diff=1.5e-5,
@@ -53,8 +55,22 @@ def report(result: QuantizeResult) -> str:
 @pytest.mark.parametrize(
     "figure",
     [
-        *("91.73 %", "90.50 %", "-1.23 points", "1.05 MiB", "195.3 KiB", "5.5 x smaller"),
-        *("96.25 %", "1,423 images", "99.95 %", "0.013", "1.5e-05", "99.8 %", "321.5 s"),
+        *(
+            "91.73 %",
+            "90.50 %",
+            "-1.23 points (-2.6 to +0.1)",
+            "1.05 MiB",
+            "195.3 KiB",
+            "5.5 x smaller",
+        ),
+        *(
+            "96.25 % (95.1 to 97.1) of 1,423 images",
+            "99.95 %",
+            "0.013",
+            "1.5e-05",
+            "99.8 %",
+            "321.5 s",
+        ),
         *(
             "student 201.0 s",
             "synthesize reused, saves 64.2 s",
@@ -83,20 +99,21 @@ def test_without_labels_agreement_takes_the_place_of_accuracy() -> None:
             labelled=False,
             teacher_accuracy=None,
             student_accuracy=None,
+            drop_interval=None,
             images_source="synthetic",
             ship=False,
             next_commands=(),
         )
     )
     assert "accuracy" not in text
-    assert "96.25 % of 1,423 made images" in text
+    assert "96.25 % (95.1 to 97.1) of 1,423 made images" in text
     assert "DO NOT SHIP: " in text
     assert "Next" not in text
 
 
 def test_labels_on_their_own_are_counted_one_by_one() -> None:
     text = " ".join(report(replace(RESULT, label_f1=97.5, labels_exact=81.25)).split())
-    assert "96.25 % of the labels of 1,423 images, all labels on 81.25 %" in text
+    assert "96.25 % (95.1 to 97.1) of the labels of 1,423 images, all labels on 81.25 %" in text
     assert "F1 of the yes answers 97.50 %" in text
 
 

@@ -20,6 +20,7 @@ from lrq_deploy.cli.verdict import (
 )
 from lrq_deploy.export.accuracy import Fidelity, LabelAgreement
 from lrq_deploy.export.coverage import Coverage, LayerCoverage
+from lrq_deploy.export.intervals import share_interval
 from lrq_deploy.export.ladder import Bound, Ladder, Rung
 from lrq_deploy.export.latency import BatchLatency, Benchmark, BenchmarkOptions, Distribution
 from lrq_deploy.export.parity import Parity
@@ -104,7 +105,8 @@ def test_without_labels_the_agreement_decides(
     found = verdict(fidelity=fidelity(agreement), source=source)
     assert found.ship == ship
     assert words in found.sentence
-    assert f"{100 * agreement:.2f} %" in found.sentence
+    low, high = (100 * end for end in share_interval(agreement, 1000))
+    assert f"{100 * agreement:.2f} % ({low:.1f} to {high:.1f}) of 1,000 images" in found.sentence
 
 
 @pytest.mark.parametrize(
@@ -115,7 +117,9 @@ def test_yes_or_no_labels_need_agreement_and_f1(agreement: float, f1: float, shi
     labels = LabelAgreement(exact=0.5, f1=f1, per_label=(agreement,))
     found = verdict(fidelity=replace(fidelity(agreement), labels=labels))
     assert found.ship == ship
-    assert f"{100 * agreement:.2f} % of the labels of 1,000 images" in found.sentence
+    low, high = (100 * end for end in share_interval(agreement, 1000))
+    share = f"{100 * agreement:.2f} % ({low:.1f} to {high:.1f})"
+    assert f"{share} of the labels of 1,000 images" in found.sentence
     assert f"F1 of the yes answers {100 * f1:.2f} %" in found.sentence
 
 
@@ -192,8 +196,8 @@ def test_nothing_is_left_to_try_at_8_bits_and_the_best_recipe() -> None:
 def test_a_gain_is_called_a_gain() -> None:
     gained = verdict(fidelity=fidelity(1.0, 0.9, 0.91))
     lost = verdict(fidelity=fidelity(1.0, 0.9, 0.89))
-    assert "it gains 1.00 points" in gained.sentence
-    assert "it loses 1.00 points" in lost.sentence
+    assert "it gains 1.00 points (-0.2 to 0.2) on" in gained.sentence
+    assert "it loses 1.00 points (-0.2 to 0.2) on" in lost.sentence
 
 
 def test_a_perfect_narrow_student_needs_no_advice() -> None:
@@ -231,3 +235,32 @@ def test_no_advice_is_left_at_8_bits_and_the_best_recipe() -> None:
     worse = checked(fidelity=fidelity(0.9))
     asked = options(scheme=Scheme(8, 8, 8), recipe="best")
     assert "accuracy" not in improvements(asked, residual_student(8, 8), worse, 10**9)
+
+
+def test_an_interval_is_turned_where_the_student_gains() -> None:
+    measured = replace(fidelity(0.9, 0.9, 0.91), lost=5, gained=15)
+    assert measured.drop_interval == pytest.approx((-1.9, -0.1), abs=0.05)
+    assert "it gains 1.00 points (0.1 to 1.9) on 1,000" in verdict(fidelity=measured).sentence
+
+
+@pytest.mark.parametrize(
+    ("measured", "source", "said"),
+    [
+        (replace(fidelity(0.9, 0.9, 0.89), lost=12, gained=2), "folder", ""),
+        (
+            replace(fidelity(0.9, 0.9, 0.8824), lost=20, gained=3),
+            "folder",
+            "1,000 images do not tell on which side of the limit it is, about 16,000 such images",
+        ),
+        (replace(fidelity(0.9, 0.9, 0.88), lost=20, gained=0), "folder", "more such images would"),
+        (fidelity(0.99), "synthetic", ""),
+        (fidelity(0.955), "synthetic", "about 6,700 real ones with --images would"),
+        (fidelity(0.945), "folder", "about 8,100 such images would"),
+    ],
+)
+def test_too_few_images_are_named(measured: Any, source: str, said: str) -> None:
+    found = improvements(
+        options(), residual_student(4, 4), checked(fidelity=measured, source=source), 10**6
+    )
+    assert said in found.get("certainty", "")
+    assert ("certainty" in found) == bool(said)

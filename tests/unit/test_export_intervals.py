@@ -1,0 +1,72 @@
+"""Intervals: against the values that they were published with, and against chance itself."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lrq_deploy.export.intervals import (
+    CONFIDENCE,
+    images_to_decide,
+    paired_drop_interval,
+    share_interval,
+)
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.mark.parametrize(
+    ("share", "count", "low", "high"),
+    [(1.0, 10, 0.7225, 1.0), (0.0, 10, 0.0, 0.2775), (0.5, 10, 0.2366, 0.7634)],
+)
+def test_a_share_has_the_ends_that_wilson_gives(
+    share: float, count: int, low: float, high: float
+) -> None:
+    assert share_interval(share, count) == pytest.approx((low, high), abs=1e-4)
+
+
+@given(st.integers(1, 10**6).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_a_share_lies_within_its_interval(hits_of: tuple[int, int]) -> None:
+    hits, count = hits_of
+    low, high = share_interval(hits / count, count)
+    assert 0 <= low <= hits / count <= high <= 1
+    mirrored = share_interval(1 - hits / count, count)
+    assert (1 - high, 1 - low) == pytest.approx(mirrored, abs=1e-9)
+
+
+@given(st.integers(0, 50), st.integers(0, 50), st.integers(0, 10**5))
+def test_a_drop_turns_with_its_sign(lost: int, gained: int, same: int) -> None:
+    count = lost + gained + same + 1
+    low, high = paired_drop_interval(lost, gained, count)
+    assert -1 <= low < high <= 1
+    turned = paired_drop_interval(gained, lost, count)
+    assert turned == pytest.approx((-high, -low), abs=1e-12)
+
+
+@pytest.mark.parametrize(("drop", "changed", "count"), [(0.0, 0.05, 400), (0.02, 0.06, 1000)])
+def test_the_true_drop_is_inside_as_often_as_is_said(
+    drop: float, changed: float, count: int
+) -> None:
+    chance = np.random.default_rng(0)
+    shares = [(changed + drop) / 2, (changed - drop) / 2, 1 - changed]
+    drawn = chance.multinomial(count, shares, size=4000)
+    held = [
+        low <= drop <= high for low, high in (paired_drop_interval(*d[:2], count) for d in drawn)
+    ]
+    assert np.mean(held) == pytest.approx(CONFIDENCE, abs=0.015)
+
+
+def test_so_many_images_are_wanted_that_the_limit_falls_outside() -> None:
+    share, limit = 0.955, 0.95
+    needed = images_to_decide(share, share_interval(share, 500), limit, 500)
+    assert needed is not None
+    assert needed > 500
+    assert share_interval(share, needed)[0] == pytest.approx(limit, abs=3e-4)
+    assert math.remainder(needed, 10 ** (len(str(needed)) - 2)) == 0
+
+
+@pytest.mark.parametrize("limit", [0.9, 1.0, 0.955])
+def test_nothing_is_wanted_where_it_is_decided_or_cannot_be(limit: float) -> None:
+    assert images_to_decide(0.955, share_interval(0.955, 3000), limit, 3000) is None
