@@ -52,9 +52,11 @@ def test_the_true_drop_is_inside_as_often_as_is_said(
     chance = np.random.default_rng(0)
     shares = [(changed + drop) / 2, (changed - drop) / 2, 1 - changed]
     drawn = chance.multinomial(count, shares, size=4000)
-    held = [
-        low <= drop <= high for low, high in (paired_drop_interval(*d[:2], count) for d in drawn)
+    found = [
+        paired_drop_interval(int(lost), int(gained), count)
+        for lost, gained in zip(drawn[:, 0], drawn[:, 1], strict=True)
     ]
+    held = [low <= drop <= high for low, high in found]
     assert np.mean(held) == pytest.approx(CONFIDENCE, abs=0.015)
 
 
