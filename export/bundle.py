@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lrq_deploy import __version__
+from lrq_deploy import __version__, classify
 from lrq_deploy.errors import BundleError
 from lrq_deploy.export.image_grid import grid_png
 from lrq_deploy.export.manifest import MANIFEST_NAME, FileRecord, Manifest
@@ -19,10 +19,19 @@ from lrq_deploy.export.output_directory import check_output, publish
 from lrq_deploy.export.student_file import read_student, student_bytes
 from lrq_deploy.student.frozen import QuantizedModel
 
-__all__ = ["GRID_NAME", "STUDENT_NAME", "Bundle", "check_output", "load_bundle", "write_bundle"]
+__all__ = [
+    "CLASSIFY_NAME",
+    "GRID_NAME",
+    "STUDENT_NAME",
+    "Bundle",
+    "check_output",
+    "load_bundle",
+    "write_bundle",
+]
 
 STUDENT_NAME = "student.safetensors"
 GRID_NAME = "synthetic.png"
+CLASSIFY_NAME = "classify.py"
 _LIBRARIES = ("torch", "onnx", "onnxruntime", "onnx-ir", "onnxscript", "numpy")
 
 
@@ -96,6 +105,7 @@ def write_bundle(
         **graphs,
         STUDENT_NAME: student_bytes(model),
         GRID_NAME: grid_png(synthetic, model.preprocessing),
+        CLASSIFY_NAME: Path(classify.__file__).read_bytes(),
     }
     manifest = Manifest(
         created=(created or datetime.now(UTC)).isoformat(timespec="seconds"),

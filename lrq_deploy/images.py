@@ -6,23 +6,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from lrq_deploy.classify import FORMATS, normalise, read_pixels
 from lrq_deploy.errors import ImageError
-from lrq_deploy.teacher import Interpolation, Preprocessing
+from lrq_deploy.teacher import Preprocessing
 
 __all__ = ["ImageReader", "ImageSet", "read_image_folder"]
 
 # Decoded sets up to this size stay in memory as bytes; larger ones are decoded again per batch.
 _MEMORY_LIMIT_BYTES = 256 * 1024 * 1024
-
-# Pillow's other readers are left out: the one for EPS hands the file to an external program.
-Image.init()
-_ACCEPTED = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-_FORMATS = tuple(name for name in _ACCEPTED if name in Image.OPEN)
 
 # What Pillow raises on a file that is not, or only half, an image.
 _DECODING_ERRORS = (
@@ -34,12 +29,6 @@ _DECODING_ERRORS = (
     zlib.error,
     Image.DecompressionBombError,
 )
-
-
-_RESAMPLING: dict[Interpolation, Image.Resampling] = {
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-}
 
 
 @dataclass(frozen=True)
@@ -64,35 +53,14 @@ class ImageReader:
         Raises:
             OSError, SyntaxError, ValueError: the file is no complete image.
         """
-        channels, height, width = self.input_shape
-        with Image.open(path, formats=_FORMATS) as opened:
-            image = _convert(opened, "L" if channels == 1 else "RGB")
-        if image.size != (width, height):
-            image = self._resize(image)
-        array = np.array(image, dtype=np.uint8).reshape(height, width, channels)
-        return torch.from_numpy(array).permute(2, 0, 1).contiguous()
+        how = self.preprocessing
+        array = read_pixels(path, self.input_shape, how.resize, how.interpolation)
+        return torch.from_numpy(array)
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """``(pixel / 255 - mean) / std`` of ``[N, C, H, W]`` uint8, as float32."""
-        mean = torch.tensor(self.preprocessing.mean).reshape(1, -1, 1, 1)
-        std = torch.tensor(self.preprocessing.std).reshape(1, -1, 1, 1)
-        return (pixels.to(torch.float32) / 255 - mean) / std
-
-    def _resize(self, image: Image.Image) -> Image.Image:
-        _, height, width = self.input_shape
-        side = self.preprocessing.resize
-        resampling = _RESAMPLING[self.preprocessing.interpolation]
-        if side is None:
-            return image.resize((width, height), resampling)
-        # A crop larger than the resized image would be padded black.
-        side = max(side, height, width)
-        shorter = min(image.size)
-        size = (image.width * side // shorter, image.height * side // shorter)
-        if image.size != size:
-            image = image.resize(size, resampling)
-        left = round((image.width - width) / 2)
-        top = round((image.height - height) / 2)
-        return image.crop((left, top, left + width, top + height))
+        how = self.preprocessing
+        return torch.from_numpy(normalise(pixels.numpy(), how.mean, how.std))
 
 
 @dataclass(frozen=True)
@@ -238,17 +206,6 @@ def read_image_folder(
     )
 
 
-def _convert(image: Image.Image, mode: str) -> Image.Image:
-    """Decode fully to ``mode``, always as a new image."""
-    if image.mode.startswith("I;16"):
-        # Pillow clips 16-bit grey at 255 instead of scaling it.
-        grey = (np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)
-        return Image.fromarray(grey).convert(mode)
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
-    return image.convert(mode)
-
-
 def _list_images(folder: Path, num_classes: int | None) -> _Listing:
     if not folder.is_dir():
         raise ImageError(
@@ -308,7 +265,7 @@ def _is_image(path: Path) -> bool:
     """Whether the suffix names an accepted format; contents are judged on reading."""
     if _hidden(path):
         return False
-    return Image.registered_extensions().get(path.suffix.lower()) in _FORMATS and path.is_file()
+    return Image.registered_extensions().get(path.suffix.lower()) in FORMATS and path.is_file()
 
 
 def _hidden(path: Path) -> bool:

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,7 +20,7 @@ from lrq_deploy.cli.demo_network import TrainedDigits
 from lrq_deploy.cli.pipeline import quantize
 from lrq_deploy.cli.result import QuantizeResult
 from lrq_deploy.errors import DivergenceError, OptionError
-from lrq_deploy.export.bundle import Bundle, load_bundle
+from lrq_deploy.export.bundle import CLASSIFY_NAME, Bundle, load_bundle
 from lrq_deploy.method.methods import method_settings, method_switches
 from lrq_deploy.method.recipe import RecipeSettings
 from lrq_deploy.options import Method, MethodSwitches, QuantizeOptions
@@ -94,7 +96,10 @@ def test_the_bundle_is_whole_and_hashed(digits_bundle: Run) -> None:
     bundle = digits_bundle.bundle
     names = {path.name for path in bundle.path.iterdir()}
     graphs = {"model.onnx", "model.tensorrt.onnx"}
-    assert names == {"manifest.json", "student.safetensors", "synthetic.png"} | graphs
+    assert names == {
+        *("manifest.json", "student.safetensors", "synthetic.png", CLASSIFY_NAME),
+        *graphs,
+    }
     document = json.loads((bundle.path / "manifest.json").read_text(encoding="utf-8"))
     assert document["files"].keys() == names - {"manifest.json"}
     for name, record in document["files"].items():
@@ -132,6 +137,20 @@ def test_four_bits_lose_little_on_real_digits(
     assert 100 * fidelity["teacher_accuracy"] == pytest.approx(digits_teacher.accuracy)
     assert fidelity["drop_points"] <= MAX_DROP_POINTS
     assert digits_bundle.result.ship
+
+
+def test_the_program_in_the_bundle_is_as_right_as_the_manifest_says(
+    digits_bundle: Run, digits_teacher: TrainedDigits
+) -> None:
+    script = digits_bundle.bundle.file(CLASSIFY_NAME)
+    paths = [str(path) for path in sorted(digits_teacher.image_folder.rglob("*.png"))]
+    command = [sys.executable, str(script), *paths]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    lines = [line.split("\t") for line in done.stdout.splitlines()]
+    right = sum(Path(name).parent.name == answer for name, answer, _ in lines)
+    fidelity = digits_bundle.bundle.manifest.metrics["fidelity"]
+    assert right / len(lines) == fidelity["student_accuracy"]
+    assert len(lines) == fidelity["count"]
 
 
 def test_onnx_runtime_repeats_the_student(digits_bundle: Run) -> None:

@@ -71,7 +71,8 @@ def test_manifest_states_everything(tmp_path: Path) -> None:
     assert document["seed"] == 7
     assert document["scheme"]["weight_bits"] == 4
     assert document["versions"]["torch"] == torch.__version__.split("+")[0] or torch.__version__
-    assert set(document["files"]) == {"model.onnx", "student.safetensors", "synthetic.png"}
+    names = {"model.onnx", "student.safetensors", "synthetic.png", "classify.py"}
+    assert set(document["files"]) == names
     assert sorted(os.listdir(tmp_path / "deep")) == ["out"]
 
 

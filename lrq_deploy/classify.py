@@ -1,0 +1,137 @@
+"""Classify image files with the network beside this file; a copy of it lies in every bundle.
+
+    pip install numpy pillow onnxruntime
+    python classify.py IMAGE [IMAGE ...]
+
+writes a line per image: its name, the class (counted from 0) and its probability. Where each
+label is a yes or no of its own, all labels with a yes are written instead. Images are read as
+they were for the figures in manifest.json. Python 3.8 or newer; nothing else is needed.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+__all__ = ["FORMATS", "main", "normalise", "read_pixels"]
+
+# Pillow's other readers are left out: the one for EPS hands the file to an external program.
+Image.init()
+_ACCEPTED = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+FORMATS = tuple(name for name in _ACCEPTED if name in Image.OPEN)
+"""Those of Pillow's formats that are read."""
+
+_RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+
+def read_pixels(
+    path: Path, input_shape: tuple[int, int, int], resize: int | None, interpolation: str
+) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Decode and resize one file to ``[C, H, W]`` uint8.
+
+    An image that already has the input size keeps its exact pixels. Otherwise it is resized
+    (with antialiasing), to ``(H, W)`` or to a shorter side and then cropped at the centre.
+
+    Args:
+        path: the file.
+        input_shape: ``(C, H, W)``; one channel reads grey, three read RGB.
+        resize: shorter side in pixels before the crop; None for ``(H, W)``.
+        interpolation: ``bilinear`` or ``bicubic``.
+
+    Raises:
+        OSError, SyntaxError, ValueError: the file is no complete image.
+    """
+    channels, height, width = input_shape
+    with Image.open(path, formats=FORMATS) as opened:
+        image = _convert(opened, "L" if channels == 1 else "RGB")
+    if image.size != (width, height):
+        image = _resized(image, height, width, resize, _RESAMPLING[interpolation])
+    pixels = np.array(image, dtype=np.uint8).reshape(height, width, channels)
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def normalise(
+    pixels: np.ndarray[Any, np.dtype[np.uint8]], mean: tuple[float, ...], std: tuple[float, ...]
+) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """``(pixel / 255 - mean) / std`` of ``[N, C, H, W]`` uint8, as float32."""
+    centre, spread = (np.asarray(x, np.float32).reshape(1, -1, 1, 1) for x in (mean, std))
+    return (pixels.astype(np.float32) / np.float32(255) - centre) / spread
+
+
+def _convert(image: Image.Image, mode: str) -> Image.Image:
+    """Decode fully to ``mode``, always as a new image."""
+    if image.mode.startswith("I;16"):
+        # Pillow clips 16-bit grey at 255 instead of scaling it.
+        grey = (np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)
+        return Image.fromarray(grey).convert(mode)
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert(mode)
+
+
+def _resized(
+    image: Image.Image, height: int, width: int, side: int | None, resampling: Image.Resampling
+) -> Image.Image:
+    if side is None:
+        return image.resize((width, height), resampling)
+    # A crop larger than the resized image would be padded black.
+    side = max(side, height, width)
+    shorter = min(image.size)
+    size = (image.width * side // shorter, image.height * side // shorter)
+    if image.size != size:
+        image = image.resize(size, resampling)
+    left = round((image.width - width) / 2)
+    top = round((image.height - height) / 2)
+    return image.crop((left, top, left + width, top + height))
+
+
+def _answer(logits: np.ndarray[Any, np.dtype[np.float32]], task: str) -> str:
+    """A class and its probability, or all labels with a yes."""
+    values = logits.astype(np.float64)
+    if task == "multilabel":
+        shares = 1 / (1 + np.exp(-values))
+        return " ".join(f"{label}:{shares[label]:.4f}" for label in np.flatnonzero(values > 0))
+    shares = np.exp(values - values.max())
+    best = int(values.argmax())
+    return f"{best}\t{shares[best] / shares.sum():.4f}"
+
+
+def main(arguments: list[str], bundle: Path) -> int:
+    """Write an answer per image to stdout; the exit code: 1 where a file could not be read.
+
+    Args:
+        arguments: paths of images.
+        bundle: folder with ``manifest.json`` and ``model.onnx``.
+    """
+    if not arguments or arguments[0].startswith("-"):
+        sys.stdout.write(__doc__ or "")
+        return 0 if arguments else 2
+    import onnxruntime
+
+    manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
+    reading, shape = manifest["preprocessing"], tuple(manifest["input_shape"])
+    task = manifest["options"].get("task", "multiclass")
+    session = onnxruntime.InferenceSession(
+        str(bundle / "model.onnx"), providers=["CPUExecutionProvider"]
+    )
+    code = 0
+    for name in arguments:
+        try:
+            pixels = read_pixels(Path(name), shape, reading["resize"], reading["interpolation"])
+        except (OSError, SyntaxError, ValueError, EOFError) as error:
+            sys.stderr.write(f"{name}: {error}\n")
+            code = 1
+            continue
+        image = normalise(pixels[None], reading["mean"], reading["std"])
+        (logits,) = session.run(None, {"input": image})
+        sys.stdout.write(f"{name}\t{_answer(logits[0], task)}\n")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], Path(__file__).resolve().parent))
