@@ -11,20 +11,33 @@ they were for the figures in manifest.json. Python 3.8 or newer; nothing else is
 from __future__ import annotations
 
 import json
+import struct
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-__all__ = ["FORMATS", "main", "normalise", "read_pixels"]
+__all__ = ["DECODING_ERRORS", "FORMATS", "main", "normalise", "read_pixels"]
 
 # Pillow's other readers are left out: the one for EPS hands the file to an external program.
 Image.init()
 _ACCEPTED = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 FORMATS = tuple(name for name in _ACCEPTED if name in Image.OPEN)
 """Those of Pillow's formats that are read."""
+
+DECODING_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+"""What Pillow raises on a file that is not, or only half, an image."""
 
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
@@ -44,7 +57,7 @@ def read_pixels(
         interpolation: ``bilinear`` or ``bicubic``.
 
     Raises:
-        OSError, SyntaxError, ValueError: the file is no complete image.
+        DECODING_ERRORS: the file is no complete image.
     """
     channels, height, width = input_shape
     with Image.open(path, formats=FORMATS) as opened:
@@ -123,7 +136,7 @@ def main(arguments: list[str], bundle: Path) -> int:
     for name in arguments:
         try:
             pixels = read_pixels(Path(name), shape, reading["resize"], reading["interpolation"])
-        except (OSError, SyntaxError, ValueError, EOFError) as error:
+        except DECODING_ERRORS as error:
             sys.stderr.write(f"{name}: {error}\n")
             code = 1
             continue

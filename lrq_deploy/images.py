@@ -1,7 +1,5 @@
 """The user's image folder, read only to measure and never to train."""
 
-import struct
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lrq_deploy.classify import FORMATS, normalise, read_pixels
+from lrq_deploy.classify import DECODING_ERRORS, FORMATS, normalise, read_pixels
 from lrq_deploy.errors import ImageError
 from lrq_deploy.teacher import Preprocessing
 
@@ -18,17 +16,6 @@ __all__ = ["ImageReader", "ImageSet", "read_image_folder"]
 
 # Decoded sets up to this size stay in memory as bytes; larger ones are decoded again per batch.
 _MEMORY_LIMIT_BYTES = 256 * 1024 * 1024
-
-# What Pillow raises on a file that is not, or only half, an image.
-_DECODING_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
 
 
 @dataclass(frozen=True)
@@ -51,7 +38,7 @@ class ImageReader:
         names a shorter side, to that side and then cropped at the centre.
 
         Raises:
-            OSError, SyntaxError, ValueError: the file is no complete image.
+            classify.DECODING_ERRORS: the file is no complete image.
         """
         how = self.preprocessing
         array = read_pixels(path, self.input_shape, how.resize, how.interpolation)
@@ -133,7 +120,7 @@ class ImageSet:
     def _decode_again(self, path: Path) -> Tensor:
         try:
             return self.reader.pixels(path)
-        except _DECODING_ERRORS as error:
+        except DECODING_ERRORS as error:
             raise ImageError(
                 "images must not change during a run", f"{path}: {error}", "run again"
             ) from error
@@ -182,7 +169,7 @@ def read_image_folder(
     for index in kept:
         try:
             pixels = reader.pixels(listing.paths[index])
-        except _DECODING_ERRORS:
+        except DECODING_ERRORS:
             continue
         readable.append(index)
         if in_memory:

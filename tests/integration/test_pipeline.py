@@ -136,6 +136,12 @@ def test_four_bits_lose_little_on_real_digits(
     assert fidelity["labelled"] == fidelity["count"] == 450
     assert 100 * fidelity["teacher_accuracy"] == pytest.approx(digits_teacher.accuracy)
     assert fidelity["drop_points"] <= MAX_DROP_POINTS
+    result = digits_bundle.result
+    assert list(result.drop_interval or ()) == fidelity["drop_interval"]
+    assert fidelity["drop_interval"][0] < fidelity["drop_points"] < fidelity["drop_interval"][1]
+    shares = [100 * end for end in fidelity["agreement_interval"]]
+    assert list(result.agreement_interval) == shares
+    assert shares[0] < result.agreement <= shares[1]
     assert digits_bundle.result.ship
 
 

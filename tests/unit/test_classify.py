@@ -74,11 +74,16 @@ def test_a_broken_file_is_named_and_the_others_are_answered(
     bundle: Bundle, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (photos / "broken.png").write_bytes((photos / "1.png").read_bytes()[:40])
-    names = [str(photos / name) for name in ("broken.png", "missing.png", "0.png")]
+    damaged = bytearray((photos / "1.png").read_bytes())
+    damaged[60:200] = bytes(140)
+    (photos / "damaged.png").write_bytes(damaged)
+    (photos / "text.png").write_text("no image", encoding="utf-8")
+    broken = ("broken.png", "damaged.png", "text.png", "missing.png")
+    names = [str(photos / name) for name in (*broken, "0.png")]
     assert main(names, bundle.path) == 1
     written = capsys.readouterr()
-    assert [line.split("\t")[0] for line in written.out.splitlines()] == names[2:]
-    assert [line.split(": ")[0] for line in written.err.splitlines()] == names[:2]
+    assert [line.split("\t")[0] for line in written.out.splitlines()] == names[4:]
+    assert [line.split(": ")[0] for line in written.err.splitlines()] == names[:4]
 
 
 @pytest.mark.parametrize(("arguments", "code"), [([], 2), (["--help"], 0)])
