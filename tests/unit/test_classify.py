@@ -2,8 +2,10 @@
 
 import ast
 import json
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -74,11 +76,12 @@ def test_a_broken_file_is_named_and_the_others_are_answered(
     bundle: Bundle, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (photos / "broken.png").write_bytes((photos / "1.png").read_bytes()[:40])
-    damaged = bytearray((photos / "1.png").read_bytes())
-    damaged[60:200] = bytes(140)
-    (photos / "damaged.png").write_bytes(damaged)
+    bomb = bytearray((photos / "1.png").read_bytes())
+    bomb[16:24] = struct.pack(">II", 40_000, 40_000)
+    bomb[29:33] = struct.pack(">I", zlib.crc32(bomb[12:29]))
+    (photos / "bomb.png").write_bytes(bomb)
     (photos / "text.png").write_text("no image", encoding="utf-8")
-    broken = ("broken.png", "damaged.png", "text.png", "missing.png")
+    broken = ("broken.png", "bomb.png", "text.png", "missing.png")
     names = [str(photos / name) for name in (*broken, "0.png")]
     assert main(names, bundle.path) == 1
     written = capsys.readouterr()
