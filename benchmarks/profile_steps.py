@@ -54,12 +54,12 @@ def main() -> None:
         _profile(name, step)
 
 
-def model_options(network: Network, shared: Path) -> QuantizeOptions:
-    """Options that load a network of the accuracy benchmark."""
+def model_options(network: Network, shared: Path, models: Path | None = None) -> QuantizeOptions:
+    """Options that load a network of the accuracy benchmark, from ``models`` where it is given."""
     flags = dict(flag.removeprefix("--").split("=") for flag in network.flags)
     height, width = (int(n) for n in flags["input-shape"].split(",")[1:])
     return QuantizeOptions(
-        shared / "models" / network.file,
+        (models or shared / "models") / network.file,
         Path("unused"),
         arch=str(shared / "models" / network.arch),
         input_shape=(3, height, width),
