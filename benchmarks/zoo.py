@@ -21,7 +21,6 @@ from lrq_deploy.export.parity import student_parity
 from lrq_deploy.export.session import open_session
 from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
 from lrq_deploy.graph.placement import place_quantizers
-from lrq_deploy.graph.statistics import tap_batch_norms
 from lrq_deploy.graph.teach import make_teacher
 from lrq_deploy.scheme import Scheme
 from lrq_deploy.student.freeze import freeze, frozen_model
@@ -104,6 +103,9 @@ def build(name: str, size: int) -> nn.Module:
     for part in module.modules():
         if isinstance(part, nn.modules.batchnorm._BatchNorm):
             part.momentum = None
+        elif isinstance(part, nn.Linear) and not part.weight.any():
+            # Transformers start with a head of zeros, which answers nothing.
+            nn.init.normal_(part.weight, std=0.02)
     with torch.no_grad():
         module(torch.randn(4, 3, size, size))
     module.eval()
@@ -135,7 +137,6 @@ def measure(name: str, size: int, bits: int = 8) -> Row:
         try:
             module = build(name, size)
             teacher = make_teacher(module, (3, size, size), PREPROCESSING, name, "0" * 64)
-            tap_batch_norms(teacher.graph)
         except LrqError as error:
             return Row(name, size, f"{error.rule}; got {error.received}")
         return _quantize(teacher, Scheme(bits, bits, 8), start)

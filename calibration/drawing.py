@@ -10,6 +10,7 @@ from torch import Tensor
 from lrq_deploy.calibration.image_pool import ImagePool
 from lrq_deploy.graph.statistics import TappedTeacher
 from lrq_deploy.method.back_off import Moving
+from lrq_deploy.method.dead_leaves import DeadLeaves
 from lrq_deploy.method.generator import LongRangeGenerator
 from lrq_deploy.method.noise import NoiseImages
 from lrq_deploy.method.pieces import Pieces
@@ -18,7 +19,10 @@ from lrq_deploy.method.refinement import Refinement
 from lrq_deploy.method.wanted import draw_wanted
 from lrq_deploy.ranks import ALONE, Ranks
 
-__all__ = ["ImageDrawing"]
+__all__ = ["Drawn", "ImageDrawing"]
+
+Drawn = LongRangeGenerator | NoiseImages | DeadLeaves
+"""What images are drawn from."""
 
 
 class ImageDrawing:
@@ -29,7 +33,7 @@ class ImageDrawing:
     because its own stage ends before.
 
     Args:
-        generator: trained, or noise; on ``device``.
+        generator: trained, or what stands where one does; on ``device``.
         teacher: on ``device``.
         settings: how many images, pool and held-out, and how they are refined.
         seed: of classes and latents.
@@ -43,7 +47,7 @@ class ImageDrawing:
 
     def __init__(
         self,
-        generator: LongRangeGenerator | NoiseImages,
+        generator: Drawn,
         teacher: TappedTeacher,
         settings: RecipeSettings,
         seed: int,

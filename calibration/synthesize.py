@@ -4,9 +4,11 @@ from pathlib import Path
 
 import torch
 
-from lrq_deploy.calibration.drawing import ImageDrawing
+from lrq_deploy.calibration.drawing import Drawn, ImageDrawing
+from lrq_deploy.errors import UnsupportedNetworkError
 from lrq_deploy.graph.on_device import on_device
 from lrq_deploy.graph.statistics import TappedTeacher, tap_batch_norms
+from lrq_deploy.method.dead_leaves import DeadLeaves
 from lrq_deploy.method.generator import LongRangeGenerator
 from lrq_deploy.method.generator_training import train_generator
 from lrq_deploy.method.loop import KEEP_NOTHING, StageKeeper, run_stage
@@ -37,10 +39,16 @@ def synthesize(
     With ``pool_file`` they are in that file, mapped into memory, and not in memory.
 
     Raises:
-        UnsupportedNetworkError: the teacher has no BatchNorm.
+        UnsupportedNetworkError: the teacher has no BatchNorm, and the settings train on one.
         DivergenceError: the generator's loss is not finite.
     """
     tapped = _on_device(tap_batch_norms(teacher.graph), device)
+    if not tapped.statistics and (settings.generator_steps or settings.refinement_steps):
+        raise UnsupportedNetworkError(
+            "a generator learns from the statistics of BatchNorm layers",
+            "a network without one",
+            "pass --method leaves, which paints images without them",
+        )
     source, metrics = _image_source(
         teacher, tapped, settings, switches, seed, device, progress, keeper, ranks
     )
@@ -64,11 +72,13 @@ def _image_source(
     progress: ProgressCallback,
     keeper: StageKeeper,
     ranks: Ranks,
-) -> tuple[LongRangeGenerator | NoiseImages, dict[str, float]]:
+) -> tuple[Drawn, dict[str, float]]:
     """What images are drawn from, and how well it was trained."""
     about = (teacher.input_shape, teacher.num_classes, teacher.preprocessing)
     if switches.image_source == "noise":
         return NoiseImages(*about, teacher.task).to(device), {}
+    if switches.image_source == "leaves":
+        return DeadLeaves(*about, teacher.task).to(device), {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         generator = LongRangeGenerator(*about, switches.long_range, teacher.task)

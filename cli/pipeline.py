@@ -29,6 +29,7 @@ from lrq_deploy.images import ImageSet, read_image_folder
 from lrq_deploy.launch import launch
 from lrq_deploy.method.methods import method_settings
 from lrq_deploy.method.recipe import RecipeSettings, recipe_settings
+from lrq_deploy.method.suited import suited
 from lrq_deploy.options import QuantizeOptions
 from lrq_deploy.progress import ProgressCallback, StageProgress, silent
 from lrq_deploy.ranks import Ranks, joined_ranks
@@ -71,7 +72,8 @@ def quantize(
     with joined_ranks(launch(), device) as ranks:
         run = _begun(options, control, device, ranks, progress if ranks.first else silent)
         prepared = _prepared(run, network, settings)
-        identity = run_identity(options, prepared.settings, prepared.teacher, ranks.count)
+        run = replace(run, options=prepared.options)
+        identity = run_identity(run.options, prepared.settings, prepared.teacher, ranks.count)
         ranks.on_first(lambda: run.folder.begin(identity))
         with _last_good_kept(run):
             made = _made(run, prepared)
@@ -101,9 +103,10 @@ def _begun(
 
 
 def _prepared(run: Run, network: nn.Module | None, settings: RecipeSettings | None) -> Prepared:
-    options, ranks = run.options, run.ranks
+    ranks = run.ranks
     with run.clock.stage("load"):
-        teacher = ranks.together(lambda: load_teacher(options, network))
+        teacher = ranks.together(lambda: load_teacher(run.options, network))
+        options = _suited(run, teacher)
         images = ranks.together(lambda: _read_images(options, teacher) if ranks.first else None)
         sized = options.target_size is not None
         sizes = ranks.on_first(lambda: file_sizes(teacher, options) if sized else None)
@@ -120,7 +123,15 @@ def _prepared(run: Run, network: nn.Module | None, settings: RecipeSettings | No
         _check_compiles(options, settings)
         settings = replace(settings, compiled=True)
     ranks.check_batch(settings.batch_size)
-    return Prepared(teacher, settings, images, sizes)
+    return Prepared(options, teacher, settings, images, sizes)
+
+
+def _suited(run: Run, teacher: Teacher) -> QuantizeOptions:
+    options = suited(run.options, teacher)
+    if options != run.options:
+        said = f"no BatchNorm to train a generator on: --method {options.method_name}"
+        StageProgress(run.progress, "load", 1).advance(message=said)
+    return options
 
 
 def _check_compiles(options: QuantizeOptions, settings: RecipeSettings) -> None:

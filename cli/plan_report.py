@@ -31,7 +31,7 @@ def print_plan(console: Console, plan: Plan, command: str) -> None:
     if plan.alternative:
         console.print(Text("\nInstead", style="bold"))
         console.print(Text(f"- {plan.alternative}"))
-    if plan.batch_norm.possible and not plan.obstacle:
+    if not plan.obstacle:
         console.print("\nNext:", highlight=False)
         console.print(f"  {command}", markup=False, highlight=False, soft_wrap=True)
 

@@ -6,7 +6,6 @@ from torch.export import ExportedProgram
 
 from lrq_deploy.checkpoint.fingerprint import fingerprint
 from lrq_deploy.errors import OptionError
-from lrq_deploy.graph.statistics import tap_batch_norms
 from lrq_deploy.graph.teach import make_teacher
 from lrq_deploy.launch import launch
 from lrq_deploy.loading import adopt_module, load_model
@@ -45,7 +44,7 @@ def chosen_device(choice: str) -> torch.device:
 
 
 def load_teacher(options: QuantizeOptions, network: nn.Module | None = None) -> Teacher:
-    """The captured network, with the BatchNorms that the method needs.
+    """The captured network.
 
     Args:
         options: of the run.
@@ -55,7 +54,7 @@ def load_teacher(options: QuantizeOptions, network: nn.Module | None = None) -> 
         LrqError: the model cannot be used.
     """
     loaded = load_model(options) if network is None else adopt_module(network, options)
-    teacher = make_teacher(
+    return make_teacher(
         loaded.program,
         loaded.input_shape,
         loaded.preprocessing,
@@ -64,8 +63,6 @@ def load_teacher(options: QuantizeOptions, network: nn.Module | None = None) -> 
         options.output,
         options.task,
     )
-    tap_batch_norms(teacher.graph)
-    return teacher
 
 
 def _state(program: nn.Module | ExportedProgram) -> dict[str, Tensor]:

@@ -243,7 +243,7 @@ Method = Annotated[
     str | None,
     typer.Option(
         "--method",
-        metavar="lrq|lrq-blocks|lrq-paper|gdfq|zeroq|calibrate",
+        metavar="lrq|lrq-blocks|leaves|lrq-paper|gdfq|zeroq|calibrate",
         help="A named set of these parts and of settings. Default: lrq.",
     ),
 ]

@@ -54,12 +54,14 @@ class Prepared:
     """Everything that is read and checked before work begins.
 
     Attributes:
+        options: of the run, with a method that suits the teacher.
         teacher: captured.
         settings: work and step sizes.
         images: those of the user, on the first rank.
         sizes: of the files, where widths are chosen to fit a target.
     """
 
+    options: QuantizeOptions
     teacher: Teacher
     settings: RecipeSettings
     images: ImageSet | None

@@ -79,11 +79,15 @@ def _measure(options: QuantizeOptions, progress: ProgressCallback) -> "Sensitivi
     from lrq_deploy.cli.preparing import chosen_device, load_teacher
     from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
     from lrq_deploy.graph.placement import place_quantizers
+    from lrq_deploy.method.methods import method_settings
+    from lrq_deploy.method.suited import suited
     from lrq_deploy.target import PORTABLE
 
     device = chosen_device(options.device)
     teacher = load_teacher(options)
+    options = suited(options, teacher)
     settings = probe_settings(teacher.input_shape)
+    settings = method_settings(options.method_name, settings, options.scheme.weight_bits)
     made = synthesize(teacher, settings, options.method, options.seed, device, progress)
     folded = fold_batch_norm(teacher.graph)
     student = place_quantizers(folded, options.scheme, PORTABLE, teacher.preprocessing)

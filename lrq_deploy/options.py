@@ -23,8 +23,8 @@ Recipe = Literal["fast", "balanced", "best"]
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "float32"]
 MarginMode = Literal["a1", "a2", "b", "off"]
-Method = Literal["lrq", "lrq-blocks", "lrq-paper", "gdfq", "zeroq", "calibrate"]
-ImageSource = Literal["generator", "noise"]
+Method = Literal["lrq", "lrq-blocks", "leaves", "lrq-paper", "gdfq", "zeroq", "calibrate"]
+ImageSource = Literal["generator", "noise", "leaves"]
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Pass: make the inputs of all BatchNorms extra outputs of the teacher.
 
-Requires: a normalised graph with at least one BatchNorm.
+Requires: a normalised graph.
 Ensures: the returned graph gives ``(logits, features, taps)``; ``taps[i]`` is the input of
 BatchNorm i, whose stored mean and variance are ``NormStatistics`` i.
 """
@@ -12,12 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from lrq_deploy.errors import UnsupportedNetworkError
 from lrq_deploy.graph.attributes import optional_tensor, tensor_of
 from lrq_deploy.graph.finite_gradients import finite_gradients
 from lrq_deploy.graph.operators import is_call, is_movement
 
-__all__ = ["Classifier", "NormStatistics", "TappedTeacher", "tap_batch_norms"]
+__all__ = ["Classifier", "NormStatistics", "TappedTeacher", "batch_norms", "tap_batch_norms"]
 
 aten = torch.ops.aten
 
@@ -53,20 +52,15 @@ class TappedTeacher:
     classifier: Classifier | None
 
 
-def tap_batch_norms(graph_module: fx.GraphModule) -> TappedTeacher:
-    """Return a tapped copy; the argument is unchanged.
+def batch_norms(graph_module: fx.GraphModule) -> list[fx.Node]:
+    """All BatchNorms, in the order of the graph."""
+    return [n for n in graph_module.graph.nodes if is_call(n, {aten.batch_norm.default})]
 
-    Raises:
-        UnsupportedNetworkError: the network has no BatchNorm.
-    """
+
+def tap_batch_norms(graph_module: fx.GraphModule) -> TappedTeacher:
+    """Return a tapped copy; the argument is unchanged."""
     tapped = copy.deepcopy(graph_module)
-    norms = [n for n in tapped.graph.nodes if is_call(n, {aten.batch_norm.default})]
-    if not norms:
-        raise UnsupportedNetworkError(
-            "the network must contain BatchNorm layers, whose statistics replace the data",
-            "none",
-            "use a quantizer that takes calibration images for this network",
-        )
+    norms = batch_norms(tapped)
     statistics = tuple(
         NormStatistics(tensor_of(tapped, n.args[3]).clone(), tensor_of(tapped, n.args[4]).clone())
         for n in norms

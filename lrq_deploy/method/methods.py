@@ -56,6 +56,12 @@ METHODS: Mapping[Method, MethodRecipe] = {
         MethodSwitches(),
         {"block_steps": 300, "student_steps": 0},
     ),
+    "leaves": MethodRecipe(
+        "painted images instead of a generator: what serves networks without BatchNorm",
+        MethodSwitches(margin="off", image_source="leaves"),
+        {"generator_steps": 0, "refinement_steps": 0},
+        coarse_blocks=True,
+    ),
     "lrq-paper": MethodRecipe(
         "LRQ (arXiv 2211.06816) as its abstract describes it",
         MethodSwitches(long_range=True, margin="a1", decoupled=True, range_search=False),

@@ -93,11 +93,12 @@ def stage_seconds(
     teacher, generator = passes.trained, passes.generator
     student = teacher if weight_bits <= COARSE_BITS else passes.teacher
     made = settings.pool_images + settings.held_out_images
+    drawn = generator if settings.generator_steps else 0.0
     trained = settings.generator_steps * settings.batch_size
     checked = PARITY_IMAGES + settings.held_out_images
     return {
         "generator": trained * TRAINING_FACTOR * (teacher + generator),
-        "images": made * (generator + settings.refinement_steps * TRAINING_FACTOR * teacher),
+        "images": made * (drawn + settings.refinement_steps * TRAINING_FACTOR * teacher),
         "calibration": settings.calibration_images * CALIBRATION_FACTOR * passes.teacher,
         # A step for each block runs that block alone: together they are one step of the whole.
         "student": (settings.student_steps + settings.block_steps)

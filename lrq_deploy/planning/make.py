@@ -2,17 +2,18 @@
 
 from collections.abc import Callable, Sequence
 
-import torch
 from torch import fx
 
 from lrq_deploy.errors import ExportError
 from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
-from lrq_deploy.graph.operators import all_known, is_call
+from lrq_deploy.graph.operators import all_known
 from lrq_deploy.graph.placement import place_quantizers
+from lrq_deploy.graph.statistics import batch_norms
 from lrq_deploy.graph.teach import make_teacher
 from lrq_deploy.loading import LoadedModel, load_model
 from lrq_deploy.method.methods import method_settings
 from lrq_deploy.method.recipe import recipe_settings
+from lrq_deploy.method.suited import suited
 from lrq_deploy.options import QuantizeOptions
 from lrq_deploy.planning.duration import estimate_duration
 from lrq_deploy.planning.plan import (
@@ -54,16 +55,15 @@ def make_plan(
         progress: receives one event per step.
 
     Raises:
-        LrqError: an option or the model cannot be used. A network without BatchNorm or with an
-            operator that cannot be exported is no error here: the plan says that ``quantize``
-            refuses it.
+        LrqError: an option or the model cannot be used. A network with an operator that cannot be
+            exported is no error here: the plan says that ``quantize`` refuses it.
     """
     report = StageProgress(progress, "plan", 4)
     loaded = load_model(options)
     report.advance(message="loaded")
     teacher = _teacher(loaded, options)
     report.advance(message="captured")
-    scheme = options.scheme
+    options, scheme = suited(options, teacher), options.scheme
     student = place_quantizers(
         fold_batch_norm(teacher.graph), scheme, PORTABLE, teacher.preprocessing
     )
@@ -127,13 +127,11 @@ def _planned(
 
 
 def _judge_batch_norm(teacher: Teacher, weighted: int) -> BatchNormVerdict:
-    count = sum(
-        is_call(node, {torch.ops.aten.batch_norm.default}) for node in teacher.graph.graph.nodes
-    )
+    count = len(batch_norms(teacher.graph))
     if count == 0:
         verdict = (
-            "No: without BatchNorm there are no statistics to replace the data, and quantize "
-            "refuses; use a quantizer that takes calibration images."
+            "None: --method leaves paints images instead, which know nothing of the data, so "
+            "measure the bundle with --images."
         )
     elif count < FEW * weighted:
         verdict = (
@@ -142,7 +140,7 @@ def _judge_batch_norm(teacher: Teacher, weighted: int) -> BatchNormVerdict:
         )
     else:
         verdict = f"Yes: {count} BatchNorms for {weighted} layers."
-    return BatchNormVerdict(count, weighted, count > 0, verdict)
+    return BatchNormVerdict(count, weighted, verdict)
 
 
 def _alternative(scheme: Scheme, sizes: Sizes) -> str:

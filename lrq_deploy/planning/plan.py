@@ -136,13 +136,11 @@ class BatchNormVerdict:
     Attributes:
         layers: number of BatchNorms in the teacher.
         weighted: number of weighted layers.
-        possible: ``quantize`` accepts the network.
         verdict: one sentence.
     """
 
     layers: int
     weighted: int
-    possible: bool
     verdict: str
 
 

@@ -276,10 +276,17 @@ def test_weights_that_are_not_finite(case: Case, value: float) -> None:
     assert "3.weight" in refusal.received
 
 
-def test_no_batch_norm(case: Case) -> None:
+def test_no_batch_norm_and_a_method_that_needs_it(case: Case) -> None:
+    path = case.saved(case.network("plain").state_dict())
+    refusal = case.refused(path, "--method", "zeroq", arch=f"{case.net}:plain")
+    assert "BatchNorm" in refusal.rule
+    assert "--method leaves" in refusal.remedy
+
+
+def test_no_batch_norm_and_no_range_of_the_pixels(case: Case) -> None:
     path = case.saved(case.network("plain").state_dict())
     refusal = case.refused(path, arch=f"{case.net}:plain")
-    assert "BatchNorm" in refusal.rule
+    assert "--mean" in refusal.received
 
 
 def test_a_zip_of_something_else(case: Case) -> None:

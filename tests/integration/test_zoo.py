@@ -28,23 +28,12 @@ SMALL = [
     "torchvision:mobilenet_v3_small",
     "timm:lcnet_050",
 ]
-REFUSED = [
-    "torchvision:squeezenet1_0",
-    "torchvision:convnext_tiny",
-    "torchvision:vit_b_16",
-    "timm:repvgg_a0+deployed",
-    "timm:edgenext_xx_small",
-    "timm:edgenext_small_rw",
-]
 
 
 def _check(name: str, size: int, bits: int = 8) -> None:
     if name.startswith("timm:"):
         pytest.importorskip("timm", reason="timm is an optional extra")
     row = zoo.measure(name, size, bits)
-    if name in REFUSED:
-        assert "BatchNorm" in row.refusal
-        return
     assert row.refusal == ""
     assert row.fold_error < 1e-3
     assert row.float_error < 1e-3
@@ -69,7 +58,7 @@ def test_layers_read_narrow_copies_at_four_bits(name: str) -> None:
 
 
 @pytest.mark.integration
-def test_a_network_without_batch_norm_is_refused_by_name() -> None:
+def test_a_network_without_batch_norm() -> None:
     _check("torchvision:squeezenet1_0", 64)
 
 

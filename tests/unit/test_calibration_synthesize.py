@@ -105,8 +105,12 @@ def test_more_training_changes_the_images(teacher: Teacher) -> None:
     assert not torch.equal(longer.images, made(teacher).images)
 
 
-def test_a_network_without_batch_norm_is_refused() -> None:
+@pytest.mark.parametrize("step", ["generator_steps", "refinement_steps"])
+def test_steps_towards_statistics_need_a_network_with_batch_norm(step: str) -> None:
     plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(400, 5))
     teacher = make_teacher(plain.eval(), SHAPE, CENTRED, "plain", "")
+    none = replace(SETTINGS, generator_steps=0, refinement_steps=0)
     with pytest.raises(UnsupportedNetworkError, match="BatchNorm"):
-        made(teacher)
+        made(teacher, settings=replace(none, **{step: 1}))  # type: ignore[arg-type]
+    images = made(teacher, settings=none, switches=MethodSwitches(image_source="leaves")).images
+    assert images.std() > 0.3

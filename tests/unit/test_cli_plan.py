@@ -94,7 +94,7 @@ def test_json_holds_the_whole_plan(program: Program) -> None:
     assert found["integer_share"] == {"onnxruntime": 1.0, "tensorrt": 1.0}
     assert "slower than FP16" in found["layers"][1]["executions"]["tensorrt"]["note"]
     assert found["sizes"]["packed_bytes"] < found["sizes"]["int8_bytes"]
-    assert found["batch_norm"]["possible"]
+    assert found["batch_norm"]["verdict"].startswith("Yes")
     assert found["total_seconds"] == pytest.approx(sum(found["duration"]["seconds"].values()))
 
 
@@ -129,11 +129,23 @@ def test_a_longer_recipe_takes_longer(program: Program) -> None:
     assert seconds[1] > 3 * seconds[0]
 
 
-def test_a_network_without_batch_norm_is_told_to_be_refused(program: Program) -> None:
-    code, text = program.run(factory="plain")
+def test_a_network_without_batch_norm_is_planned_with_painted_images(program: Program) -> None:
+    pixels = ("--mean", "0.5,0.5,0.5", "--std", "0.5,0.5,0.5")
+    code, text = program.run("--json", *pixels, factory="plain")
     assert code == 0
-    assert "No: without BatchNorm" in text
-    assert "Next:" not in text
+    found = json.loads(text)
+    assert "--method leaves" in found["batch_norm"]["verdict"]
+    assert found["duration"]["seconds"]["generator"] == 0
+    assert found["duration"]["seconds"]["images"] == 0
+
+
+def test_what_a_network_without_batch_norm_cannot_have_is_refused(program: Program) -> None:
+    code, text = program.run("--method", "gdfq", factory="plain")
+    assert code == main.EXIT_INPUT
+    assert "--method leaves" in text
+    code, text = program.run(factory="plain")
+    assert code == main.EXIT_INPUT
+    assert "neither --mean nor --std" in text
 
 
 def test_bad_input_is_exit_code_2(program: Program) -> None:

@@ -1,0 +1,38 @@
+"""The method that a network allows: not each has what a generator learns from."""
+
+from dataclasses import replace
+
+from lrq_deploy.errors import OptionError
+from lrq_deploy.graph.statistics import batch_norms
+from lrq_deploy.options import QuantizeOptions
+from lrq_deploy.teacher import Teacher
+
+__all__ = ["suited"]
+
+
+def suited(options: QuantizeOptions, teacher: Teacher) -> QuantizeOptions:
+    """The options with a method that can make images for this teacher.
+
+    The default method takes painted images where there is no BatchNorm to train a generator on.
+
+    Raises:
+        OptionError: another method was asked for, or nobody knows how pixels are normalised.
+    """
+    name = options.method_name
+    if not batch_norms(teacher.graph):
+        if name == "lrq":
+            method = replace(options.method, image_source="leaves")
+            options = replace(options, method_name="leaves", method=method)
+        elif name != "leaves":
+            raise OptionError(
+                f"--method {name} makes images from the statistics of BatchNorm layers",
+                "a network without one",
+                "pass --method leaves, which paints images without them",
+            )
+    if options.method.image_source == "leaves" and not teacher.preprocessing.known:
+        raise OptionError(
+            "painted images, all there are without BatchNorm, need the range of the pixels",
+            "neither --mean nor --std",
+            "pass both, in units of the 0..1 pixel range",
+        )
+    return options
