@@ -97,11 +97,11 @@ def our_steps(
     later = student_step(pool[: settings.batch_size])
     for _ in range(VIEWS):
         later()
+    shape, count = teacher.input_shape, settings.generated_images
+    drawing = ImageDrawing(generator, tapped, settings, 0, CPU, shape, count)
     return {
         "generator": _steps_of(GeneratorTraining(generator, tapped, settings, "a2", 0, CPU)),
-        "refinement": _steps_of(
-            ImageDrawing(generator, tapped, settings, 0, CPU, teacher.input_shape)
-        ),
+        "refinement": _steps_of(drawing),
         "first student": student_step(pool),
         "student": later,
     }

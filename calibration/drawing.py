@@ -35,10 +35,12 @@ class ImageDrawing:
     Args:
         generator: trained, or what stands where one does; on ``device``.
         teacher: on ``device``.
-        settings: how many images, pool and held-out, and how they are refined.
+        settings: how images are refined.
         seed: of classes and latents.
         device: where to draw.
         shape: of an image, ``(C, H, W)``.
+        count: how many images to draw.
+        room: for how many more that ``add`` puts behind them.
         pool_file: where the images are kept; in memory, if not given.
         ranks: that share the batches; each ends with all images.
     """
@@ -53,11 +55,14 @@ class ImageDrawing:
         seed: int,
         device: torch.device,
         shape: tuple[int, int, int],
+        count: int,
+        room: int = 0,
         pool_file: Path | None = None,
         ranks: Ranks = ALONE,
     ) -> None:
         size = settings.batch_size * ranks.count
-        self._count = settings.pool_images + settings.held_out_images
+        self._count = count
+        self._added = 0
         self._steps_per_batch = max(settings.refinement_steps, 1)
         rounds = -(-self._count // size)
         self.watched = generator
@@ -71,15 +76,21 @@ class ImageDrawing:
         self._random = torch.Generator().manual_seed(seed)
         self._ranks = ranks
         self._round_size = size
-        self._pool = ImagePool(rounds * size, shape, pool_file)
+        self._pool = ImagePool(max(rounds * size, count + room), shape, pool_file)
         self._labels: list[Tensor] = []
         self._latent: Tensor | None = None
         self._batch: Refinement | None = None
         self._loss: Tensor | None = None
 
     def drawn(self) -> tuple[Tensor, Tensor]:
-        """All images ``[N, C, H, W]`` on the CPU, pool first, and what they were made for."""
-        return self._pool.images[: self._count], torch.cat(self._labels)[: self._count]
+        """All images ``[N, C, H, W]`` on the CPU, and what the drawn ones were made for."""
+        images = self._pool.images[: self._count + self._added]
+        return images, torch.cat(self._labels)[: self._count]
+
+    def add(self, images: Tensor) -> None:
+        """Put images ``[N, C, H, W]`` behind the drawn ones, once all of these are there."""
+        self._pool.put(self._count + self._added, images)
+        self._added += len(images)
 
     def prepare(self) -> None:
         """Draw a batch where none is at hand."""

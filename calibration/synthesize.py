@@ -1,8 +1,14 @@
-"""Make the synthetic set: train a generator on the teacher, then draw from it."""
+"""Make the synthetic set: train a generator on the teacher, then draw from it.
 
+Half of the held-out images are painted instead: the teacher is so sure of the generator's that a
+student which gives every other answer on real ones still agrees on them (docs/decisions.md).
+"""
+
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from lrq_deploy.calibration.drawing import Drawn, ImageDrawing
 from lrq_deploy.errors import UnsupportedNetworkError
@@ -21,6 +27,8 @@ from lrq_deploy.synthetic import SyntheticSet
 from lrq_deploy.teacher import Teacher
 
 __all__ = ["synthesize"]
+
+PAINTED_AT_ONCE = 32
 
 
 def synthesize(
@@ -53,13 +61,39 @@ def synthesize(
         teacher, tapped, settings, switches, seed, device, progress, keeper, ranks
     )
     drawing = ImageDrawing(
-        source, tapped, settings, seed + 1, device, teacher.input_shape, pool_file, ranks
+        source,
+        tapped,
+        settings,
+        seed + 1,
+        device,
+        teacher.input_shape,
+        settings.generated_images,
+        settings.painted_images,
+        pool_file,
+        ranks,
     )
     run_stage(drawing, progress, keeper, ranks)
+    bounds = tuple(bound.cpu() for bound in source.bounds())
+    for painted in _painted(teacher, bounds, settings.painted_images, seed + 2):
+        drawing.add(painted)
     images, labels = drawing.drawn()
     fit, held_out = images.split([settings.pool_images, settings.held_out_images])
     metrics |= drawing.pieces.figures(drawing.name)
     return SyntheticSet(fit, labels[: settings.pool_images], held_out, metrics)
+
+
+def _painted(
+    teacher: Teacher, bounds: tuple[Tensor, ...], count: int, seed: int
+) -> Iterator[Tensor]:
+    """``count`` painted images within ``bounds``, some at a time."""
+    low, high = bounds
+    about = (teacher.input_shape, teacher.num_classes, teacher.preprocessing, teacher.task)
+    painter = DeadLeaves(*about, (low, high))
+    random = torch.Generator().manual_seed(seed)
+    for done in range(0, count, PAINTED_AT_ONCE):
+        some = min(PAINTED_AT_ONCE, count - done)
+        latent = torch.randn(some, *painter.latent_shape, generator=random)
+        yield painter(latent, painter.embed(latent))
 
 
 def _image_source(

@@ -120,7 +120,7 @@ def _tried(
     ladder = climb(
         model,
         graph,
-        [synthetic.held_out[:count]],
+        [synthetic.held_out[:: max(len(synthetic.held_out) // count, 1)][:count]],
         paths.get(targets().get("tensorrt").file_name),
         reference_count=1,
         progress=progress,

@@ -58,8 +58,11 @@ def _accuracy(options: QuantizeOptions, checked: Checked) -> str:
 
 
 def _certainty(checked: Checked) -> str:
-    """Where the limit of the verdict lies inside of the interval of what it limits."""
+    """Where the images are not the user's, or too few to tell on which side of its limit it is."""
     found = checked.fidelity
+    if checked.source != "folder":
+        harder = "synthetic images are harder than data, --images measures on yours"
+        return harder if found.agreement < 1 else ""
     value, interval, limit = found.drop_points, found.drop_interval, MAX_DROP_POINTS
     if value is None or interval is None:
         value, interval, limit = found.agreement, found.agreement_interval, MIN_AGREEMENT
@@ -68,8 +71,7 @@ def _certainty(checked: Checked) -> str:
         return ""
     needed = images_to_decide(value, interval, limit, count)
     enough = "more" if needed is None else f"about {needed:,}"
-    kind = "such images" if checked.source == "folder" else "real ones with --images"
-    return f"{count:,} images do not tell on which side of the limit it is, {enough} {kind} would"
+    return f"{count:,} images do not tell on which side of the limit it is, {enough} would"
 
 
 def _wider(scheme: Scheme) -> int:

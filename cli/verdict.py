@@ -14,6 +14,7 @@ __all__ = [
     "MAX_DROP_POINTS",
     "MIN_AGREEMENT",
     "MIN_INTEGER_SHARE",
+    "MIN_SYNTHETIC_AGREEMENT",
     "Verdict",
     "judge",
     "next_commands",
@@ -25,6 +26,10 @@ MAX_DROP_POINTS = 2.0
 MIN_AGREEMENT = 0.95
 """Share of the same answers as the teacher, where there are no labels; for ``--task multilabel``
 also the F1 of the yes answers, because most labels are a no."""
+
+MIN_SYNTHETIC_AGREEMENT = 0.9
+"""The same on synthetic images, half of which are painted and harder than data: students that gave
+95 % of the answers on data gave 88 to 91 % there (measured, docs/decisions.md)."""
 
 MIN_INTEGER_SHARE = 0.95
 """Share of the multiply-adds that must run in integers, of layers that are not kept in float."""
@@ -83,18 +88,19 @@ def _accuracy(fidelity: Fidelity, source: str) -> tuple[bool, str]:
             f"it {'loses' if drop >= 0 else 'gains'} {abs(drop):.2f} points ({low:.1f} to "
             f"{high:.1f}) on {fidelity.labelled:,} labelled images (limit {MAX_DROP_POINTS:g})"
         )
+    limit = MIN_AGREEMENT if source == "folder" else MIN_SYNTHETIC_AGREEMENT
     low, high = fidelity.agreement_interval
     share = f"{100 * fidelity.agreement:.2f} % ({100 * low:.1f} to {100 * high:.1f})"
-    kind = "your images" if source == "folder" else "synthetic images only"
+    kind = "your images" if source == "folder" else "synthetic and harder than data"
     if fidelity.labels is not None:
-        return min(fidelity.agreement, fidelity.labels.f1) >= MIN_AGREEMENT, (
+        return min(fidelity.agreement, fidelity.labels.f1) >= limit, (
             f"it answers {share} of the labels of {fidelity.count:,} "
             f"images like the teacher, {kind}, F1 of the yes answers "
-            f"{100 * fidelity.labels.f1:.2f} % (limit of both {100 * MIN_AGREEMENT:g} %)"
+            f"{100 * fidelity.labels.f1:.2f} % (limit of both {100 * limit:g} %)"
         )
-    return fidelity.agreement >= MIN_AGREEMENT, (
+    return fidelity.agreement >= limit, (
         f"it answers like the teacher on {share} of {fidelity.count:,} images, {kind} "
-        f"(limit {100 * MIN_AGREEMENT:g} %)"
+        f"(limit {100 * limit:g} %)"
     )
 
 

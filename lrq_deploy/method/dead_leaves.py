@@ -46,6 +46,7 @@ class DeadLeaves(nn.Module):
         input_shape: ``(C, H, W)`` of the images to make.
         num_classes, task: of the teacher; the images depend on neither.
         preprocessing: bounds of the inputs.
+        bounds: instead, where a generator has learned them; as ``bounds()``.
 
     Attributes:
         latent_shape: of the standard normal numbers of one image.
@@ -57,6 +58,7 @@ class DeadLeaves(nn.Module):
         num_classes: int,
         preprocessing: Preprocessing,
         task: Task = "multiclass",
+        bounds: tuple[Tensor, Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.input_shape = channels, height, width = input_shape
@@ -71,9 +73,11 @@ class DeadLeaves(nn.Module):
             *(TEXTURES * side**2 for side in self._octaves),
         ]
         self.latent_shape = (sum(self._parts),)
-        low, high = input_bounds(channels, preprocessing)
-        self.register_buffer("low", low[:, None, None])
-        self.register_buffer("high", high[:, None, None])
+        if bounds is None:
+            low, high = input_bounds(channels, preprocessing)
+            bounds = low[:, None, None], high[:, None, None]
+        self.register_buffer("low", bounds[0])
+        self.register_buffer("high", bounds[1])
         self.register_buffer("rows", _middles(height)[:, None])
         self.register_buffer("columns", _middles(width))
 

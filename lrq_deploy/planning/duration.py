@@ -92,7 +92,7 @@ def stage_seconds(
     """Seconds per stage from the seconds per image of single passes."""
     teacher, generator = passes.trained, passes.generator
     student = teacher if weight_bits <= COARSE_BITS else passes.teacher
-    made = settings.pool_images + settings.held_out_images
+    made = settings.generated_images
     drawn = generator if settings.generator_steps else 0.0
     trained = settings.generator_steps * settings.batch_size
     checked = PARITY_IMAGES + settings.held_out_images

@@ -77,7 +77,8 @@ def images_stage(
     device: torch.device, settings: RecipeSettings = SETTINGS, ranks: Ranks = ALONE
 ) -> ResumableStage:
     generator, teacher = new_generator(device), tapped_on(device)
-    return ImageDrawing(generator, teacher, settings, 0, device, SHAPE, None, ranks)
+    count = settings.generated_images
+    return ImageDrawing(generator, teacher, settings, 0, device, SHAPE, count, ranks=ranks)
 
 
 def student_stage(

@@ -11,7 +11,7 @@ from lrq_deploy.calibration.synthesize import synthesize
 from lrq_deploy.errors import UnsupportedNetworkError
 from lrq_deploy.graph.teach import make_teacher
 from lrq_deploy.method.recipe import RecipeSettings
-from lrq_deploy.options import MethodSwitches
+from lrq_deploy.options import ImageSource, MethodSwitches
 from lrq_deploy.progress import ProgressEvent, silent
 from lrq_deploy.synthetic import SyntheticSet
 from lrq_deploy.teacher import Teacher
@@ -62,6 +62,26 @@ def test_held_out_images_are_others(teacher: Teacher) -> None:
     assert float(apart.min()) > 0
 
 
+@pytest.mark.parametrize("source", ["generator", "noise"])
+def test_half_of_the_held_out_images_are_painted(teacher: Teacher, source: ImageSource) -> None:
+    settings = replace(SETTINGS, generator_steps=2 if source == "generator" else 0)
+    found = made(teacher, MethodSwitches(image_source=source), settings=settings).held_out
+    longer = replace(settings, refinement_steps=4)
+    others = made(teacher, MethodSwitches(image_source=source), settings=longer).held_out
+    assert [bool((a == b).all()) for a, b in zip(found, others, strict=True)] == [
+        *[False] * 3,
+        *[True] * 3,
+    ]
+
+
+def test_painted_images_keep_within_learned_bounds() -> None:
+    unknown = replace(CENTRED, known=False)
+    blind = make_teacher(with_statistics(Residual()), SHAPE, unknown, "residual", "")
+    found = made(blind)
+    assert float(found.held_out[3:].max()) > 1.5
+    assert float(found.held_out.abs().max()) <= 2.6
+
+
 def test_the_seed_decides_and_the_global_generator_stays(teacher: Teacher) -> None:
     torch.manual_seed(4)
     expected = torch.rand(1)
@@ -97,7 +117,7 @@ def test_both_stages_are_reported(teacher: Teacher) -> None:
     events: list[ProgressEvent] = []
     synthesize(teacher, SETTINGS, MethodSwitches(), 0, CPU, events.append)
     last = {event.stage: (event.step, event.total) for event in events}
-    assert last == {"generator": (2, 2), "images": (8, 8)}
+    assert last == {"generator": (2, 2), "images": (6, 6)}
 
 
 def test_more_training_changes_the_images(teacher: Teacher) -> None:

@@ -14,6 +14,7 @@ from lrq_deploy.cli.verdict import (
     MAX_DROP_POINTS,
     MIN_AGREEMENT,
     MIN_INTEGER_SHARE,
+    MIN_SYNTHETIC_AGREEMENT,
     Verdict,
     judge,
     next_commands,
@@ -95,13 +96,18 @@ def test_labels_decide_by_the_drop(student: float, ship: bool) -> None:
     assert "labelled" in found.sentence
 
 
-@pytest.mark.parametrize(("agreement", "ship"), [(1.0, True), (MIN_AGREEMENT, True), (0.94, False)])
 @pytest.mark.parametrize(
-    ("source", "words"), [("folder", "your images"), ("synthetic", "synthetic images only")]
+    ("source", "agreement", "ship"),
+    [
+        ("folder", 1.0, True),
+        ("folder", MIN_AGREEMENT, True),
+        ("folder", 0.94, False),
+        ("synthetic", MIN_SYNTHETIC_AGREEMENT, True),
+        ("synthetic", 0.89, False),
+    ],
 )
-def test_without_labels_the_agreement_decides(
-    agreement: float, ship: bool, source: str, words: str
-) -> None:
+def test_without_labels_the_agreement_decides(source: str, agreement: float, ship: bool) -> None:
+    words = "your images" if source == "folder" else "synthetic and harder than data"
     found = verdict(fidelity=fidelity(agreement), source=source)
     assert found.ship == ship
     assert words in found.sentence
@@ -250,12 +256,13 @@ def test_an_interval_is_turned_where_the_student_gains() -> None:
         (
             replace(fidelity(0.9, 0.9, 0.8824), lost=20, gained=3),
             "folder",
-            "1,000 images do not tell on which side of the limit it is, about 16,000 such images",
+            "1,000 images do not tell on which side of the limit it is, about 16,000 would",
         ),
-        (replace(fidelity(0.9, 0.9, 0.88), lost=20, gained=0), "folder", "more such images would"),
-        (fidelity(0.99), "synthetic", ""),
-        (fidelity(0.955), "synthetic", "about 6,700 real ones with --images would"),
-        (fidelity(0.945), "folder", "about 8,100 such images would"),
+        (replace(fidelity(0.9, 0.9, 0.88), lost=20, gained=0), "folder", "more would"),
+        (fidelity(1.0), "synthetic", ""),
+        (fidelity(0.99), "synthetic", "--images measures on yours"),
+        (fidelity(0.955), "folder", "about 6,700 would"),
+        (fidelity(0.945), "folder", "about 8,100 would"),
     ],
 )
 def test_too_few_images_are_named(measured: Any, source: str, said: str) -> None:

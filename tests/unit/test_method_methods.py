@@ -70,5 +70,5 @@ def test_zeroq_has_neither_generator_nor_labels() -> None:
 
 
 def test_an_unknown_method_is_refused() -> None:
-    with pytest.raises(OptionError, match="method must be one of lrq, lrq-blocks, lrq-paper"):
+    with pytest.raises(OptionError, match="method must be one of lrq, lrq-blocks, leaves"):
         QuantizeOptions(Path("m"), Path("o"), method_name="zq")  # type: ignore[arg-type]
