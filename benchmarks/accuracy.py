@@ -63,7 +63,7 @@ FAMILIES = {
     name: Network(f"{name}.pt", f"{FAMILY_FILE}:{name}", "cifar10/train", CIFAR)
     for name in (
         *("wide_resnet", "densenet", "efficientnet", "mobilenet_v2", "vgg"),
-        *("shufflenet", "convnext"),
+        *("shufflenet", "convnext", "vision_transformer"),
     )
 }
 """Of ``families.py``, which trains them; ``--models`` is its ``--out``."""

@@ -12,6 +12,7 @@ __all__ = [
     "mobilenet_v2",
     "shufflenet",
     "vgg",
+    "vision_transformer",
     "wide_resnet",
 ]
 
@@ -209,7 +210,57 @@ def convnext() -> nn.Sequential:
     )
 
 
+class _Patches(nn.Module):
+    """An image as rows, one per patch of 4 x 4, each with a learned place."""
+
+    def __init__(self, width: int, count: int) -> None:
+        super().__init__()
+        self.patch = nn.Conv2d(3, width, 4, 4)
+        self.place = nn.Parameter(0.02 * torch.randn(1, count, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows: Tensor = self.patch(x).flatten(2).transpose(1, 2)
+        return rows + self.place
+
+
+class _Attention(nn.Module):
+    """A block of a transformer with LayerNorm first."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.first_norm, self.second_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.ask, self.answer = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.think = nn.Sequential(
+            nn.Linear(width, 3 * width), nn.GELU(), nn.Linear(3 * width, width)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = self.ask(self.first_norm(x)).chunk(3, 2)
+        query, key, value = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in parts)
+        seen = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        x = x + self.answer(seen)
+        result: Tensor = x + self.think(self.second_norm(x))
+        return result
+
+
+class _MeanOfRows(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(1)
+
+
+def vision_transformer() -> nn.Sequential:
+    """A vision transformer (arXiv 2010.11929) of 4 blocks and 64 patches: no BatchNorm."""
+    width = 96
+    blocks = [_Attention(width, 4) for _ in range(4)]
+    head = (nn.LayerNorm(width), _MeanOfRows(), nn.Linear(width, CLASSES))
+    return nn.Sequential(_Patches(width, 64), *blocks, *head)
+
+
 FAMILIES = {
     build.__name__: build
-    for build in (wide_resnet, densenet, efficientnet, mobilenet_v2, vgg, shufflenet, convnext)
+    for build in (
+        *(wide_resnet, densenet, efficientnet, mobilenet_v2, vgg, shufflenet, convnext),
+        vision_transformer,
+    )
 }
