@@ -1,7 +1,7 @@
 """Make the synthetic set: train a generator on the teacher, then draw from it.
 
-Half of the held-out images are painted instead: the teacher is so sure of the generator's that a
-student which gives every other answer on real ones still agrees on them (docs/decisions.md).
+Half of the held-out images are painted instead: a teacher is so sure of its generator's that
+students agree on all of them which err on every fifth photo (docs/decisions.md).
 """
 
 from collections.abc import Iterator
