@@ -102,8 +102,11 @@ def method_settings(method: Method, settings: RecipeSettings, weight_bits: int) 
     """The settings of a recipe with those that the method fixes, for inner weights of a width."""
     chosen = METHODS[method]
     changes: dict[str, float] = dict(chosen.settings)
-    if chosen.coarse_blocks and weight_bits < COARSE_WEIGHT_BITS:
-        changes["block_steps"] = settings.coarse_block_steps
+    if weight_bits < COARSE_WEIGHT_BITS:
+        # A rate for few steps at 4 bits is too large for such weights (docs/decisions.md).
+        changes["weight_rate"] = RecipeSettings.weight_rate
+        if chosen.coarse_blocks:
+            changes["block_steps"] = settings.coarse_block_steps
     if not chosen.trains:
         fewest = min(settings.pool_images, settings.calibration_images)
         changes |= {"student_steps": 0, "pool_images": fewest}

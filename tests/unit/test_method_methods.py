@@ -29,6 +29,13 @@ def test_the_default_is_the_recipe_as_it_is() -> None:
     assert method_switches("lrq") == MethodSwitches()
 
 
+@pytest.mark.parametrize(("weight_bits", "rate"), [(2, 1e-3), (3, 1e-3), (4, 2e-3), (8, 2e-3)])
+def test_a_larger_rate_is_for_weights_that_are_not_coarse(weight_bits: int, rate: float) -> None:
+    quick = replace(RECIPE, weight_rate=2e-3)
+    for method in METHODS:
+        assert method_settings(method, quick, weight_bits).weight_rate == rate
+
+
 @pytest.mark.parametrize("weight_bits", [2, 3])
 def test_coarse_weights_are_fitted_in_blocks_first(weight_bits: int) -> None:
     wanted = replace(RECIPE, block_steps=RECIPE.coarse_block_steps)
