@@ -27,9 +27,9 @@ MIN_AGREEMENT = 0.95
 """Share of the same answers as the teacher, where there are no labels; for ``--task multilabel``
 also the F1 of the yes answers, because most labels are a no."""
 
-MIN_SYNTHETIC_AGREEMENT = 0.9
-"""The same on synthetic images, half of which are painted and harder than data: students that gave
-95 % of the answers on data gave 88 to 91 % there (measured, docs/decisions.md)."""
+MIN_SYNTHETIC_AGREEMENT = 0.8
+"""The same on synthetic images, half of which are painted and harder than data: there 80 % tell
+broken students, not how good others are (measured, docs/decisions.md)."""
 
 MIN_INTEGER_SHARE = 0.95
 """Share of the multiply-adds that must run in integers, of layers that are not kept in float."""
