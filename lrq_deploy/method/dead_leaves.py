@@ -10,10 +10,10 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.special import ndtr
 
-from lrq_deploy.method.generator import input_bounds
+from lrq_deploy.method.blind_source import BlindSource
 from lrq_deploy.task import Task
 from lrq_deploy.teacher import Preprocessing
 
@@ -36,17 +36,11 @@ IMAGE_NUMBERS = 3
 LEAF_NUMBERS = 10
 
 
-class DeadLeaves(nn.Module):
-    """Stands where a generator does, and paints leaves; see ``NoiseImages``.
+class DeadLeaves(BlindSource):
+    """Paints leaves.
 
     Each number of a latent decides one thing: how bright, contrasty and colourful an image is, the
     place, size, form, shade and colour of each leaf, and three textures that they wear.
-
-    Args:
-        input_shape: ``(C, H, W)`` of the images to make.
-        num_classes, task: of the teacher; the images depend on neither.
-        preprocessing: bounds of the inputs.
-        bounds: instead, where a generator has learned them; as ``bounds()``.
 
     Attributes:
         latent_shape: of the standard normal numbers of one image.
@@ -60,10 +54,8 @@ class DeadLeaves(nn.Module):
         task: Task = "multiclass",
         bounds: tuple[Tensor, Tensor] | None = None,
     ) -> None:
-        super().__init__()
-        self.input_shape = channels, height, width = input_shape
-        self.num_classes = num_classes
-        self.task: Task = task
+        super().__init__(input_shape, num_classes, preprocessing, task, bounds)
+        channels, height, width = input_shape
         self._octaves = [2**k for k in range(1, max(height, width).bit_length())]
         self._parts = [
             IMAGE_NUMBERS,
@@ -73,26 +65,11 @@ class DeadLeaves(nn.Module):
             *(TEXTURES * side**2 for side in self._octaves),
         ]
         self.latent_shape = (sum(self._parts),)
-        if bounds is None:
-            low, high = input_bounds(channels, preprocessing)
-            bounds = low[:, None, None], high[:, None, None]
-        self.register_buffer("low", bounds[0])
-        self.register_buffer("high", bounds[1])
         self.register_buffer("rows", _middles(height)[:, None])
         self.register_buffer("columns", _middles(width))
 
-    low: Tensor
-    high: Tensor
     rows: Tensor
     columns: Tensor
-
-    def embed(self, wanted: Tensor) -> Tensor:
-        """What is wanted, which the leaves do not show."""
-        return wanted
-
-    def bounds(self) -> tuple[Tensor, Tensor]:
-        """Lowest and highest input per channel, each ``[C, 1, 1]``."""
-        return self.low, self.high
 
     def forward(self, latent: Tensor, class_vector: Tensor) -> Tensor:
         """Images ``[N, C, H, W]`` within the bounds, from latents ``[N, *latent_shape]``."""

@@ -21,7 +21,7 @@ __all__ = [
     "Sizes",
 ]
 
-PLAN_SCHEMA = 1
+PLAN_SCHEMA = 2
 
 FLOAT_BITS = 32
 
