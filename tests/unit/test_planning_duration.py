@@ -25,14 +25,14 @@ SETTINGS = RecipeSettings()
 )
 def test_twice_the_work_takes_twice_the_time(change: dict[str, Any], stage: str) -> None:
     passes = Passes(1e-3, 1e-3, 2e-3)
-    before = stage_seconds(passes, SETTINGS, 4, 20)
-    after = stage_seconds(passes, replace(SETTINGS, **change), 4, 20)
+    before = stage_seconds(passes, SETTINGS, 4, 20, 1024)
+    after = stage_seconds(passes, replace(SETTINGS, **change), 4, 20, 1024)
     assert after.pop(stage) == pytest.approx(2 * before.pop(stage))
     assert after == before
 
 
 def test_a_slower_teacher_slows_what_runs_it() -> None:
-    quick, slow = (stage_seconds(Passes(t, t, 1e-3), SETTINGS, 4, 20) for t in (1e-3, 2e-3))
+    quick, slow = (stage_seconds(Passes(t, t, 1e-3), SETTINGS, 4, 20, 1024) for t in (1e-3, 2e-3))
     assert {name for name in quick if slow[name] > quick[name]} == {
         "generator",
         "images",
@@ -53,6 +53,6 @@ def test_forward_passes_are_measured() -> None:
 
 def test_a_student_of_many_bits_takes_the_time_of_float32() -> None:
     passes = Passes(teacher=4e-3, trained=1e-3, generator=1e-3)
-    coarse, fine = (stage_seconds(passes, SETTINGS, bits, 20) for bits in (4, 8))
+    coarse, fine = (stage_seconds(passes, SETTINGS, bits, 20, 1024) for bits in (4, 8))
     assert fine.pop("student") > 2 * coarse.pop("student")
     assert fine == coarse
