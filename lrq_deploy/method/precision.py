@@ -17,13 +17,13 @@ COARSE_BITS = 4
 """A step of this grid is 30 times one of bfloat16. The rates of a recipe are made for it too."""
 
 _CPU_FEATURES = ("avx512_bf16", "amx_bf16")
-_FIRST_CUDA = (8, 0)
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:
-    """Whether ``device`` multiplies bfloat16 faster than float32."""
+    """Whether training on ``device`` is faster in bfloat16 than in float32."""
+    # An H100 lost a fifth of the time of a run to the casts; it multiplies in TF32 as it is.
     if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= _FIRST_CUDA
+        return False
     found = torch.cpu.get_capabilities()
     return any(found.get(feature, False) for feature in _CPU_FEATURES)
 

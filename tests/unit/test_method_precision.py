@@ -29,6 +29,10 @@ def test_a_cpu_multiplies_bfloat16_by_its_features(
     assert not multiplies_bfloat16(CPU)
 
 
+def test_cuda_stays_in_tf32() -> None:
+    assert not multiplies_bfloat16(torch.device("cuda"))
+
+
 @pytest.mark.parametrize(("wanted", "able"), [(True, True), (True, False), (False, True)])
 def test_only_where_wanted_and_able(
     monkeypatch: pytest.MonkeyPatch, wanted: bool, able: bool
