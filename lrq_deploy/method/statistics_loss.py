@@ -91,5 +91,5 @@ class _ChannelMoments(torch.autograd.Function):
         count = x.numel() // x.shape[1]
         # grad_mean / count + (x - mean) * grad_var * 2 / count
         slope, offset = grad_var * (2 / count), grad_mean / count
-        # An eps of 0 is refused by torch before 2.15; this one is lost beside a variance of 1.
+        # An eps of 0 is refused by torch 2.11; this one is lost beside a variance of 1.
         return F.batch_norm(x, mean, torch.ones_like(mean), slope, offset, eps=1e-30)
