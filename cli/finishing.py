@@ -5,6 +5,7 @@ from typing import Any
 
 import onnx
 import onnx_ir as ir
+import torch
 
 from lrq_deploy.calibration.synthetic_store import MadeSet
 from lrq_deploy.cli.checking import Checked, check
@@ -119,6 +120,7 @@ def _result(run: Run, made: MadeSet, fitted: Fitted, checked: Checked) -> Quanti
         stage_seconds=clock.seconds,
         seconds_saved=_saved(made),
         peak_memory_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        peak_cuda_memory_mib=_cuda_peak(run.device),
         images_measured=fidelity.count,
         images_source=checked.source,
         images_remarks=checked.remarks,
@@ -145,6 +147,10 @@ def _result(run: Run, made: MadeSet, fitted: Fitted, checked: Checked) -> Quanti
         verdict=verdict.sentence,
         next_commands=next_commands(options, verdict.ship),
     )
+
+
+def _cuda_peak(device: torch.device) -> float | None:
+    return torch.cuda.max_memory_reserved(device) / 2**20 if device.type == "cuda" else None
 
 
 def _saved(made: MadeSet) -> dict[str, float]:

@@ -76,7 +76,7 @@ def _checks(result: QuantizeResult) -> Table:
     )
     table.add_row("executed in integers", f"{result.integer_share:.1f} % of the multiply-adds")
     table.add_row("time", _time(result))
-    table.add_row("peak memory", f"{result.peak_memory_mib:,.0f} MiB")
+    table.add_row("peak memory", _memory(result))
     table.add_row("bundle", str(result.bundle_path))
     table.add_row("", "")
     return table
@@ -84,6 +84,11 @@ def _checks(result: QuantizeResult) -> Table:
 
 def _change_interval(drop: tuple[float, float] | None) -> str:
     return "" if drop is None else f" ({-drop[1]:+.1f} to {-drop[0]:+.1f})"
+
+
+def _memory(result: QuantizeResult) -> str:
+    host, device = f"{result.peak_memory_mib:,.0f} MiB", result.peak_cuda_memory_mib
+    return host if device is None else f"{host}, and {device:,.0f} MiB on the GPU"
 
 
 def _time(result: QuantizeResult) -> str:

@@ -46,6 +46,8 @@ class QuantizeResult:
         images_remarks: on the user's images, such as files that were skipped.
         label_f1: F1 in percent of the yes answers, ``None`` where an image has one class.
         labels_exact: percent of images on which all labels agree, likewise.
+        peak_cuda_memory_mib: peak memory of the process on its CUDA device, as torch reserved it;
+            ``None`` where none was used.
     """
 
     bundle_path: Path
@@ -80,6 +82,7 @@ class QuantizeResult:
     images_remarks: tuple[str, ...] = ()
     label_f1: float | None = None
     labels_exact: float | None = None
+    peak_cuda_memory_mib: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for ``--json``, with the schema version first."""

@@ -33,3 +33,7 @@ def test_digits_quantize_on_cuda_as_well_as_on_the_cpu(digits_teacher: Any, tmp_
     assert on_cuda is not None
     assert abs(on_cpu - on_cuda) <= 2.0
     assert results["cuda"].parity_top1 >= 99.9
+    assert results["cpu"].peak_cuda_memory_mib is None
+    peak = results["cuda"].peak_cuda_memory_mib
+    assert peak is not None
+    assert peak > 0

@@ -46,6 +46,13 @@ RESULT = QuantizeResult(
 )
 
 
+def test_memory_of_a_gpu_is_reported_where_one_was_used() -> None:
+    assert "on the GPU" not in report(RESULT)
+    assert "1,234 MiB, and 3,177 MiB on the GPU" in report(
+        replace(RESULT, peak_cuda_memory_mib=3177.0)
+    )
+
+
 def report(result: QuantizeResult) -> str:
     written = io.StringIO()
     print_report(Console(file=written, width=80), result)
