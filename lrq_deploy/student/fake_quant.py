@@ -48,7 +48,11 @@ class _LearnedStep(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, lowest: int, highest: int) -> Tensor:
         steps = x * scale.reciprocal()
-        quantized = steps.round().clamp_(lowest, highest).mul_(scale)
+        if torch.compiler.is_compiling():
+            # torch 2.11 compiles a Function that writes in place to gradients of 0.
+            quantized = steps.round().clamp(lowest, highest).mul(scale)
+        else:
+            quantized = steps.round().clamp_(lowest, highest).mul_(scale)
         ctx.save_for_backward(steps, quantized, scale)
         ctx.bounds = (lowest, highest)
         return quantized
