@@ -4,7 +4,7 @@ Each row is a run of the command line in a process of its own, so that the whole
 resnet20_jpeg and a ResNet-18 of 224 x 224 pixels with random weights, as they are and compiled.
 Behind each row the table is printed again, for a machine that may be taken away.
 
-    python benchmarks/cuda.py --shared ../shared --rows resnet20,resnet18
+    python benchmarks/on_gpu.py --shared ../shared --rows resnet20,resnet18
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""``benchmarks/cuda.py``: its rows and its table."""
+"""``benchmarks/on_gpu.py``: its rows and its table."""
 
 from pathlib import Path
 from types import ModuleType
@@ -21,11 +21,11 @@ RESULT: dict[str, Any] = {
 
 
 @pytest.fixture
-def cuda(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    return benchmark_script("cuda", monkeypatch)
+def on_gpu(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    return benchmark_script("on_gpu", monkeypatch)
 
 
-def test_the_table_has_every_stage_of_every_row(cuda: ModuleType) -> None:
+def test_the_table_has_every_stage_of_every_row(on_gpu: ModuleType) -> None:
     bare = {
         **RESULT,
         "stage_seconds": {"load": 2.0},
@@ -33,7 +33,7 @@ def test_the_table_has_every_stage_of_every_row(cuda: ModuleType) -> None:
         "student_accuracy": None,
         "peak_cuda_memory_mib": None,
     }
-    assert cuda.table({"a": RESULT, "b": bare}).splitlines() == [
+    assert on_gpu.table({"a": RESULT, "b": bare}).splitlines() == [
         "| run | seconds | synthesize | fit | load | same answer | drop | GPU MiB |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
         "| a | 83.2 | 25.7 | 37.7 | - | 95.68 % (95.1 to 96.2) | 0.78 | 1,234 |",
@@ -41,11 +41,11 @@ def test_the_table_has_every_stage_of_every_row(cuda: ModuleType) -> None:
     ]
 
 
-def test_a_network_that_is_made_here_loads_by_its_flags(cuda: ModuleType, tmp_path: Path) -> None:
+def test_a_network_that_is_made_here_loads_by_its_flags(on_gpu: ModuleType, tmp_path: Path) -> None:
     from lrq_deploy.loading import load_model
     from lrq_deploy.options import QuantizeOptions
 
-    path, arch, shape = cuda._model("resnet18", tmp_path)
+    path, arch, shape = on_gpu._model("resnet18", tmp_path)
     assert shape == "--input-shape=3,224,224"
     arch = arch.removeprefix("--arch=")
     options = QuantizeOptions(
