@@ -41,6 +41,15 @@ Preoptimize = Annotated[
         help="Write the graph that ONNX Runtime fuses, for the CPU type of this machine only.",
     ),
 ]
+OlderRuntime = Annotated[
+    str | None,
+    typer.Option(
+        "--onnxruntime",
+        metavar="VERSION",
+        show_default=False,
+        help="Write model.onnx for devices with an ONNX Runtime of this version, 1.18 or later.",
+    ),
+]
 Sm = Annotated[
     str | None,
     typer.Option(
@@ -77,6 +86,7 @@ def build(
     bundle: BundleFolder,
     engine: Engine = None,
     preoptimize: Preoptimize = False,
+    onnxruntime: OlderRuntime = None,
     sm: Sm = None,
     batch: Batch = "1,1,8",
     workspace: Workspace = None,
@@ -85,19 +95,22 @@ def build(
     force: Force = False,
     json: parameter.Json = False,
 ) -> None:
-    """Build a TensorRT engine, or a graph fused ahead of time for this CPU, from a bundle."""
-    if preoptimize == (engine is not None):
+    """Build a TensorRT engine or a graph for one CPU or an older ONNX Runtime from a bundle."""
+    chosen = {"--engine": engine, "--preoptimize": preoptimize, "--onnxruntime": onnxruntime}
+    given = [flag for flag, value in chosen.items() if value]
+    if len(given) != 1:
         raise OptionError(
-            "build needs one of --engine and --preoptimize",
-            "both" if preoptimize else "neither",
-            "pass --engine tensorrt-rtx, or --preoptimize",
+            "build needs one of --engine, --preoptimize and --onnxruntime",
+            " and ".join(given) or "none",
+            "pass --engine tensorrt-rtx, --preoptimize, or --onnxruntime 1.18",
         )
     if engine is None:
         if fp16_rest:
-            raise OptionError(
-                "--fp16-rest is for engines", "--preoptimize", "pass --engine tensorrt-rtx"
-            )
-        _preoptimize(bundle, out, force, json)
+            raise OptionError("--fp16-rest is for engines", given[0], "pass --engine tensorrt-rtx")
+        if onnxruntime is None:
+            _preoptimize(bundle, out, force, json)
+        else:
+            _for_runtime(bundle, onnxruntime, out, force, json)
         return
     options = _options(engine, sm, batch, workspace, fp16_rest)
     from rich.console import Console
@@ -135,6 +148,32 @@ def _preoptimize(folder: Path, out: Path | None, force: bool, json: bool) -> Non
     for line in (
         f"{result.path}  {result.size_bytes / _MIB:.2f} MiB",
         f"for {cpu} and onnxruntime {result.runtime} only; the same bits as model.onnx",
+    ):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _for_runtime(folder: Path, version: str, out: Path | None, force: bool, json: bool) -> None:
+    from dataclasses import asdict
+
+    from rich.console import Console
+
+    from lrq_deploy.export.bundle import load_bundle
+    from lrq_deploy.export.older_runtime import write_for_runtime
+    from lrq_deploy.export.runtime_version import parse_version, version_text
+
+    wanted = parse_version(version)
+    loaded = load_bundle(folder)
+    path = loaded.path.absolute()
+    beside = path.with_name(f"{path.name}.onnxruntime-{version_text(wanted)}.onnx")
+    result = write_for_runtime(loaded, wanted, out or beside, force)
+    console = Console()
+    if json:
+        document = {**asdict(result), "path": str(result.path)}
+        console.print_json(data={"schema_version": BUILD_SCHEMA, **document})
+        return
+    for line in (
+        f"{result.path}  {result.size_bytes / _MIB:.2f} MiB",
+        f"for onnxruntime {result.needs_onnxruntime} or later; the same bits as model.onnx",
     ):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from lrq_deploy.errors import OptionError
 from lrq_deploy.export.passes.curved_activations import CurvedActivationsPass
 from lrq_deploy.export.passes.float_layers import FloatLayersPass
 from lrq_deploy.export.passes.fold_activation import FoldActivationPass
@@ -14,6 +15,14 @@ from lrq_deploy.export.passes.integer_movement import IntegerMovementPass
 from lrq_deploy.export.passes.integer_weights import IntegerWeightsPass
 from lrq_deploy.export.passes.table_requantization import TableRequantizationPass
 from lrq_deploy.export.passes.uint8_activations import Uint8ActivationsPass
+from lrq_deploy.export.runtime_version import (
+    DEQUANTIZES_INT4,
+    MOVES_INTEGERS_TO_CHANNELS,
+    NEWEST_NEED,
+    UNPACKS_INT4,
+    RuntimeVersion,
+    version_text,
+)
 from lrq_deploy.scheme import Scheme
 
 __all__ = ["OnnxRuntimeTarget"]
@@ -24,16 +33,27 @@ class OnnxRuntimeTarget:
     """uint8 activations, int8 or uint8 weights, integer clips, int32 biases.
 
     Attributes:
-        packed: store weights of at most 4 bits as int4; they are unpacked once, at load.
+        oldest: version of ONNX Runtime that must load the graph. Older ones store weights of at
+            most 4 bits in bytes instead of packed, and read images pixel by pixel.
     """
 
-    packed: bool = True
+    oldest: RuntimeVersion = NEWEST_NEED
     name: str = "onnxruntime"
     file_name: str = "model.onnx"
     carrier_qmax: int = 255
 
     def check(self, scheme: Scheme) -> None:
-        """Every scheme of the project runs here."""
+        """Every scheme of the project runs here, INT4 linear layers not in the oldest versions.
+
+        Raises:
+            OptionError: the version cannot dequantize INT4.
+        """
+        if scheme.int4_linear and self.oldest < DEQUANTIZES_INT4:
+            raise OptionError(
+                f"--int4-linear needs ONNX Runtime {version_text(DEQUANTIZES_INT4)} or later",
+                version_text(self.oldest),
+                "name a later version, or leave --int4-linear out",
+            )
 
     def lower(self, model: ir.Model) -> None:
         """Apply the passes of the dialect in order."""
@@ -41,12 +61,12 @@ class OnnxRuntimeTarget:
             GlobalPoolPass(),
             FoldActivationPass(),
             TableRequantizationPass(),
-            ImageChannelsPass(),
+            ImageChannelsPass(self.oldest >= MOVES_INTEGERS_TO_CHANNELS),
             FloatLayersPass(),
             Uint8ActivationsPass(),
             IntegerMovementPass(),
             CurvedActivationsPass(),
-            IntegerWeightsPass(self.packed),
+            IntegerWeightsPass(self.oldest >= UNPACKS_INT4),
             Int4WeightsPass(),
         ):
             graph_pass(model)

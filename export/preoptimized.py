@@ -4,18 +4,16 @@ Loading it skips the optimiser. Its kernels and layouts are chosen for the CPU t
 it carries that CPU's type and the runtime's version, and is refused elsewhere.
 """
 
-import os
 import platform
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
-import torch
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-from lrq_deploy.errors import BundleError, ExportError, OutputError
+from lrq_deploy.errors import BundleError
 from lrq_deploy.export.bundle import Bundle
+from lrq_deploy.export.graph_file import require_same_bits, write_graph
 from lrq_deploy.export.latency import cpu_name
 from lrq_deploy.export.manifest import FileRecord
 from lrq_deploy.export.onnxruntime_dialect import OnnxRuntimeTarget
@@ -26,8 +24,6 @@ __all__ = ["CpuType", "Preoptimized", "cpu_type", "open_preoptimized", "preoptim
 _PREFIX = "lrq_deploy."
 _SPEED_FEATURES = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "amx_int8", "asimddp", "i8mm")
 """Of x86 and Arm: what the integer kernels of ONNX Runtime choose by."""
-
-_CHECKED_IMAGES = 4
 
 
 @dataclass(frozen=True)
@@ -85,26 +81,15 @@ def preoptimize(bundle: Bundle, out: Path, force: bool = False) -> Preoptimized:
         OutputError: ``out`` exists and ``force`` is not set, or cannot be written.
         ExportError: the written graph does not give the bits of the graph it was made from.
     """
-    if out.exists() and not force:
-        raise OutputError(
-            "--out must not exist yet", f"{out}", "choose another --out, or pass --force"
-        )
     source = bundle.file(OnnxRuntimeTarget().file_name)
     cpu = cpu_type()
-    try:
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
-            partial = Path(folder) / out.name
-            reference = open_session(source, optimized=partial)
-            _mark(partial, cpu, FileRecord.of(source.read_bytes()).sha256)
-            _check(reference, partial, bundle.manifest.input_shape)
-            size = partial.stat().st_size
-            os.replace(partial, out)
-    except OSError as error:
-        raise OutputError(
-            "--out must lie in a folder that can be written",
-            f"{error.strerror or error} at {out}",
-            "choose another --out or free space on the disk",
-        ) from error
+
+    def make(path: Path) -> None:
+        reference = open_session(source, optimized=path)
+        _mark(path, cpu, FileRecord.of(source.read_bytes()).sha256)
+        require_same_bits(reference, open_preoptimized(path), bundle.manifest.input_shape)
+
+    size = write_graph(out, force, make)
     return Preoptimized(out, cpu, _runtime_version(), size)
 
 
@@ -164,15 +149,3 @@ def _marks(path: Path) -> dict[str, str]:
         for p in model.metadata_props
         if p.key.startswith(_PREFIX)
     }
-
-
-def _check(reference: Session, path: Path, input_shape: tuple[int, ...]) -> None:
-    random = torch.Generator().manual_seed(0)
-    images = torch.randn(_CHECKED_IMAGES, *input_shape, generator=random)
-    difference = (reference.logits(images) - open_preoptimized(path).logits(images)).abs().max()
-    if float(difference) != 0:
-        raise ExportError(
-            "a pre-optimised graph must give the bits of its source",
-            f"logits that differ by up to {float(difference):g}",
-            "use model.onnx of the bundle, which ONNX Runtime optimises when it loads it",
-        )

@@ -56,22 +56,29 @@ class ImageChannelsPass(ir.passes.InPlacePass):
     pixels become channels instead, and the weight ``[O, C, s*a, s*b]``, filled up with zeros,
     becomes ``[O, s*s*C, a, b]``. Either way the sums are those of the same products.
 
+    Args:
+        squares: whether squares of pixels may become channels.
+
     Requires: weights are neutral.
     Ensures: the same integers.
     """
+
+    def __init__(self, squares: bool = True) -> None:
+        super().__init__()
+        self._squares = squares
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Rewrite every matching convolution."""
         modified = False
         for node in list(model.graph):
-            layout = _layout_of(node)
+            layout = _layout_of(node, self._squares)
             if layout is not None:
                 _rewrite(model.graph, node, layout)
                 modified = True
         return ir.passes.PassResult(model, modified)
 
 
-def _layout_of(node: ir.Node) -> _Layout | None:
+def _layout_of(node: ir.Node, squares: bool) -> _Layout | None:
     """The cheapest layout of the input; None where the layer is better left alone."""
     if node.op_type != "Conv" or node.domain != "":
         return None
@@ -95,7 +102,8 @@ def _layout_of(node: ir.Node) -> _Layout | None:
     block, row = strides[0], channels * taps[1]
     padded = _Layout(1, channels + -channels % _MULTIPLE, (taps[0], taps[1]), (0, 0, 0, 0))
     otherwise = padded if row < _LONGEST_ROW["padded"] else None
-    if block == 1 or channels * block**2 % _MULTIPLE or row >= _LONGEST_ROW["blocks"]:
+    fits = block > 1 and channels * block**2 % _MULTIPLE == 0 and row < _LONGEST_ROW["blocks"]
+    if not (squares and fits):
         return otherwise
     top, left = _integers(node, "pads", [0] * 4)[:2]
     rows, columns = (-(-size // block) for size in taps)

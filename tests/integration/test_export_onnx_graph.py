@@ -21,14 +21,15 @@ from lrq_deploy.export.coverage import audit
 from lrq_deploy.export.onnx_graph import float_onnx, to_onnx
 from lrq_deploy.export.onnxruntime_dialect import OnnxRuntimeTarget
 from lrq_deploy.export.parity import compare
+from lrq_deploy.export.runtime_version import NEWEST_NEED, OLDEST, RuntimeVersion
 from lrq_deploy.export.session import open_session
 from lrq_deploy.student.frozen import LayerSpec, QuantizedModel
 
 pytestmark = pytest.mark.integration
 
 
-def serialised(model: QuantizedModel, packed: bool = True) -> bytes:
-    proto = to_onnx(model, OnnxRuntimeTarget(packed=packed))
+def serialised(model: QuantizedModel, oldest: RuntimeVersion = NEWEST_NEED) -> bytes:
+    proto = to_onnx(model, OnnxRuntimeTarget(oldest))
     content: bytes = proto.SerializeToString(deterministic=True)
     return content
 
@@ -107,7 +108,7 @@ def test_weights_are_stored_as_integers_and_packed_where_they_fit() -> None:
         if f"{name}.weight_int4" in initializers:
             stored = onnx.numpy_helper.to_array(initializers[f"{name}.weight_int4"])
             assert np.array_equal(stored.astype(np.int8), layer.weight_q.numpy())
-    packed, plain = len(serialised(model)), len(serialised(model, packed=False))
+    packed, plain = len(serialised(model)), len(serialised(model, OLDEST))
     four_bit = sum(m.weight_q.numel() for m in model.layers().values() if m.qparams.bits == 4)
     assert plain - packed > 0.4 * four_bit
 
@@ -116,7 +117,7 @@ def test_unpacked_graph_gives_the_same_bits() -> None:
     model = residual_student(4, 4)
     x = images(model)
     packed = open_session(serialised(model)).logits(x)
-    assert torch.equal(packed, open_session(serialised(model, packed=False)).logits(x))
+    assert torch.equal(packed, open_session(serialised(model, OLDEST)).logits(x))
 
 
 def test_clip_is_left_out_where_the_carrier_saturates_by_itself() -> None:

@@ -164,6 +164,13 @@ def test_a_large_kernel_reads_squares_of_pixels() -> None:
     assert model.graph.initializers["layer.weight_arranged"].shape == ir.Shape([16, 12, 4, 4])
 
 
+def test_without_squares_there_is_a_channel_of_zeros_or_nothing() -> None:
+    for kernel, kinds in (((3, 3), ["Pad"]), ((11, 11), [])):
+        model = Layer(kernel=kernel, strides=(4, 4), size=(20, 20)).neutral()
+        ImageChannelsPass(squares=False)(model)
+        assert [k for k in operators(model) if k in ("Pad", "SpaceToDepth")] == kinds
+
+
 @pytest.mark.parametrize(
     ("layer", "rows"),
     [

@@ -17,6 +17,7 @@ from lrq_deploy.export.passes.fold_activation import FoldActivationPass
 from lrq_deploy.export.passes.global_pool import GlobalPoolPass
 from lrq_deploy.export.passes.integer_movement import IntegerMovementPass
 from lrq_deploy.export.passes.uint8_activations import Uint8ActivationsPass
+from lrq_deploy.export.runtime_version import OLDEST
 from lrq_deploy.export.saturation import pair_sums_fit
 from lrq_deploy.export.targets import TargetRegistry, targets
 
@@ -195,6 +196,6 @@ def test_bias_beyond_32_bits_is_refused() -> None:
 
 def test_registry_refuses_collisions_and_names_what_it_has() -> None:
     with pytest.raises(OptionError, match="unique"):
-        TargetRegistry([OnnxRuntimeTarget(), OnnxRuntimeTarget(packed=False)])
+        TargetRegistry([OnnxRuntimeTarget(), OnnxRuntimeTarget(OLDEST)])
     with pytest.raises(OptionError, match="Available names are: onnxruntime"):
         targets().get("tpu")

@@ -78,7 +78,15 @@ def test_the_command_writes_beside_the_bundle(bundle: Bundle) -> None:
     open_preoptimized(path)
 
 
-@pytest.mark.parametrize("flags", [[], ["--preoptimize", "--engine", "tensorrt-rtx"]])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        [],
+        ["--preoptimize", "--engine", "tensorrt-rtx"],
+        ["--preoptimize", "--onnxruntime", "1.18"],
+        ["--onnxruntime", "1.18", "--engine", "tensorrt-rtx"],
+    ],
+)
 def test_the_command_builds_one_thing(bundle: Bundle, flags: list[str]) -> None:
     done = CliRunner().invoke(app, ["build", str(bundle.path), *flags])
     assert isinstance(done.exception, OptionError)

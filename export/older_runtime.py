@@ -1,0 +1,52 @@
+"""``model.onnx`` again, in what an older ONNX Runtime knows: larger or slower, the same bits."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from lrq_deploy.export.bundle import Bundle
+from lrq_deploy.export.graph_file import require_same_bits, write_graph
+from lrq_deploy.export.onnx_graph import to_onnx
+from lrq_deploy.export.onnxruntime_dialect import OnnxRuntimeTarget
+from lrq_deploy.export.runtime_version import RuntimeVersion, needed_version, version_text
+from lrq_deploy.export.session import open_session
+
+__all__ = ["RuntimeGraph", "write_for_runtime"]
+
+
+@dataclass(frozen=True)
+class RuntimeGraph:
+    """A written graph.
+
+    Attributes:
+        path: of the file.
+        needs_onnxruntime: the oldest version that runs it.
+        size_bytes: of the file.
+    """
+
+    path: Path
+    needs_onnxruntime: str
+    size_bytes: int
+
+
+def write_for_runtime(
+    bundle: Bundle, version: RuntimeVersion, out: Path, force: bool = False
+) -> RuntimeGraph:
+    """Write a bundle's graph for devices with an ONNX Runtime of ``version`` or later.
+
+    Raises:
+        OptionError: a layer has no form that the version knows.
+        OutputError: ``out`` exists and ``force`` is not set, or cannot be written.
+        ExportError: the written graph does not give the bits of ``model.onnx``.
+    """
+    target = OnnxRuntimeTarget(version)
+    model = bundle.model()
+    target.check(model.scheme)
+    proto = to_onnx(model, target)
+    reference = open_session(bundle.file(target.file_name))
+
+    def make(path: Path) -> None:
+        path.write_bytes(proto.SerializeToString(deterministic=True))
+        require_same_bits(reference, open_session(path), model.input_shape)
+
+    size = write_graph(out, force, make)
+    return RuntimeGraph(out, version_text(needed_version(proto.graph)), size)
