@@ -18,6 +18,7 @@ from lrq_deploy.export.bundle import write_bundle
 from lrq_deploy.export.float_twin import float_twin
 from lrq_deploy.export.neutral import neutral_graph
 from lrq_deploy.export.onnx_graph import to_onnx
+from lrq_deploy.export.runtime_version import needed_version, version_text
 from lrq_deploy.export.targets import REFERENCE, TargetChoice, targets
 from lrq_deploy.progress import ProgressCallback, StageProgress
 from lrq_deploy.student.frozen import QuantizedModel
@@ -139,6 +140,7 @@ def _result(run: Run, made: MadeSet, fitted: Fitted, checked: Checked) -> Quanti
         float_bytes=float_bytes,
         student_bytes=student_bytes,
         model_file=model_file,
+        needs_onnxruntime=version_text(needed_version(onnx.load(model_file).graph)),
         float_latency_ms=None if times is None else times.float_graph.p50_ms,
         student_latency_ms=None if times is None else times.quantized.p50_ms,
         improvements=improvements(options, model, checked, student_bytes),

@@ -7,6 +7,7 @@ from rich.text import Text
 
 from lrq_deploy.cli.result import QuantizeResult
 from lrq_deploy.cli.sizes import size_change, size_text
+from lrq_deploy.export.runtime_version import OLDEST, version_text
 
 __all__ = ["print_report"]
 
@@ -75,6 +76,7 @@ def _checks(result: QuantizeResult) -> Table:
         f"{result.parity_max_diff:.2g} at most, {result.parity_mean_diff:.2g} on average",
     )
     table.add_row("executed in integers", f"{result.integer_share:.1f} % of the multiply-adds")
+    table.add_row("loads in", _runtimes(result))
     table.add_row("time", _time(result))
     table.add_row("peak memory", _memory(result))
     table.add_row("bundle", str(result.bundle_path))
@@ -84,6 +86,13 @@ def _checks(result: QuantizeResult) -> Table:
 
 def _change_interval(drop: tuple[float, float] | None) -> str:
     return "" if drop is None else f" ({-drop[1]:+.1f} to {-drop[0]:+.1f})"
+
+
+def _runtimes(result: QuantizeResult) -> str:
+    found = f"ONNX Runtime {result.needs_onnxruntime} or later"
+    if result.needs_onnxruntime == version_text(OLDEST):
+        return found
+    return f"{found}; build --onnxruntime {version_text(OLDEST)} writes it for older ones"
 
 
 def _memory(result: QuantizeResult) -> str:

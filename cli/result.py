@@ -35,6 +35,7 @@ class QuantizeResult:
         float_bytes: size of the teacher's weights as float32.
         student_bytes: size of ``model_file``.
         model_file: the exported graph.
+        needs_onnxruntime: the oldest version of ONNX Runtime that runs it.
         float_latency_ms, student_latency_ms: median of one image on one thread in ONNX Runtime,
             in turns; ``None`` if it was not measured.
         improvements: what would improve ``accuracy``, ``integers``, ``latency`` and ``size``, and
@@ -72,6 +73,7 @@ class QuantizeResult:
     float_bytes: int
     student_bytes: int
     model_file: Path
+    needs_onnxruntime: str
     float_latency_ms: float | None
     student_latency_ms: float | None
     improvements: dict[str, str]

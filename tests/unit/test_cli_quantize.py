@@ -43,6 +43,7 @@ RESULT = QuantizeResult(
     float_bytes=4,
     student_bytes=1,
     model_file=Path("runs/net-w4a4/model.onnx"),
+    needs_onnxruntime="1.23",
     float_latency_ms=1.5,
     student_latency_ms=0.75,
     improvements={"size": "--weight-bits 4 saves 40 % of the file"},

@@ -36,6 +36,7 @@ RESULT = QuantizeResult(
     float_bytes=1_100_000,
     student_bytes=200_000,
     model_file=Path("runs/resnet20-w4a4/model.onnx"),
+    needs_onnxruntime="1.23",
     float_latency_ms=1.5,
     student_latency_ms=0.75,
     improvements={"size": "--weight-bits 4 saves 40 % of the file"},
@@ -51,6 +52,12 @@ def test_memory_of_a_gpu_is_reported_where_one_was_used() -> None:
     assert "1,234 MiB, and 3,177 MiB on the GPU" in report(
         replace(RESULT, peak_cuda_memory_mib=3177.0)
     )
+
+
+def test_the_oldest_runtime_is_stated_with_the_way_to_an_older_one() -> None:
+    words = " ".join(report(RESULT).split())
+    assert "ONNX Runtime 1.23 or later; build --onnxruntime 1.18 writes it for older" in words
+    assert "--onnxruntime" not in report(replace(RESULT, needs_onnxruntime="1.18"))
 
 
 def report(result: QuantizeResult) -> str:
