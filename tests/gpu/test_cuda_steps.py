@@ -3,6 +3,7 @@
 import copy
 import gc
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -11,8 +12,10 @@ from support.small_networks import images
 from support.stages import SETTINGS, STAGES, student_stage, tensors_of
 
 from lrq_deploy.errors import DeviceMemoryError
+from lrq_deploy.method import loop
 from lrq_deploy.method.back_off import BackOff
 from lrq_deploy.method.loop import run_stage
+from lrq_deploy.method.tensor_cores import tf32
 from lrq_deploy.progress import ProgressEvent, silent
 
 pytestmark = [
@@ -23,8 +26,8 @@ pytestmark = [
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 EXACT = replace(SETTINGS, reduced_precision=False)
 AGREEMENT = 0.02
-"""Relative difference of loss terms after four steps in TF32: 10 bits of mantissa per product,
-and values beside a rounding tie that fall to its other side."""
+"""Relative difference of loss terms after four steps: values beside a rounding tie fall to its
+other side."""
 
 
 @pytest.fixture
@@ -53,8 +56,21 @@ def test_no_step_waits_for_the_device(name: str, pieces: int) -> None:
     assert stage.steps_done == 3
 
 
+@contextmanager
+def ieee(device: torch.device) -> Iterator[None]:
+    """Products in float32. In TF32 the blocks of these stages end up to 10 % elsewhere: a CPU
+    whose products get operands of 10 bits differs so from itself.
+    """
+    with tf32(device):
+        if device.type == "cuda":
+            torch.backends.cuda.matmul.fp32_precision = "ieee"
+            torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
+        yield
+
+
 @pytest.mark.parametrize("name", STAGES)
-def test_the_device_agrees_with_the_cpu(name: str) -> None:
+def test_the_device_agrees_with_the_cpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "tf32", ieee)
     # What stays float at random is drawn on the device, from other numbers.
     settings = replace(EXACT, float_share=0.0)
     found, expected = (run_stage(STAGES[name](device, settings), silent) for device in (CUDA, CPU))
