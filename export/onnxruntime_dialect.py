@@ -13,7 +13,7 @@ from lrq_deploy.export.passes.image_channels import ImageChannelsPass
 from lrq_deploy.export.passes.int4_weights import Int4WeightsPass
 from lrq_deploy.export.passes.integer_movement import IntegerMovementPass
 from lrq_deploy.export.passes.integer_weights import IntegerWeightsPass
-from lrq_deploy.export.passes.table_requantization import TableRequantizationPass
+from lrq_deploy.export.passes.requantization import RequantizationPass
 from lrq_deploy.export.passes.uint8_activations import Uint8ActivationsPass
 from lrq_deploy.export.runtime_version import (
     DEQUANTIZES_INT4,
@@ -60,11 +60,11 @@ class OnnxRuntimeTarget:
         for graph_pass in (
             GlobalPoolPass(),
             FoldActivationPass(),
-            TableRequantizationPass(),
             ImageChannelsPass(self.oldest >= MOVES_INTEGERS_TO_CHANNELS),
             FloatLayersPass(),
             Uint8ActivationsPass(),
             IntegerMovementPass(),
+            RequantizationPass(),
             CurvedActivationsPass(),
             IntegerWeightsPass(self.oldest >= UNPACKS_INT4),
             Int4WeightsPass(),

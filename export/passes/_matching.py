@@ -12,7 +12,6 @@ __all__ = [
     "add_initializer",
     "constant",
     "float_attribute",
-    "insert_identity",
     "int_attribute",
     "is_int4_weight",
     "is_quantizer",
@@ -82,21 +81,6 @@ def add_initializer(
     )
     graph.register_initializer(value)
     return value
-
-
-def insert_identity(graph: ir.Graph, quantizer: ir.Node, suffix: str) -> None:
-    """Put a ``LeakyRelu`` of slope 1 in front of a quantizer.
-
-    ONNX Runtime removes ``Identity``, and has an integer kernel for this one.
-    """
-    value, name = quantizer.inputs[0], f"{quantizer.outputs[0].name}.{suffix}"
-    same = ir.node("LeakyRelu", [value], {"alpha": 1.0}, name=name, num_outputs=1)
-    result = same.outputs[0]
-    result.name = name
-    if value is not None:
-        result.shape, result.type = value.shape, value.type
-    graph.insert_before(quantizer, same)
-    quantizer.replace_input_with(0, result)
 
 
 def unused_name(graph: ir.Graph, name: str) -> str:

@@ -2,7 +2,7 @@
 
 import onnx_ir as ir
 
-from lrq_deploy.export.passes._matching import constant, insert_identity, is_quantizer
+from lrq_deploy.export.passes._matching import constant, is_quantizer
 
 __all__ = ["FloatLayersPass"]
 
@@ -25,10 +25,25 @@ class FloatLayersPass(ir.passes.InPlacePass):
         for node in list(model.graph):
             producer = node.inputs[0].producer() if is_quantizer(node) and node.inputs[0] else None
             if producer is not None and _has_float_weights(producer):
-                insert_identity(model.graph, node, "float")
+                _insert_identity(model.graph, node)
                 modified = True
         return ir.passes.PassResult(model, modified)
 
 
 def _has_float_weights(node: ir.Node) -> bool:
     return node.op_type in _LAYERS and constant(node.inputs[1]) is not None
+
+
+def _insert_identity(graph: ir.Graph, quantizer: ir.Node) -> None:
+    """Put a ``LeakyRelu`` of slope 1 in front of a quantizer.
+
+    ONNX Runtime removes ``Identity``, and has an integer kernel for this one.
+    """
+    value, name = quantizer.inputs[0], f"{quantizer.outputs[0].name}.float"
+    same = ir.node("LeakyRelu", [value], {"alpha": 1.0}, name=name, num_outputs=1)
+    result = same.outputs[0]
+    result.name = name
+    if value is not None:
+        result.shape, result.type = value.shape, value.type
+    graph.insert_before(quantizer, same)
+    quantizer.replace_input_with(0, result)

@@ -1,8 +1,10 @@
 """Passes on graphs of a few nodes, and the bounds they rest on."""
 
 import itertools
+from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 from hypothesis import given
@@ -16,9 +18,11 @@ from lrq_deploy.export.passes._weight_lowering import bias_integers
 from lrq_deploy.export.passes.fold_activation import FoldActivationPass
 from lrq_deploy.export.passes.global_pool import GlobalPoolPass
 from lrq_deploy.export.passes.integer_movement import IntegerMovementPass
+from lrq_deploy.export.passes.requantization import RequantizationPass
 from lrq_deploy.export.passes.uint8_activations import Uint8ActivationsPass
 from lrq_deploy.export.runtime_version import OLDEST
 from lrq_deploy.export.saturation import pair_sums_fit
+from lrq_deploy.export.session import open_session
 from lrq_deploy.export.targets import TargetRegistry, targets
 
 pytestmark = pytest.mark.unit
@@ -109,6 +113,32 @@ def test_movement_before_lowering_is_a_fault() -> None:
     quantizer(model, 0.1, 0, 0, 15)
     with pytest.raises(ir.passes.PreconditionError):
         IntegerMovementPass()(model)
+
+
+def test_requantization_is_a_sum_that_is_one_kernel(tmp_path: Path) -> None:
+    model = graph_of()
+    model.graph.inputs[0].shape = ir.Shape([1, 256])
+    for scale, qmin, qmax in ((0.1, -128, 127), (0.3337, -8, 7)):
+        node = quantizer(model, scale, 0, qmin, qmax)
+        node.attributes["name"] = ir.AttrString("name", f"quantizers.{scale}")
+        node.outputs[0].shape = ir.Shape([1, 256])
+    Uint8ActivationsPass()(model)
+    assert RequantizationPass()(model).modified
+    x = np.arange(-128, 128, dtype=np.float32)[None] * np.float32(0.1)
+    expected = np.clip(np.rint(x / np.float32(0.3337)), -8, 7) * np.float32(0.3337)
+    data = ir.to_proto(model).SerializeToString()
+    for level in ("off", "all"):
+        session = open_session(data, level=level, optimized=tmp_path / f"{level}.onnx")
+        assert np.array_equal(session.runtime.run(None, {"input": x})[0], expected)
+    kinds = [node.op_type for node in onnx.load(tmp_path / "all.onnx").graph.node]
+    assert kinds == ["QuantizeLinear", "QLinearAdd", "Clip", "DequantizeLinear"]
+
+
+def test_requantization_before_lowering_is_a_fault() -> None:
+    model = graph_of()
+    quantizer(model, 0.1, 0, 0, 15)
+    with pytest.raises(ir.passes.PreconditionError):
+        RequantizationPass()(model)
 
 
 @pytest.mark.parametrize("keepdims", [0, 1])
