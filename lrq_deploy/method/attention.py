@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lrq_deploy.method.depthwise import depthwise
+
 __all__ = ["AttentionBlock", "LargeKernelAttention", "attention_geometry"]
 
 LAYER_SCALE = 1e-2
@@ -81,7 +83,8 @@ class LargeKernelAttention(nn.Module):
         rows, columns = padded.shape[2] // step, padded.shape[3] // step
         split = padded.reshape(batch, channels, rows, step, columns, step)
         maps = split.permute(0, 3, 5, 1, 2, 4).reshape(-1, channels, rows, columns)
-        mixed: Tensor = self.distant(maps.contiguous(memory_format=torch.channels_last))
+        maps = maps.contiguous(memory_format=torch.channels_last)
+        mixed: Tensor = depthwise(maps, self.distant.weight, self.distant.bias)
         joined = mixed.reshape(batch, step, step, channels, rows, columns)
         whole = joined.permute(0, 3, 4, 1, 5, 2).reshape(padded.shape)
         return whole[:, :, :height, :width]

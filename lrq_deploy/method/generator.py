@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lrq_deploy.method.attention import AttentionBlock
+from lrq_deploy.method.doubling import convolve_doubled
 from lrq_deploy.task import Task
 from lrq_deploy.teacher import Preprocessing
 
@@ -59,7 +60,7 @@ class LongRangeGenerator(nn.Module):
         self.project = nn.Linear(2 * LATENT_SIZE, widths[0] * first[0] * first[1])
         self.first_norm = nn.BatchNorm2d(widths[0])
         self.stages = nn.ModuleList(
-            _stage(before, after, size, long_range)
+            _Stage(before, after, size, long_range)
             for before, after, size in zip([widths[0], *widths], widths, self.sizes, strict=False)
         )
         self.paint = nn.Conv2d(widths[-1], channels, 3, padding=1)
@@ -86,9 +87,7 @@ class LongRangeGenerator(nn.Module):
         code = torch.cat([latent, F.normalize(class_vector) * math.sqrt(LATENT_SIZE)], 1)
         x = self.project(code).unflatten(1, (-1, *self.sizes[0]))
         x = self.first_norm(x.contiguous(memory_format=torch.channels_last))
-        for size, stage in zip(self.sizes, self.stages, strict=True):
-            if x.shape[2:] != size:
-                x = F.interpolate(x, size=size, mode="nearest")
+        for stage in self.stages:
             x = stage(x)
         x = torch.tanh(self.paint_norm(self.paint(x)))
         return self.centre + self.reach * x
@@ -102,15 +101,39 @@ def map_sizes(height: int, width: int) -> list[tuple[int, int]]:
     return sizes
 
 
-def _stage(before: int, after: int, size: tuple[int, int], long_range: bool) -> nn.Sequential:
-    layers: list[nn.Module] = [
-        nn.Conv2d(before, after, 3, padding=1, bias=False),
-        nn.BatchNorm2d(after),
-        nn.LeakyReLU(0.2),
-    ]
-    if long_range and ATTENTION_SIDES[0] <= min(size) <= ATTENTION_SIDES[1]:
-        layers.append(AttentionBlock(after, *size))
-    return nn.Sequential(*layers)
+class _Stage(nn.Sequential):
+    """A doubling, a convolution with its norm and activation, and attention where maps are small.
+
+    Args:
+        before, after: channels that it reads and makes.
+        size: ``(H, W)`` of the maps that it makes.
+        long_range: whether it may have attention.
+    """
+
+    def __init__(self, before: int, after: int, size: tuple[int, int], long_range: bool) -> None:
+        layers: list[nn.Module] = [
+            nn.Conv2d(before, after, 3, padding=1, bias=False),
+            nn.BatchNorm2d(after),
+            nn.LeakyReLU(0.2),
+        ]
+        if long_range and ATTENTION_SIDES[0] <= min(size) <= ATTENTION_SIDES[1]:
+            layers.append(AttentionBlock(after, *size))
+        super().__init__(*layers)
+        self._size = size
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps ``[N, after, *size]`` of maps ``[N, before, h, w]`` of at most that size."""
+        convolution, *others = self
+        height, width = x.shape[2:]
+        if self._size == (2 * height, 2 * width) and not x.is_cuda:
+            x = convolve_doubled(x, convolution.get_parameter("weight"))
+        else:
+            if self._size != (height, width):
+                x = F.interpolate(x, size=self._size, mode="nearest")
+            x = convolution(x)
+        for layer in others:
+            x = layer(x)
+        return x
 
 
 def input_bounds(channels: int, preprocessing: Preprocessing) -> tuple[Tensor, Tensor]:
