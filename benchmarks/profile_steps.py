@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from accuracy import NETWORKS, Network
 
 from lrq_deploy.calibration.drawing import ImageDrawing
+from lrq_deploy.calibration.image_pool import ImagePool
 from lrq_deploy.calibration.observe import calibrate
 from lrq_deploy.cli.preparing import load_teacher
 from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
@@ -97,8 +98,9 @@ def our_steps(
     later = student_step(pool[: settings.batch_size])
     for _ in range(VIEWS):
         later()
-    shape, count = teacher.input_shape, settings.generated_images
-    drawing = ImageDrawing(generator, tapped, settings, 0, CPU, shape, count)
+    images = ImagePool(settings.generated_images, teacher.input_shape)
+    places = torch.arange(len(images.images))
+    drawing = ImageDrawing(generator, tapped, settings, 0, CPU, images, places)
     return {
         "generator": _steps_of(GeneratorTraining(generator, tapped, settings, "a2", 0, CPU)),
         "refinement": _steps_of(drawing),

@@ -1,7 +1,6 @@
 """Draw the pool from a trained generator, and refine what was drawn."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,10 +37,8 @@ class ImageDrawing:
         settings: how images are refined.
         seed: of classes and latents.
         device: where to draw.
-        shape: of an image, ``(C, H, W)``.
-        count: how many images to draw.
-        room: for how many more that ``add`` puts behind them.
-        pool_file: where the images are kept; in memory, if not given.
+        pool: receives the images.
+        places: where in the pool, ``[N]``; so many are drawn.
         ranks: that share the batches; each ends with all images.
     """
 
@@ -54,17 +51,13 @@ class ImageDrawing:
         settings: RecipeSettings,
         seed: int,
         device: torch.device,
-        shape: tuple[int, int, int],
-        count: int,
-        room: int = 0,
-        pool_file: Path | None = None,
+        pool: ImagePool,
+        places: Tensor,
         ranks: Ranks = ALONE,
     ) -> None:
         size = settings.batch_size * ranks.count
-        self._count = count
-        self._added = 0
         self._steps_per_batch = max(settings.refinement_steps, 1)
-        rounds = -(-self._count // size)
+        rounds = -(-len(places) // size)
         self.watched = generator
         self.steps = rounds * self._steps_per_batch
         self.steps_done = 0
@@ -76,21 +69,12 @@ class ImageDrawing:
         self._random = torch.Generator().manual_seed(seed)
         self._ranks = ranks
         self._round_size = size
-        self._pool = ImagePool(max(rounds * size, count + room), shape, pool_file)
+        self._pool = pool
+        self._places = places
         self._labels: list[Tensor] = []
         self._latent: Tensor | None = None
         self._batch: Refinement | None = None
         self._loss: Tensor | None = None
-
-    def drawn(self) -> tuple[Tensor, Tensor]:
-        """All images ``[N, C, H, W]`` on the CPU, and what the drawn ones were made for."""
-        images = self._pool.images[: self._count + self._added]
-        return images, torch.cat(self._labels)[: self._count]
-
-    def add(self, images: Tensor) -> None:
-        """Put images ``[N, C, H, W]`` behind the drawn ones, once all of these are there."""
-        self._pool.put(self._count + self._added, images)
-        self._added += len(images)
 
     def prepare(self) -> None:
         """Draw a batch where none is at hand."""
@@ -105,8 +89,9 @@ class ImageDrawing:
         batch = self._at_hand()
         self._loss = batch.step() if self._settings.refinement_steps else None
         if self._ends_batch():
-            images = self._ranks.collected(batch.pixels.detach())
-            self._pool.put(self._finished(), images.cpu())
+            images = self._ranks.collected(batch.pixels.detach()).cpu()
+            places = self._places[self._finished() :][: len(images)]
+            self._pool.put(places, images[: len(places)])
 
     def commit(self) -> None:
         """Count the step, of the batch too."""
@@ -160,7 +145,7 @@ class ImageDrawing:
         """The images so far, those at hand of each rank, and the random numbers."""
         return {
             "steps_done": self.steps_done,
-            "images": self._pool.state(self._finished()),
+            "images": self._pool.state(self._places[: self._finished()]),
             "labels": self._labels,
             "batches": self._ranks.gathered(
                 None if self._batch is None else self._batch.state_dict()
@@ -172,7 +157,7 @@ class ImageDrawing:
         """Continue from ``state_dict``, with the same generator."""
         self.steps_done = state["steps_done"]
         if state["images"] is not None:
-            self._pool.put(0, state["images"])
+            self._pool.put(self._places[: len(state["images"])], state["images"])
         self._labels = list(state["labels"])
         self._random.set_state(state["random"])
         self._batch = None

@@ -15,7 +15,7 @@ def pool_bytes(count: int, shape: tuple[int, int, int]) -> int:
 
 
 class ImagePool:
-    """Images ``[N, C, H, W]`` that are filled in from the first to the last.
+    """Images ``[N, C, H, W]`` that are filled in place by place.
 
     Args:
         count: N.
@@ -33,14 +33,14 @@ class ImagePool:
         flat = torch.from_file(str(file), shared=True, size=size, dtype=torch.float32)
         self.images = flat.reshape(count, *shape)
 
-    def put(self, first: int, images: Tensor) -> None:
-        """Fill in images from number ``first`` on."""
-        self.images[first : first + len(images)] = images
+    def put(self, places: Tensor, images: Tensor) -> None:
+        """Fill in images ``[n, C, H, W]`` at ``places`` ``[n]``."""
+        self.images[places] = images
 
-    def state(self, count: int) -> Tensor | None:
-        """The first ``count`` images; None where they stay in the file, which is then synced."""
+    def state(self, places: Tensor) -> Tensor | None:
+        """The images at ``places``; None where they stay in the file, which is then synced."""
         if self._file is None:
-            return self.images[:count].clone()
+            return self.images[places]
         with self._file.open("rb") as file:
             os.fsync(file.fileno())
         return None

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lrq_deploy.calibration.drawing import Drawn, ImageDrawing
+from lrq_deploy.calibration.image_pool import ImagePool
 from lrq_deploy.errors import UnsupportedNetworkError
 from lrq_deploy.graph.on_device import on_device
 from lrq_deploy.graph.statistics import TappedTeacher, tap_batch_norms
@@ -60,40 +61,46 @@ def synthesize(
     source, metrics = _image_source(
         teacher, tapped, settings, switches, seed, device, progress, keeper, ranks
     )
-    drawing = ImageDrawing(
-        source,
-        tapped,
-        settings,
-        seed + 1,
-        device,
-        teacher.input_shape,
-        settings.generated_images,
-        settings.painted_images,
-        pool_file,
-        ranks,
+    pool = ImagePool(
+        settings.pool_images + settings.held_out_images, teacher.input_shape, pool_file
     )
+    to_draw, to_paint = _places(settings)
+    drawing = ImageDrawing(source, tapped, settings, seed + 1, device, pool, to_draw, ranks)
     run_stage(drawing, progress, keeper, ranks)
     bounds = tuple(bound.cpu() for bound in source.bounds())
-    for painted in _painted(teacher, bounds, settings.painted_images, seed + 2):
-        drawing.add(painted)
-    images, labels = drawing.drawn()
-    fit, held_out = images.split([settings.pool_images, settings.held_out_images])
+    for places, painted in _painted(teacher, bounds, to_paint, seed + 2):
+        pool.put(places, painted)
+    fit, held_out = pool.images.split([settings.pool_images, settings.held_out_images])
     metrics |= drawing.pieces.figures(drawing.name)
-    return SyntheticSet(fit, labels[: settings.pool_images], held_out, metrics)
+    return SyntheticSet(fit, held_out, metrics)
+
+
+def _places(settings: RecipeSettings) -> tuple[Tensor, Tensor]:
+    """Where drawn and where painted images are, behind each other in the pool and held out."""
+    everywhere = torch.arange(settings.pool_images + settings.held_out_images)
+    fit, held_out = everywhere.split([settings.pool_images, settings.held_out_images])
+    parts = [
+        places.split([len(places) - painted, painted])
+        for places, painted in (
+            (fit, settings.painted_pool),
+            (held_out, settings.painted_held_out),
+        )
+    ]
+    drawn, painted = (torch.cat(both) for both in zip(*parts, strict=True))
+    return drawn, painted
 
 
 def _painted(
-    teacher: Teacher, bounds: tuple[Tensor, ...], count: int, seed: int
-) -> Iterator[Tensor]:
-    """``count`` painted images within ``bounds``, some at a time."""
+    teacher: Teacher, bounds: tuple[Tensor, ...], places: Tensor, seed: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Painted images within ``bounds`` for ``places``, some at a time."""
     low, high = bounds
     about = (teacher.input_shape, teacher.num_classes, teacher.preprocessing, teacher.task)
     painter = DeadLeaves(*about, (low, high))
     random = torch.Generator().manual_seed(seed)
-    for done in range(0, count, PAINTED_AT_ONCE):
-        some = min(PAINTED_AT_ONCE, count - done)
-        latent = torch.randn(some, *painter.latent_shape, generator=random)
-        yield painter(latent, painter.embed(latent))
+    for some in places.split(PAINTED_AT_ONCE):
+        latent = torch.randn(len(some), *painter.latent_shape, generator=random)
+        yield some, painter(latent, painter.embed(latent))
 
 
 def _image_source(

@@ -12,15 +12,13 @@ class SyntheticSet:
     """Images made from the teacher alone.
 
     Attributes:
-        images: normalised inputs ``[N, C, H, W]`` float32 for fitting the student.
-        labels: class that each image was generated for, ``[N]`` int64, or its set of labels,
-            ``[N, K]`` float32 of 0 and 1.
+        images: normalised inputs ``[N, C, H, W]`` float32 for fitting the student; those that
+            a generator drew come before painted ones.
         held_out: images ``[M, C, H, W]`` never used for fitting, for label-free decisions.
         metrics: figures of the generator at its end, for instance the share of images that
             the teacher puts into the class they were made for.
     """
 
     images: Tensor
-    labels: Tensor
     held_out: Tensor
     metrics: dict[str, float]

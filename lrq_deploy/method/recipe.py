@@ -35,6 +35,7 @@ class RecipeSettings:
     Attributes:
         generator_steps: optimiser steps of the generator.
         pool_images: synthetic images to fit the student on.
+        painted_share: of these, painted and not generated.
         held_out_images: further images for label-free measurements, half of them painted.
         block_steps: optimiser steps of each block of the student.
         coarse_block_steps: the same for methods that fit blocks where weights are coarse alone.
@@ -66,6 +67,7 @@ class RecipeSettings:
 
     generator_steps: int = 300
     pool_images: int = 2560
+    painted_share: float = 0.0
     held_out_images: int = 1024
     block_steps: int = 0
     coarse_block_steps: int = 300
@@ -93,9 +95,19 @@ class RecipeSettings:
     compiled: bool = False
 
     @property
-    def painted_images(self) -> int:
+    def painted_pool(self) -> int:
+        """Of the pool's images."""
+        return round(self.painted_share * self.pool_images)
+
+    @property
+    def painted_held_out(self) -> int:
         """Of the held-out images: a teacher is surer of a generator's than of its own data."""
         return self.held_out_images // 2
+
+    @property
+    def painted_images(self) -> int:
+        """All that are painted."""
+        return self.painted_pool + self.painted_held_out
 
     @property
     def generated_images(self) -> int:

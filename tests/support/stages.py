@@ -11,6 +11,7 @@ from torch import Tensor, fx
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from lrq_deploy.calibration.drawing import ImageDrawing
+from lrq_deploy.calibration.image_pool import ImagePool
 from lrq_deploy.graph.statistics import TappedTeacher, tap_batch_norms
 from lrq_deploy.method.augmented_batches import AugmentedBatches
 from lrq_deploy.method.back_off import BackOff
@@ -77,8 +78,9 @@ def images_stage(
     device: torch.device, settings: RecipeSettings = SETTINGS, ranks: Ranks = ALONE
 ) -> ResumableStage:
     generator, teacher = new_generator(device), tapped_on(device)
-    count = settings.generated_images
-    return ImageDrawing(generator, teacher, settings, 0, device, SHAPE, count, ranks=ranks)
+    pool = ImagePool(settings.generated_images, SHAPE)
+    places = torch.arange(len(pool.images))
+    return ImageDrawing(generator, teacher, settings, 0, device, pool, places, ranks)
 
 
 def student_stage(

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from support.small_networks import CENTRED, SHAPE, Residual, with_statistics
-from torch import nn
+from torch import Tensor, nn
 
 from lrq_deploy.calibration.synthesize import synthesize
 from lrq_deploy.errors import UnsupportedNetworkError
@@ -24,6 +24,7 @@ SETTINGS = RecipeSettings(
     refinement_steps=2,
     batch_size=8,
     pool_images=19,
+    painted_share=0.5,
     held_out_images=6,
     margin=3.0,
 )
@@ -47,8 +48,6 @@ def test_counts_shapes_and_bounds(teacher: Teacher) -> None:
     synthetic = made(teacher)
     assert synthetic.images.shape == (19, *SHAPE)
     assert synthetic.held_out.shape == (6, *SHAPE)
-    assert synthetic.labels.shape == (19,)
-    assert 0 <= int(synthetic.labels.min()) <= int(synthetic.labels.max()) < 5
     for part in (synthetic.images, synthetic.held_out):
         assert part.dtype == torch.float32
         assert part.is_contiguous()
@@ -63,15 +62,21 @@ def test_held_out_images_are_others(teacher: Teacher) -> None:
 
 
 @pytest.mark.parametrize("source", ["generator", "noise"])
-def test_half_of_the_held_out_images_are_painted(teacher: Teacher, source: ImageSource) -> None:
-    settings = replace(SETTINGS, generator_steps=2 if source == "generator" else 0)
-    found = made(teacher, MethodSwitches(image_source=source), settings=settings).held_out
+@pytest.mark.parametrize(("share", "drawn"), [(0.0, 19), (0.5, 9), (1.0, 0)])
+def test_shares_of_the_images_are_painted(
+    teacher: Teacher, source: ImageSource, share: float, drawn: int
+) -> None:
+    steps = 2 if source == "generator" else 0
+    settings = replace(SETTINGS, generator_steps=steps, painted_share=share)
+    found = made(teacher, MethodSwitches(image_source=source), settings=settings)
     longer = replace(settings, refinement_steps=4)
-    others = made(teacher, MethodSwitches(image_source=source), settings=longer).held_out
-    assert [bool((a == b).all()) for a, b in zip(found, others, strict=True)] == [
-        *[False] * 3,
-        *[True] * 3,
-    ]
+    others = made(teacher, MethodSwitches(image_source=source), settings=longer)
+    assert _alike(found.images, others.images) == [False] * drawn + [True] * (19 - drawn)
+    assert _alike(found.held_out, others.held_out) == [False] * 3 + [True] * 3
+
+
+def _alike(some: Tensor, others: Tensor) -> list[bool]:
+    return [bool((a == b).all()) for a, b in zip(some, others, strict=True)]
 
 
 def test_painted_images_keep_within_learned_bounds() -> None:
@@ -117,7 +122,7 @@ def test_both_stages_are_reported(teacher: Teacher) -> None:
     events: list[ProgressEvent] = []
     synthesize(teacher, SETTINGS, MethodSwitches(), 0, CPU, events.append)
     last = {event.stage: (event.step, event.total) for event in events}
-    assert last == {"generator": (2, 2), "images": (6, 6)}
+    assert last == {"generator": (2, 2), "images": (4, 4)}
 
 
 def test_more_training_changes_the_images(teacher: Teacher) -> None:
