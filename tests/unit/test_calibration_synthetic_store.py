@@ -21,7 +21,12 @@ pytestmark = pytest.mark.unit
 
 CPU = torch.device("cpu")
 SETTINGS = RecipeSettings(
-    generator_steps=1, refinement_steps=1, pool_images=8, held_out_images=4, batch_size=8
+    painted_share=0.25,
+    generator_steps=1,
+    refinement_steps=1,
+    pool_images=8,
+    held_out_images=4,
+    batch_size=8,
 )
 SWITCHES = MethodSwitches()
 
