@@ -98,7 +98,8 @@ def _painted(
     about = (teacher.input_shape, teacher.num_classes, teacher.preprocessing, teacher.task)
     painter = DeadLeaves(*about, (low, high))
     random = torch.Generator().manual_seed(seed)
-    for some in places.split(PAINTED_AT_ONCE):
+    # Nothing in parts is one part of nothing.
+    for some in places.split(PAINTED_AT_ONCE) if len(places) else ():
         latent = torch.randn(len(some), *painter.latent_shape, generator=random)
         yield some, painter(latent, painter.embed(latent))
 

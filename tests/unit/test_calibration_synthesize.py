@@ -75,6 +75,12 @@ def test_shares_of_the_images_are_painted(
     assert _alike(found.held_out, others.held_out) == [False] * 3 + [True] * 3
 
 
+def test_nothing_is_painted_where_none_are_asked_for(teacher: Teacher) -> None:
+    none = replace(SETTINGS, painted_share=0.0, held_out_images=0)
+    found = made(teacher, settings=none)
+    assert (len(found.images), len(found.held_out)) == (19, 0)
+
+
 def _alike(some: Tensor, others: Tensor) -> list[bool]:
     return [bool((a == b).all()) for a, b in zip(some, others, strict=True)]
 
