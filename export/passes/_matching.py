@@ -16,6 +16,7 @@ __all__ = [
     "is_int4_weight",
     "is_quantizer",
     "is_weight",
+    "require_lowered",
     "string_attribute",
     "unused_name",
 ]
@@ -24,6 +25,16 @@ __all__ = [
 def is_quantizer(node: ir.Node | None) -> bool:
     """Whether the node is a neutral activation quantizer."""
     return node is not None and node.domain == DOMAIN and node.op_type == QUANTIZE
+
+
+def require_lowered(model: ir.Model) -> None:
+    """The precondition of passes over stored integers.
+
+    Raises:
+        ir.passes.PreconditionError: a neutral activation quantizer is left.
+    """
+    if any(is_quantizer(node) for node in model.graph):
+        raise ir.passes.PreconditionError("quantizers must be lowered first")
 
 
 def is_weight(node: ir.Node | None) -> bool:

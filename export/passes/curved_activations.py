@@ -3,7 +3,7 @@
 import numpy as np
 import onnx_ir as ir
 
-from lrq_deploy.export.passes._matching import add_initializer, constant, is_quantizer
+from lrq_deploy.export.passes._matching import add_initializer, constant, require_lowered
 from lrq_deploy.graph.gates import HARD_SWISH_REACH
 
 __all__ = ["CurvedActivationsPass"]
@@ -30,8 +30,7 @@ class CurvedActivationsPass(ir.passes.InPlacePass):
 
     def requires(self, model: ir.Model) -> None:
         """Check the precondition."""
-        if any(is_quantizer(node) for node in model.graph):
-            raise ir.passes.PreconditionError("quantizers must be lowered first")
+        require_lowered(model)
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Rewrite every matching node."""

@@ -6,7 +6,7 @@ import onnx_ir as ir
 from lrq_deploy.export.passes._matching import (
     add_initializer,
     float_attribute,
-    is_quantizer,
+    require_lowered,
     string_attribute,
 )
 from lrq_deploy.export.passes._weight_lowering import (
@@ -36,8 +36,7 @@ class Int8WeightsPass(WeightLoweringPass):
 
     def requires(self, model: ir.Model) -> None:
         """Check the precondition."""
-        if any(is_quantizer(node) for node in model.graph):
-            raise ir.passes.PreconditionError("quantizers must be lowered first")
+        require_lowered(model)
 
     def stored(
         self, graph: ir.Graph, node: ir.Node, integers: ir.Value, weight: Array

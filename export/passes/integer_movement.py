@@ -3,7 +3,7 @@
 import numpy as np
 import onnx_ir as ir
 
-from lrq_deploy.export.passes._matching import add_initializer, constant, is_quantizer
+from lrq_deploy.export.passes._matching import add_initializer, constant, require_lowered
 
 __all__ = ["IntegerMovementPass"]
 
@@ -43,8 +43,7 @@ class IntegerMovementPass(ir.passes.InPlacePass):
 
     def requires(self, model: ir.Model) -> None:
         """Check the precondition."""
-        if any(is_quantizer(node) for node in model.graph):
-            raise ir.passes.PreconditionError("quantizers must be lowered first")
+        require_lowered(model)
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Walk in execution order, so that chains of movements are crossed one by one."""

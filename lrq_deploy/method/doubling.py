@@ -46,29 +46,30 @@ class _Woven(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, maps: Tensor) -> Tensor:
-        batch, channels, height, width = maps.shape
         ctx.shape = maps.shape
         rows = maps.permute(0, 2, 3, 1)
-        size = (batch, height - 1, 2, width - 1, 2, channels // 4)
-        woven = maps.new_empty(size)
-        for pixel, here in _places(size):
-            woven[:, :, pixel[0], :, pixel[1]] = rows[here]
-        return woven.view(batch, 2 * (height - 1), 2 * (width - 1), channels // 4).permute(
-            0, 3, 1, 2
-        )
+        woven = maps.new_empty(_woven_size(maps.shape))
+        for (down, right), here in _places(woven.shape):
+            woven[:, :, down, :, right] = rows[here]
+        return woven.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         batch, channels, height, width = ctx.shape
-        size = (batch, height - 1, 2, width - 1, 2, channels // 4)
-        woven = gradients[0].permute(0, 2, 3, 1).reshape(size)
+        woven = gradients[0].permute(0, 2, 3, 1).reshape(_woven_size(ctx.shape))
         rows = woven.new_zeros(batch, height, width, channels)
-        for pixel, here in _places(size):
-            rows[here] = woven[:, :, pixel[0], :, pixel[1]]
+        for (down, right), here in _places(woven.shape):
+            rows[here] = woven[:, :, down, :, right]
         return rows.permute(0, 3, 1, 2)
 
 
-def _places(size: tuple[int, ...]) -> list[tuple[tuple[int, int], tuple[slice, ...]]]:
+def _woven_size(maps: torch.Size) -> tuple[int, ...]:
+    """``[N, H, 2, W, 2, O]`` of maps ``[N, 4 * O, H + 1, W + 1]``."""
+    batch, channels, height, width = maps
+    return batch, height - 1, 2, width - 1, 2, channels // 4
+
+
+def _places(size: torch.Size) -> list[tuple[tuple[int, int], tuple[slice, ...]]]:
     """Each of the four pixels, and where its map lies in ``[N, H + 1, W + 1, 4 * O]``."""
     _, height, _, width, _, outputs = size
     return [

@@ -81,3 +81,15 @@ def test_maps_double_up_to_the_image(size: tuple[int, int]) -> None:
     assert min(sizes[0]) <= 8
     for small, large in itertools.pairwise(sizes):
         assert all(s == -(-b // 2) for s, b in zip(small, large, strict=True))
+
+
+@pytest.mark.parametrize(("side", "doubled"), [(16, True), (15, False)])
+def test_a_map_of_twice_the_size_is_not_made_on_a_cpu(side: int, doubled: bool) -> None:
+    generator = LongRangeGenerator((3, side, side), 4, preprocessing(3))
+    latent = torch.randn(4, LATENT_SIZE)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        generator(latent, generator.embed(torch.arange(4))).square().sum().backward()
+    called = {event.key for event in profile.key_averages()}
+    assert ("aten::upsample_nearest2d" in called) != doubled
+    # Weights of depthwise convolutions on small maps get their gradient from a product.
+    assert "aten::bmm" in called
