@@ -65,8 +65,8 @@ class RecipeSettings:
         compiled: run the student as compiled kernels, see ``lrq_deploy.method.compilation``.
     """
 
-    generator_steps: int = 300
-    pool_images: int = 2560
+    generator_steps: int = 200
+    pool_images: int = 5120
     painted_share: float = 0.0
     held_out_images: int = 1024
     block_steps: int = 0
@@ -79,7 +79,7 @@ class RecipeSettings:
     diversity_weight: float = 0.05
     margin: float = 0.6
     generator_rate: float = 1e-3
-    refinement_steps: int = 25
+    refinement_steps: int = 0
     refinement_rate: float = 0.02
     averaged_share: float = 0.5
     float_share: float = 0.5
@@ -117,17 +117,16 @@ class RecipeSettings:
 
 _RECIPES: dict[Recipe, RecipeSettings] = {
     "fast": RecipeSettings(
-        generator_steps=150,
-        pool_images=1280,
-        refinement_steps=15,
+        generator_steps=100,
+        pool_images=4096,
         coarse_block_steps=100,
-        student_steps=400,
-        # Half the steps: weights can still move as far.
+        student_steps=250,
+        # Fewer steps: weights can still move as far.
         weight_rate=2e-3,
     ),
     "balanced": RecipeSettings(),
     "best": RecipeSettings(
-        generator_steps=1000, pool_images=10_240, coarse_block_steps=1000, student_steps=5000
+        generator_steps=600, pool_images=20_480, coarse_block_steps=1000, student_steps=3600
     ),
 }
 
