@@ -1,4 +1,4 @@
-"""Draw the pool from a trained generator, and refine what was drawn where the settings say so."""
+"""Draw the pool from a trained generator, and refine what was drawn."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -25,7 +25,7 @@ Drawn = LongRangeGenerator | NoiseImages | DeadLeaves
 
 
 class ImageDrawing:
-    """The images of a run, a batch per rank at a time; a step refines each of them once, if at all.
+    """The images of a run, a batch per rank at a time; a step refines each of them once.
 
     The generator stays in training mode: its BatchNorms then use the statistics of the batch,
     as while it was trained. See ``ResumableStage``; the generator is not part of the state,

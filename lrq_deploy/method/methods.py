@@ -85,7 +85,7 @@ METHODS: Mapping[Method, MethodRecipe] = {
             "generator_steps": 0,
             "class_weight": 0.0,
             "refinement_steps": 200,
-            "refinement_rate": 0.1,
+            "refinement_rate": 0.02,
         },
         trains=False,
     ),

@@ -48,7 +48,7 @@ class RecipeSettings:
         margin: AMA margin in radians.
         generator_rate: Adam learning rate of the generator.
         refinement_steps: optimiser steps on the pixels of every drawn image.
-        refinement_rate: Adam learning rate of these, in normalised pixels.
+        refinement_rate: Adam learning rate of these, in mean ranges of the input.
         averaged_share: share of the last steps of the whole student whose weights and scales are
             averaged; 0 keeps the last.
         float_share: share of the values that stay float while a block is fitted.
@@ -66,12 +66,12 @@ class RecipeSettings:
     """
 
     generator_steps: int = 200
-    pool_images: int = 5120
+    pool_images: int = 2560
     painted_share: float = 0.0
     held_out_images: int = 1024
     block_steps: int = 0
     coarse_block_steps: int = 300
-    student_steps: int = 800
+    student_steps: int = 700
     batch_size: int = 128
     calibration_images: int = 256
     statistics_weight: float = 1.0
@@ -79,8 +79,8 @@ class RecipeSettings:
     diversity_weight: float = 0.05
     margin: float = 0.6
     generator_rate: float = 1e-3
-    refinement_steps: int = 0
-    refinement_rate: float = 0.02
+    refinement_steps: int = 8
+    refinement_rate: float = 6e-3
     averaged_share: float = 0.5
     float_share: float = 0.5
     rounding_rate: float = 5e-2
@@ -119,6 +119,7 @@ _RECIPES: dict[Recipe, RecipeSettings] = {
     "fast": RecipeSettings(
         generator_steps=100,
         pool_images=4096,
+        refinement_steps=0,
         coarse_block_steps=100,
         student_steps=250,
         # Fewer steps: weights can still move as far.
@@ -126,7 +127,7 @@ _RECIPES: dict[Recipe, RecipeSettings] = {
     ),
     "balanced": RecipeSettings(),
     "best": RecipeSettings(
-        generator_steps=600, pool_images=20_480, coarse_block_steps=1000, student_steps=3600
+        generator_steps=600, pool_images=10_240, coarse_block_steps=1000, student_steps=3300
     ),
 }
 

@@ -2,9 +2,8 @@
 
 The generator gives images that are varied but meet the teacher's statistics only roughly; each
 batch is then moved a little until it meets them closely. ZeroQ (arXiv 2001.00281) optimises
-pixels from noise over hundreds of steps; starting from the generator, 25 steps suffice, and the
-images keep their structure. The recipes take more images as they were drawn instead
-(docs/decisions.md); ``--method zeroq`` and the few images of ``sensitivity`` are refined.
+pixels from noise over hundreds of steps; starting from the generator, a few suffice, and the
+images keep their structure (docs/decisions.md).
 """
 
 from collections.abc import Mapping
@@ -37,7 +36,8 @@ def refine(
         images: one batch, normalised ``[N, C, H, W]``.
         labels: their classes ``[N]`` or sets of labels ``[N, K]``.
         teacher: on the device of ``images``.
-        settings: ``refinement_steps`` of Adam at ``refinement_rate``, falling linearly to 0.
+        settings: ``refinement_steps`` of Adam at ``refinement_rate`` times the mean range of
+            the input, falling linearly to 0.
         bounds: lowest and highest input per channel, each ``[C, 1, 1]``.
     """
     pieces = Pieces(len(images))
@@ -72,14 +72,15 @@ class Refinement:
         self._settings = settings
         self._bounds = bounds
         self._pieces = pieces
-        self._optimizer = torch.optim.Adam([self.pixels], settings.refinement_rate)
+        # Inputs are divided by a deviation or not, and so span 4.4 or 1.
+        self._rate = settings.refinement_rate * float((bounds[1] - bounds[0]).mean())
+        self._optimizer = torch.optim.Adam([self.pixels], self._rate)
 
     def step(self) -> Tensor:
         """Move the pixels once, which the caller counts; the loss before, a scalar."""
         settings, pixels = self._settings, self.pixels
-        self._optimizer.param_groups[0]["lr"] = settings.refinement_rate * (
-            1 - self.steps_done / settings.refinement_steps
-        )
+        share = 1 - self.steps_done / settings.refinement_steps
+        self._optimizer.param_groups[0]["lr"] = self._rate * share
         self._optimizer.zero_grad(set_to_none=True)
         loss = self._pieces.backward((pixels,), self._seen, self._loss)
         self._optimizer.step()

@@ -14,7 +14,7 @@ from lrq_deploy.method.statistics_loss import channel_moments, moments_loss
 
 pytestmark = pytest.mark.unit
 
-SETTINGS = RecipeSettings(refinement_steps=20, refinement_rate=0.1)
+SETTINGS = RecipeSettings(refinement_steps=20, refinement_rate=0.04)
 BOUNDS = (torch.full((3, 1, 1), -1.5), torch.full((3, 1, 1), 1.0))
 
 
