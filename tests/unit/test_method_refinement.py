@@ -55,3 +55,13 @@ def test_the_argument_is_kept_and_the_result_repeats(teacher: TappedTeacher) -> 
     first = refine(images, labels, teacher, SETTINGS, BOUNDS)
     assert torch.equal(images, before)
     assert torch.equal(first, refine(images, labels, teacher, SETTINGS, BOUNDS))
+
+
+@pytest.mark.parametrize("size", [1.0, 4.0])
+def test_a_step_is_a_share_of_the_range_of_the_input(teacher: TappedTeacher, size: float) -> None:
+    """Adam's first step is the learning rate itself, whatever the gradient."""
+    images, labels = batch()
+    bounds = (BOUNDS[0] * size, BOUNDS[1] * size)
+    one_step = replace(SETTINGS, refinement_steps=1)
+    moved = (refine(images / 2, labels, teacher, one_step, bounds) - images / 2).abs().max()
+    assert float(moved) == pytest.approx(0.04 * 2.5 * size, rel=0.01)
