@@ -65,13 +65,13 @@ class RecipeSettings:
         compiled: run the student as compiled kernels, see ``lrq_deploy.method.compilation``.
     """
 
-    generator_steps: int = 200
+    generator_steps: int = 300
     pool_images: int = 2560
     painted_share: float = 0.0
     held_out_images: int = 1024
     block_steps: int = 0
     coarse_block_steps: int = 300
-    student_steps: int = 700
+    student_steps: int = 800
     batch_size: int = 128
     calibration_images: int = 256
     statistics_weight: float = 1.0
@@ -79,8 +79,8 @@ class RecipeSettings:
     diversity_weight: float = 0.05
     margin: float = 0.6
     generator_rate: float = 1e-3
-    refinement_steps: int = 8
-    refinement_rate: float = 6e-3
+    refinement_steps: int = 25
+    refinement_rate: float = 4.5e-3
     averaged_share: float = 0.5
     float_share: float = 0.5
     rounding_rate: float = 5e-2
@@ -127,7 +127,7 @@ _RECIPES: dict[Recipe, RecipeSettings] = {
     ),
     "balanced": RecipeSettings(),
     "best": RecipeSettings(
-        generator_steps=600, pool_images=10_240, coarse_block_steps=1000, student_steps=3300
+        generator_steps=1000, pool_images=10_240, coarse_block_steps=1000, student_steps=5000
     ),
 }
 

@@ -2,8 +2,8 @@
 
 The generator gives images that are varied but meet the teacher's statistics only roughly; each
 batch is then moved a little until it meets them closely. ZeroQ (arXiv 2001.00281) optimises
-pixels from noise over hundreds of steps; starting from the generator, a few suffice, and the
-images keep their structure (docs/decisions.md).
+pixels from noise over hundreds of steps; starting from the generator, 25 steps suffice, and
+the images keep their structure.
 """
 
 from collections.abc import Mapping
