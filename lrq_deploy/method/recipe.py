@@ -117,11 +117,11 @@ class RecipeSettings:
 
 _RECIPES: dict[Recipe, RecipeSettings] = {
     "fast": RecipeSettings(
-        generator_steps=100,
+        generator_steps=90,
         pool_images=4096,
         refinement_steps=0,
         coarse_block_steps=100,
-        student_steps=250,
+        student_steps=220,
         # Fewer steps: weights can still move as far.
         weight_rate=2e-3,
     ),
