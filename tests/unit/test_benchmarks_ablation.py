@@ -3,13 +3,13 @@
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from support.benchmark_scripts import benchmark_script
 
-from lrq_deploy.method.recipe import RecipeSettings
-from lrq_deploy.options import MethodSwitches
+from lrq_deploy.method.recipe import recipe_settings
+from lrq_deploy.options import MethodSwitches, Recipe
 
 pytestmark = pytest.mark.unit
 
@@ -19,8 +19,11 @@ def ablation(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return benchmark_script("ablation", monkeypatch)
 
 
-def test_every_variant_but_the_first_differs_from_what_ships(ablation: ModuleType) -> None:
-    shipped: tuple[MethodSwitches, RecipeSettings] = (MethodSwitches(), RecipeSettings())
+@pytest.mark.parametrize("recipe", get_args(Recipe))
+def test_every_variant_but_the_first_differs_from_what_ships(
+    ablation: ModuleType, recipe: Recipe
+) -> None:
+    shipped = (MethodSwitches(), recipe_settings(recipe, (3, 32, 32)))
     made = [
         (replace(shipped[0], **variant.switches), replace(shipped[1], **variant.settings))
         for variant in ablation.VARIANTS.values()
