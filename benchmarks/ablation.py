@@ -74,14 +74,19 @@ def main() -> None:
     for network in options.networks.split(","):
         for name in variants:
             for seed in options.seeds.split(","):
-                cell = f"{network}-{options.setting}-{options.recipe}-{name}-{seed}"
-                record = out / f"{cell.replace(' ', '-')}.json"
+                cell = cell_name(network, options.setting, options.recipe, name, seed)
+                record = out / f"{cell}.json"
                 if not record.exists():
                     print(f"running {cell}", file=sys.stderr, flush=True)
                     _run(options, network, name, seed, record)
     results = [json.loads(path.read_text()) for path in sorted(out.glob("*.json"))]
     (out / "ablation.md").write_text(table(results))
     print(table(results))
+
+
+def cell_name(*about: str) -> str:
+    """File name of one run's record and bundle: runs beside each other must not share it."""
+    return "-".join(about).replace(" ", "-")
 
 
 def variant(name: str) -> Variant:
@@ -176,7 +181,7 @@ def _quantize_options(options: argparse.Namespace) -> Any:
 
     network, shared = (NETWORKS | FAMILIES)[options.networks], Path(options.shared)
     loaded = model_options(network, shared, options.models and Path(options.models))
-    folder = f"{options.networks}-{options.setting}-{options.variant}".replace(" ", "-")
+    about = (options.networks, options.setting, options.recipe, options.variant, options.seeds)
     scheme = (flag.removeprefix("--").split("=") for flag in SETTINGS[options.setting])
     flags = QuantizeFlags(
         **{name.replace("-", "_"): _number(value) for name, value in scheme},
@@ -187,7 +192,7 @@ def _quantize_options(options: argparse.Namespace) -> Any:
         images=shared / "data" / network.images if options.accuracy else None,
         recipe=options.recipe,
         seed=int(options.seeds),
-        out=Path(options.out) / "bundles" / folder,
+        out=Path(options.out) / "bundles" / cell_name(*about),
         force=True,
         bench=False,
     )

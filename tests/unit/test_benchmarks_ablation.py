@@ -57,6 +57,17 @@ def test_networks_and_settings_are_those_of_the_accuracy_benchmark(
     assert (options.seed, options.images) == (3, None)
 
 
+def test_runs_beside_each_other_write_to_bundles_of_their_own(
+    ablation: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = ["--networks=resnet32", "--setting=w8a8", "--recipe=best", "--seeds=1"]
+    written = []
+    for change in ["--networks=resnet20", *changes, "--variant=AMA off"]:
+        monkeypatch.setattr("sys.argv", ["ablation.py", "--variant=as shipped", change])
+        written.append(ablation._quantize_options(ablation._options()).out)
+    assert len(set(written)) == len(written)
+
+
 def result(variant: str, seed: int, student: float) -> dict[str, Any]:
     free = {"agreement": 0.9, "kl": 0.05}
     return {
