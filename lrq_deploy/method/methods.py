@@ -15,6 +15,9 @@ __all__ = ["METHODS", "MethodRecipe", "method_settings", "method_switches"]
 COARSE_WEIGHT_BITS = 4
 """Below, measured on label-free images, blocks first are worth their time (docs/decisions.md)."""
 
+COARSE_WEIGHT_RATE = 1e-3
+"""Of weights of fewer bits, whatever the recipe: one for few steps at 4 bits is too large there."""
+
 _PLAIN_TRAINING: Mapping[str, float] = {
     "refinement_steps": 0,
     "diversity_weight": 0.0,
@@ -103,8 +106,7 @@ def method_settings(method: Method, settings: RecipeSettings, weight_bits: int) 
     chosen = METHODS[method]
     changes: dict[str, float] = dict(chosen.settings)
     if weight_bits < COARSE_WEIGHT_BITS:
-        # A rate for few steps at 4 bits is too large for such weights (docs/decisions.md).
-        changes["weight_rate"] = RecipeSettings.weight_rate
+        changes["weight_rate"] = COARSE_WEIGHT_RATE
         if chosen.coarse_blocks:
             changes["block_steps"] = settings.coarse_block_steps
     if not chosen.trains:

@@ -65,13 +65,13 @@ class RecipeSettings:
         compiled: run the student as compiled kernels, see ``lrq_deploy.method.compilation``.
     """
 
-    generator_steps: int = 300
+    generator_steps: int = 200
     pool_images: int = 2560
     painted_share: float = 0.0
     held_out_images: int = 1024
     block_steps: int = 0
     coarse_block_steps: int = 300
-    student_steps: int = 800
+    student_steps: int = 450
     batch_size: int = 128
     calibration_images: int = 256
     statistics_weight: float = 1.0
@@ -79,14 +79,14 @@ class RecipeSettings:
     diversity_weight: float = 0.05
     margin: float = 0.6
     generator_rate: float = 1e-3
-    refinement_steps: int = 25
+    refinement_steps: int = 20
     refinement_rate: float = 4.5e-3
     averaged_share: float = 0.5
     float_share: float = 0.5
     rounding_rate: float = 5e-2
     rounding_weight: float = 5e-2
     block_scale_rate: float = 1e-3
-    weight_rate: float = 1e-3
+    weight_rate: float = 2e-3
     scale_rate: float = 3e-3
     feature_weight: float = 1.0
     temperature: float = 4.0
@@ -122,12 +122,16 @@ _RECIPES: dict[Recipe, RecipeSettings] = {
         refinement_steps=0,
         coarse_block_steps=100,
         student_steps=220,
-        # Fewer steps: weights can still move as far.
-        weight_rate=2e-3,
     ),
     "balanced": RecipeSettings(),
     "best": RecipeSettings(
-        generator_steps=1000, pool_images=10_240, coarse_block_steps=1000, student_steps=5000
+        generator_steps=600,
+        pool_images=5120,
+        refinement_steps=25,
+        coarse_block_steps=1000,
+        student_steps=2400,
+        # Weights move as far in as many smaller steps.
+        weight_rate=1e-3,
     ),
 }
 

@@ -38,7 +38,7 @@ def test_a_larger_rate_is_for_weights_that_are_not_coarse(weight_bits: int, rate
 
 @pytest.mark.parametrize("weight_bits", [2, 3])
 def test_coarse_weights_are_fitted_in_blocks_first(weight_bits: int) -> None:
-    wanted = replace(RECIPE, block_steps=RECIPE.coarse_block_steps)
+    wanted = replace(RECIPE, block_steps=RECIPE.coarse_block_steps, weight_rate=1e-3)
     assert method_settings("lrq", RECIPE, weight_bits) == wanted
     for method in ("lrq-paper", "gdfq", "calibrate"):
         assert method_settings(method, RECIPE, weight_bits).block_steps == 0
