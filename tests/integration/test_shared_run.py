@@ -16,6 +16,7 @@ from support.resumed_run import contents
 from lrq_deploy.cli.demo_network import TrainedDigits
 from lrq_deploy.launch import Launch
 from lrq_deploy.method.augmented_batches import VIEWS
+from lrq_deploy.method.recipe import RecipeSettings
 
 pytestmark = pytest.mark.integration
 
@@ -184,5 +185,6 @@ def test_a_signal_to_the_launcher_keeps_the_state(
     assert output.count(f"stopped by {number.name}; the state of the run is in {state}") == 1
     assert "torchrun --nproc-per-node 2 -m lrq_deploy quantize" in output
     # One of the processes reports progress.
-    assert output.count("generator: 300 steps") == 1
+    steps = RecipeSettings().generator_steps
+    assert output.count(f"generator: {steps} steps") == 1
     assert (state / "run.json").exists()
