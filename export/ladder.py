@@ -25,6 +25,7 @@ from lrq_deploy.export.exposure import (
     reference_trace,
     torch_trace,
 )
+from lrq_deploy.export.intervals import share_interval
 from lrq_deploy.export.parity import MIN_SAME_TOP1, Parity, compare
 from lrq_deploy.export.reference import UnknownOperatorError, reference_logits
 from lrq_deploy.export.session import OptimizationLevel, open_session
@@ -50,21 +51,32 @@ class Bound:
     Attributes:
         same_top1: share of images with the same answer, 0..1.
         same_rows: share of images with the same integers, 0..1.
+        within_chance: whether the upper end of the interval (95 %) of the first is what must reach
+            it, for forms that add floats: a few images do not tell a rare tie from a fault.
     """
 
     same_top1: float = MIN_SAME_TOP1
     same_rows: float = 0.0
+    within_chance: bool = False
 
     def holds(self, parity: Parity) -> bool:
         """Whether a comparison reaches both."""
-        return parity.same_top1 >= self.same_top1 and parity.same_rows >= self.same_rows
+        top1 = parity.same_top1
+        if self.within_chance:
+            top1 = share_interval(top1, parity.count)[1]
+        return top1 >= self.same_top1 and parity.same_rows >= self.same_rows
 
     def describe(self) -> str:
         """For instance ``top-1 >= 99.9 %, rows >= 99 %``."""
-        parts = [f"top-1 >= {100 * self.same_top1:g} %"]
+        chance = " within chance" if self.within_chance else ""
+        parts = [f"top-1 >= {100 * self.same_top1:g} %{chance}"]
         if self.same_rows:
             parts.append(f"rows >= {100 * self.same_rows:g} %")
         return ", ".join(parts)
+
+
+FLOAT_SUMS = Bound(within_chance=True)
+"""Of forms whose float32 sums may fall on the other side of a rounding tie."""
 
 
 @dataclass(frozen=True)
@@ -260,7 +272,7 @@ def _rungs(
     yield _Climb(
         "simulation",
         "torch, as trained",
-        Bound(),
+        FLOAT_SUMS,
         model.logits,
         lambda x: torch_trace(model, x),
     )
@@ -273,11 +285,12 @@ def _rungs(
         reference_count,
     )
     fused = Bound(same_rows=MIN_SAME_ROWS_NARROW if _is_narrow(model.scheme) else 0.0)
-    yield _runtime("onnxruntime-off", "ONNX Runtime plain", model, graph, "off", threads)
+    title = "ONNX Runtime plain"
+    yield _runtime("onnxruntime-off", title, model, graph, "off", threads, FLOAT_SUMS)
     yield _runtime("onnxruntime-all", "ONNX Runtime fused", model, graph, "all", threads, fused)
     if tensorrt_graph is not None:
         title = "TensorRT dialect"
-        yield _runtime("tensorrt-dialect", title, model, tensorrt_graph, "off", threads)
+        yield _runtime("tensorrt-dialect", title, model, tensorrt_graph, "off", threads, FLOAT_SUMS)
 
 
 def _runtime(
@@ -287,14 +300,14 @@ def _runtime(
     graph: Path,
     level: OptimizationLevel,
     threads: int,
-    bound: Bound | None = None,
+    bound: Bound,
 ) -> _Climb:
     session = open_session(graph, threads, level)
 
     def trace(images: Tensor) -> Trace:
         return onnx_trace(model, graph, images, level, threads)
 
-    return _Climb(name, title, bound or Bound(), session.logits, trace)
+    return _Climb(name, title, bound, session.logits, trace)
 
 
 def _untraced(images: Tensor) -> Trace:

@@ -14,7 +14,7 @@ __all__ = ["VIEWS", "AugmentedBatches", "DrawnBatch"]
 
 SHIFT_FRACTION = 8
 
-VIEWS = 16
+VIEWS = 8
 """Ways in which images are ever moved: few, so that the teacher can answer each once."""
 
 

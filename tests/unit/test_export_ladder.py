@@ -143,6 +143,27 @@ def test_a_bound_holds_both_shares() -> None:
     Ladder((Rung("skipped", "skipped", bound, skipped="why"),)).require()
 
 
+@pytest.mark.parametrize(
+    ("differ", "count", "strict", "lenient"),
+    [(0, 400, True, True), (1, 400, False, True), (1, 40, False, False), (9, 1000, False, False)],
+)
+def test_few_images_do_not_tell_a_rare_tie_from_a_fault(
+    differ: int, count: int, strict: bool, lenient: bool
+) -> None:
+    parity = Parity(count, 1 - differ / count, 0.9, 0.0, 1.0, 1.0)
+    assert Bound().holds(parity) == strict
+    assert Bound(within_chance=True).holds(parity) == lenient
+    assert Bound(within_chance=True).describe() == "top-1 >= 99.9 % within chance"
+
+
+def test_what_ships_and_what_shows_that_it_is_right_are_held_strictly(tmp_path: Path) -> None:
+    model = residual(4)
+    tensorrt = graph_of(model, tmp_path, "tensorrt")
+    ladder = climb(model, graph_of(model, tmp_path), [images(model, 2)], tensorrt)
+    strict = [rung.name for rung in ladder.rungs if not rung.bound.within_chance]
+    assert strict == ["reference", "onnxruntime-all"]
+
+
 @pytest.mark.parametrize("make", [lambda: residual(4), mobile], ids=["residual", "mobile"])
 def test_traces_hold_the_same_integers(make: Callable[[], QuantizedModel], tmp_path: Path) -> None:
     model, path = make(), tmp_path
