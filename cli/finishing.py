@@ -143,7 +143,7 @@ def _result(run: Run, made: MadeSet, fitted: Fitted, checked: Checked) -> Quanti
         needs_onnxruntime=version_text(needed_version(onnx.load(model_file).graph)),
         float_latency_ms=None if times is None else times.float_graph.p50_ms,
         student_latency_ms=None if times is None else times.quantized.p50_ms,
-        improvements=improvements(options, model, checked, student_bytes),
+        improvements=improvements(options, choice, model, checked, student_bytes),
         refused_targets=dict(choice.refused),
         ship=verdict.ship,
         verdict=verdict.sentence,

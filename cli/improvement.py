@@ -5,6 +5,7 @@ from lrq_deploy.cli.verdict import MAX_DROP_POINTS, MIN_AGREEMENT
 from lrq_deploy.export.coverage import Coverage
 from lrq_deploy.export.intervals import images_to_decide
 from lrq_deploy.export.latency import Benchmark
+from lrq_deploy.export.targets import REFERENCE, TargetChoice, targets
 from lrq_deploy.options import QuantizeOptions
 from lrq_deploy.scheme import Scheme
 from lrq_deploy.student.frozen import QuantizedModel
@@ -14,13 +15,19 @@ __all__ = ["improvements"]
 GOOD_RATIO = 0.75
 """Latency against float that needs no advice; resnet18 takes about half."""
 
+_ALONE = f"--target {REFERENCE}"
+_CARRIER_BITS = 8
 _PACKED_BITS = 4
 _WORTH = 0.05
 """Share of the file that a narrower layer must save to be named."""
 
 
 def improvements(
-    options: QuantizeOptions, model: QuantizedModel, checked: Checked, student_bytes: int
+    options: QuantizeOptions,
+    choice: TargetChoice,
+    model: QuantizedModel,
+    checked: Checked,
+    student_bytes: int,
 ) -> dict[str, str]:
     """Advice by figure, where there is any.
 
@@ -28,21 +35,28 @@ def improvements(
 
     Args:
         options: of the run.
+        choice: what it was written for.
         model: the student.
         checked: what was measured.
         student_bytes: size of ``model.onnx``.
     """
+    alone = options.scheme.act_bits == _CARRIER_BITS and _shares_a_narrow_table(choice)
     advice = {
-        "accuracy": _accuracy(options, checked),
+        "accuracy": _accuracy(options, checked, alone),
         "certainty": _certainty(checked),
         "integers": _integers(checked.coverage),
-        "latency": _latency(checked.benchmark, checked.coverage),
+        "latency": _latency(checked.benchmark, checked.coverage, alone),
         "size": _size(model, student_bytes),
     }
     return {figure: text for figure, text in advice.items() if text}
 
 
-def _accuracy(options: QuantizeOptions, checked: Checked) -> str:
+def _shares_a_narrow_table(choice: TargetChoice) -> bool:
+    """Whether a runtime beside ``REFERENCE`` holds fewer integers, and so decides for both."""
+    return choice.limits.carrier_qmax < targets().get(REFERENCE).carrier_qmax
+
+
+def _accuracy(options: QuantizeOptions, checked: Checked, alone: bool) -> str:
     drop = checked.fidelity.drop_points
     lost = checked.fidelity.agreement < 1 if drop is None else drop > 0
     if not lost:
@@ -50,6 +64,8 @@ def _accuracy(options: QuantizeOptions, checked: Checked) -> str:
     ways = []
     if options.scheme.act_bits < 8:
         ways.append("--act-bits 8 costs neither size nor speed in ONNX Runtime")
+    if alone:
+        ways.append(f"{_ALONE} gives activations 255 levels, not 127, and writes no other graph")
     if options.scheme.weight_bits < 8:
         ways.append(f"--weight-bits {_wider(options.scheme)} makes the file larger")
     if options.recipe != "best":
@@ -84,12 +100,14 @@ def _integers(coverage: Coverage) -> str:
     return "; ".join([*named, *([f"{rest} more, see validate"] if rest else [])])
 
 
-def _latency(benchmark: Benchmark | None, coverage: Coverage) -> str:
+def _latency(benchmark: Benchmark | None, coverage: Coverage, alone: bool) -> str:
     if benchmark is None or benchmark.worst_ratio <= GOOD_RATIO:
         return ""
     if coverage.float_operators:
         rest = ", ".join(f"{count} {name}" for name, count in coverage.float_operators.items())
         return f"{rest} run on floats between the layers and are not fused with them"
+    if alone:
+        return f"{_ALONE} needs no clip behind activations, and writes no other graph"
     return (
         "every layer runs in integers, so the rest is the cost per operator and the CPU; measure "
         "on the device with bench, where there are more threads with --threads"

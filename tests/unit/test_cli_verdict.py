@@ -25,6 +25,7 @@ from lrq_deploy.export.intervals import share_interval
 from lrq_deploy.export.ladder import Bound, Ladder, Rung
 from lrq_deploy.export.latency import BatchLatency, Benchmark, BenchmarkOptions, Distribution
 from lrq_deploy.export.parity import Parity
+from lrq_deploy.export.targets import targets
 from lrq_deploy.options import QuantizeOptions
 from lrq_deploy.scheme import Scheme
 
@@ -52,6 +53,10 @@ def coverage(share: float = 1.0) -> Coverage:
         ),
         {},
     )
+
+
+def advice(asked: QuantizeOptions, *measured: Any) -> dict[str, str]:
+    return improvements(asked, targets().choose(asked.target, asked.scheme), *measured)
 
 
 PARITY = Parity(
@@ -208,12 +213,12 @@ def test_a_gain_is_called_a_gain() -> None:
 
 def test_a_perfect_narrow_student_needs_no_advice() -> None:
     whole = checked(coverage=Coverage(coverage().layers[:1], {}))
-    assert improvements(options(), residual_student(4, 4, edge_bits=4), whole, 1000) == {}
+    assert advice(options(), residual_student(4, 4, edge_bits=4), whole, 1000) == {}
 
 
 def test_each_figure_has_its_own_advice() -> None:
     model = residual_student(8, 4)
-    found = improvements(
+    found = advice(
         options(scheme=Scheme(8, 4)),
         model,
         checked(fidelity=fidelity(1.0, 0.9, 0.89), coverage=coverage(0.5), benchmark=latency(0.9)),
@@ -233,14 +238,36 @@ def test_float_operators_are_blamed_for_a_slow_graph() -> None:
     slow = checked(
         benchmark=latency(1.1), coverage=Coverage(coverage().layers, {"HardSwish": 3, "Mul": 1})
     )
-    found = improvements(options(), residual_student(4, 4), slow, 10**6)
+    found = advice(options(), residual_student(4, 4), slow, 10**6)
     assert found["latency"].startswith("3 HardSwish, 1 Mul run on floats")
 
 
 def test_no_advice_is_left_at_8_bits_and_the_best_recipe() -> None:
     worse = checked(fidelity=fidelity(0.9))
-    asked = options(scheme=Scheme(8, 8, 8), recipe="best")
-    assert "accuracy" not in improvements(asked, residual_student(8, 8), worse, 10**9)
+    asked = options(scheme=Scheme(8, 8, 8), recipe="best", target="onnxruntime")
+    assert "accuracy" not in advice(asked, residual_student(8, 8), worse, 10**9)
+
+
+@pytest.mark.parametrize(
+    ("target", "act_bits", "symmetry", "named"),
+    [
+        ("auto", 8, "symmetric", True),
+        ("tensorrt", 8, "symmetric", True),
+        ("onnxruntime", 8, "symmetric", False),
+        ("auto", 4, "symmetric", False),
+        ("auto", 8, "asymmetric", False),
+    ],
+)
+def test_one_runtime_alone_is_named_where_another_halves_the_levels(
+    target: str, act_bits: int, symmetry: Any, named: bool
+) -> None:
+    asked = options(scheme=Scheme(4, act_bits, act_symmetry=symmetry), target=target)
+    slow = checked(fidelity=fidelity(0.9), benchmark=latency(0.9))
+    found = advice(asked, residual_student(4, act_bits), slow, 10**6)
+    assert [("--target onnxruntime" in found[figure]) for figure in ("accuracy", "latency")] == [
+        named,
+        named,
+    ]
 
 
 def test_an_interval_is_turned_where_the_student_gains() -> None:
@@ -266,7 +293,7 @@ def test_an_interval_is_turned_where_the_student_gains() -> None:
     ],
 )
 def test_too_few_images_are_named(measured: Any, source: str, said: str) -> None:
-    found = improvements(
+    found = advice(
         options(), residual_student(4, 4), checked(fidelity=measured, source=source), 10**6
     )
     assert said in found.get("certainty", "")
