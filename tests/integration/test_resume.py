@@ -78,6 +78,7 @@ def test_a_terminated_run_continues_to_the_same_bundle(
     assert any(after.get(stage, "") in note for note in notes)
 
 
+@pytest.mark.timeout(1800)
 def test_runs_that_are_killed_again_and_again_come_to_the_same_bundle(tmp_path: Path) -> None:
     arguments = [sys.executable, resumed_run.__file__, str(tmp_path), str(LEAST_KILLS), "0"]
     paths = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
