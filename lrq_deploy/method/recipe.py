@@ -125,11 +125,11 @@ _RECIPES: dict[Recipe, RecipeSettings] = {
     ),
     "balanced": RecipeSettings(),
     "best": RecipeSettings(
-        generator_steps=600,
-        pool_images=5120,
-        refinement_steps=25,
+        generator_steps=400,
+        pool_images=7680,
+        refinement_steps=15,
         coarse_block_steps=1000,
-        student_steps=2400,
+        student_steps=3300,
         # Weights move as far in as many smaller steps.
         weight_rate=1e-3,
     ),
