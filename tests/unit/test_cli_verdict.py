@@ -264,10 +264,15 @@ def test_one_runtime_alone_is_named_where_another_halves_the_levels(
     asked = options(scheme=Scheme(4, act_bits, act_symmetry=symmetry), target=target)
     slow = checked(fidelity=fidelity(0.9), benchmark=latency(0.9))
     found = advice(asked, residual_student(4, act_bits), slow, 10**6)
-    assert [("--target onnxruntime" in found[figure]) for figure in ("accuracy", "latency")] == [
-        named,
-        named,
-    ]
+    assert ("--target onnxruntime gives activations 0..255" in found["accuracy"]) == named
+    assert ("--target onnxruntime needs no clip" in found["latency"]) == named
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_the_price_of_wide_activations_is_named_where_weights_pay_it(bits: int) -> None:
+    asked, worse = options(scheme=Scheme(bits, 8)), checked(fidelity=fidelity(0.9))
+    found = advice(asked, residual_student(bits, 8), worse, 10**6)
+    assert ("not 0..127, weights -64..64" in found["accuracy"]) == (bits == 8)
 
 
 def test_an_interval_is_turned_where_the_student_gains() -> None:

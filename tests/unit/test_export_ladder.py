@@ -145,7 +145,13 @@ def test_a_bound_holds_both_shares() -> None:
 
 @pytest.mark.parametrize(
     ("differ", "count", "strict", "lenient"),
-    [(0, 400, True, True), (1, 400, False, True), (1, 40, False, False), (9, 1000, False, False)],
+    [
+        (0, 400, True, True),
+        (1, 400, False, True),
+        (2, 1000, False, True),
+        (3, 1000, False, False),
+        (1, 40, False, False),
+    ],
 )
 def test_few_images_do_not_tell_a_rare_tie_from_a_fault(
     differ: int, count: int, strict: bool, lenient: bool
@@ -156,7 +162,7 @@ def test_few_images_do_not_tell_a_rare_tie_from_a_fault(
     assert Bound(within_chance=True).describe() == "top-1 >= 99.9 % within chance"
 
 
-def test_what_ships_and_what_shows_that_it_is_right_are_held_strictly(tmp_path: Path) -> None:
+def test_the_fused_graph_and_the_reference_are_held_strictly(tmp_path: Path) -> None:
     model = residual(4)
     tensorrt = graph_of(model, tmp_path, "tensorrt")
     ladder = climb(model, graph_of(model, tmp_path), [images(model, 2)], tensorrt)
