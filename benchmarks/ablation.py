@@ -52,7 +52,7 @@ VARIANTS = {
     "AMA B": Variant({"margin": "b"}),
     "plain distillation": Variant({"decoupled": False}),
     "no diversity loss": Variant(settings={"diversity_weight": 0.0}),
-    "images refined in 15 steps": Variant(settings={"refinement_steps": 15}),
+    "images refined in 30 steps": Variant(settings={"refinement_steps": 30}),
     "half of the pool painted": Variant(settings={"painted_share": 0.5}),
     "steps as calibrated, not learned": Variant(settings={"scale_rate": 0.0}),
     "no loss on the input of the last layer": Variant(settings={"feature_weight": 0.0}),
