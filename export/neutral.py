@@ -156,7 +156,28 @@ def _input_qparams(table: ScaleTable, name: str, layer: FrozenLayer) -> QParams:
         ) from None
 
 
+def _keep_names_apart(graph: fx.GraphModule) -> None:
+    """Give stored tensors names with a dot, which no computed value has.
+
+    The exporter of torch 2.15 states the wrong shapes where both have one name, and ONNX Runtime
+    fuses by them.
+    """
+    names = [*graph._parameters, *graph._buffers]
+    owner = "stored"
+    while hasattr(graph, owner):
+        owner += "_"
+    graph.add_module(owner, nn.Module())
+    for name in names:
+        graph.get_submodule(owner).register_buffer(name, getattr(graph, name))
+        delattr(graph, name)
+    for node in graph.graph.nodes:
+        if node.op == "get_attr" and node.target in names:
+            node.target = f"{owner}.{node.target}"
+    graph.recompile()
+
+
 def _export(graph: fx.GraphModule, input_shape: tuple[int, int, int]) -> ir.Model:
+    _keep_names_apart(graph)
     # Batch 2: torch.export specialises a dimension of size 0 or 1.
     example = torch.zeros(2, *input_shape)
     try:

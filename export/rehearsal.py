@@ -15,7 +15,7 @@ __all__ = ["rehearse"]
 
 
 def rehearse(model: QuantizedModel, targets: Sequence[Target]) -> None:
-    """Make the files of a bundle in memory, run each graph on one image, and drop them.
+    """Make the files of a bundle in memory, run each graph on one image and on more, drop them.
 
     Args:
         model: a student with the graph of the one to come; its numbers do not matter.
@@ -26,13 +26,16 @@ def rehearse(model: QuantizedModel, targets: Sequence[Target]) -> None:
     """
     neutral = neutral_graph(model)
     student_bytes(model)
-    image = example_input(model.input_shape, 1)
+    # A graph may have the batch of one image written in.
+    batches = [example_input(model.input_shape, images) for images in (1, 3)]
     for target in targets:
         proto = to_onnx(model, target, neutral)
         try:
             # ONNX Runtime's optimiser is for its own dialect.
             level: OptimizationLevel = "all" if target.name == REFERENCE else "off"
-            open_session(proto.SerializeToString(), level=level).logits(image)
+            session = open_session(proto.SerializeToString(), level=level)
+            for images in batches:
+                session.logits(images)
         except ExportError as error:
             raise ExportError(
                 "ONNX Runtime must execute every operator of the network",

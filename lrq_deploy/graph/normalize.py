@@ -2,8 +2,8 @@
 
 Requires: a functional ATen graph in evaluation mode.
 Ensures: no constant subgraph, dropout, clone, assertion or full slice; one operator per function
-(see ``variants``, ``average_forms``, ``movement_forms`` and ``gates``); every BatchNorm is one node
-with one output and stored statistics; the graph runs as before.
+(see ``variants``, ``average_forms``, ``movement_forms``, ``gates`` and ``head_form``); every
+BatchNorm is one node with one output and stored statistics; the graph runs as before.
 """
 
 import operator
@@ -17,6 +17,7 @@ from lrq_deploy.errors import UnsupportedNetworkError
 from lrq_deploy.graph.average_forms import unify_averages
 from lrq_deploy.graph.fold_constants import fold_constants
 from lrq_deploy.graph.gates import recognize_gates
+from lrq_deploy.graph.head_form import unify_head
 from lrq_deploy.graph.movement_forms import unify_movements
 from lrq_deploy.graph.operators import BATCH_NORMS, IDENTITIES, WEIGHTED, is_call
 from lrq_deploy.graph.variants import unify_variants
@@ -48,6 +49,7 @@ def normalize(graph_module: fx.GraphModule) -> None:
     unify_averages(graph)
     unify_movements(graph_module)
     recognize_gates(graph)
+    unify_head(graph_module)
     for node in list(graph.nodes):
         if "batch_norm" in str(node.target) and node.op == "call_function":
             _check_statistics(node)

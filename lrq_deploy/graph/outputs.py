@@ -11,7 +11,7 @@ from lrq_deploy.errors import OptionError, UnsupportedNetworkError
 from lrq_deploy.graph.operators import is_call
 from lrq_deploy.task import Task
 
-__all__ = ["LOGITS", "pick_output", "take_off_probabilities"]
+__all__ = ["LOGITS", "PROBABILITIES", "pick_output", "take_off_probabilities"]
 
 aten = torch.ops.aten
 
@@ -21,6 +21,8 @@ _SOFTMAX = {
     aten.log_softmax.int,
     aten._log_softmax.default,
 }
+PROBABILITIES = _SOFTMAX | {aten.sigmoid.default}
+"""What turns logits into probabilities."""
 
 LOGITS = "logits"
 """Name that decides among several outputs of shape ``[N, classes]``."""
@@ -84,9 +86,9 @@ def take_off_probabilities(graph_module: fx.GraphModule, task: Task) -> None:
     """
     output = graph_module.graph.output_node()
     last: Any = output.args[0]
-    sigmoid = is_call(last, {aten.sigmoid.default})
-    if not sigmoid and not is_call(last, _SOFTMAX):
+    if not is_call(last, PROBABILITIES):
         return
+    sigmoid = not is_call(last, _SOFTMAX)
     if sigmoid != (task == "multilabel"):
         raise UnsupportedNetworkError(
             "a network that ends in a sigmoid says yes or no per label, one that ends in a softmax "
