@@ -41,8 +41,8 @@ from profile_steps import model_options
 
 from lrq_deploy.cli.preparing import load_teacher
 from lrq_deploy.errors import LrqError
+from lrq_deploy.export.bounds import MIN_SAME_ROWS_NARROW, Bound
 from lrq_deploy.export.bundle import load_bundle
-from lrq_deploy.export.ladder import MIN_SAME_ROWS_NARROW, Bound
 from lrq_deploy.export.onnx_graph import float_onnx, save_onnx, to_onnx
 from lrq_deploy.export.onnxruntime_dialect import OnnxRuntimeTarget
 from lrq_deploy.export.parity import Parity, compare

@@ -17,8 +17,8 @@ from lrq_deploy.calibration.observe import calibrate
 from lrq_deploy.errors import LrqError
 from lrq_deploy.export.coverage import audit
 from lrq_deploy.export.onnx_graph import to_onnx
-from lrq_deploy.export.parity import student_parity
 from lrq_deploy.export.session import open_session
+from lrq_deploy.export.student_parity import student_parity
 from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
 from lrq_deploy.graph.placement import place_quantizers
 from lrq_deploy.graph.teach import make_teacher
@@ -159,7 +159,7 @@ def _quantize(teacher: Teacher, scheme: Scheme, start: float) -> Row:
     model = frozen_model(student, scheme, teacher)
     data = to_onnx(model).SerializeToString()
     coverage = audit(model, data)
-    parity = student_parity(model, open_session(data), x, min_same_top1=0.0)
+    parity = student_parity(model, open_session(data), x, strict=False)
     return Row(
         name=teacher.name,
         size=teacher.input_shape[1],

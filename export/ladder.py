@@ -6,7 +6,7 @@ the numpy reference shows.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lrq_deploy.errors import ImageError, ParityError
+from lrq_deploy.export.bounds import FLOAT_SUMS, Bound, as_close_as, integer_bound
 from lrq_deploy.export.engine_run import EngineSession, EngineUnavailableError
 from lrq_deploy.export.exposure import (
     Divergence,
@@ -25,58 +26,16 @@ from lrq_deploy.export.exposure import (
     reference_trace,
     torch_trace,
 )
-from lrq_deploy.export.intervals import share_interval
-from lrq_deploy.export.parity import MIN_SAME_TOP1, Parity, compare
-from lrq_deploy.export.reference import UnknownOperatorError, reference_logits
+from lrq_deploy.export.parity import Parity, compare
+from lrq_deploy.export.reference import UnknownOperatorError, float_operator, reference_logits
 from lrq_deploy.export.session import OptimizationLevel, open_session
 from lrq_deploy.export.simulation import exact_logits
 from lrq_deploy.progress import ProgressCallback, StageProgress, silent
-from lrq_deploy.scheme import Scheme
 from lrq_deploy.student.frozen import QuantizedModel
 
-__all__ = ["MIN_SAME_ROWS_NARROW", "Bound", "Ladder", "Rung", "climb"]
+__all__ = ["Ladder", "Rung", "climb"]
 
-MIN_SAME_ROWS_NARROW = 0.99
-"""Rows of the same integers where weights and activations have at most 4 bits: few values, so
-few ties, and no pair of products can saturate."""
-
-NARROW_BITS = 4
 TRACED_IMAGES = 2
-
-
-@dataclass(frozen=True)
-class Bound:
-    """What a rung must reach.
-
-    Attributes:
-        same_top1: share of images with the same answer, 0..1.
-        same_rows: share of images with the same integers, 0..1.
-        within_chance: whether the upper end of the interval (95 %) of the first is what must reach
-            it, for forms that add floats: a few images do not tell a rare tie from a fault.
-    """
-
-    same_top1: float = MIN_SAME_TOP1
-    same_rows: float = 0.0
-    within_chance: bool = False
-
-    def holds(self, parity: Parity) -> bool:
-        """Whether a comparison reaches both."""
-        top1 = parity.same_top1
-        if self.within_chance:
-            top1 = share_interval(top1, parity.count)[1]
-        return top1 >= self.same_top1 and parity.same_rows >= self.same_rows
-
-    def describe(self) -> str:
-        """For instance ``top-1 >= 99.9 %, rows >= 99 %``."""
-        chance = " within chance" if self.within_chance else ""
-        parts = [f"top-1 >= {100 * self.same_top1:g} %{chance}"]
-        if self.same_rows:
-            parts.append(f"rows >= {100 * self.same_rows:g} %")
-        return ", ".join(parts)
-
-
-FLOAT_SUMS = Bound(within_chance=True)
-"""Of forms whose float32 sums may fall on the other side of a rounding tie."""
 
 
 @dataclass(frozen=True)
@@ -259,7 +218,12 @@ def climb(
         report.advance()
     if count == 0:
         raise ImageError("validation needs images", "none", "pass a folder with images")
-    return Ladder(tuple(rung.finish(model) for rung in rungs))
+    finished = tuple(rung.finish(model) for rung in rungs)
+    simulation = finished[0].parity
+    if simulation is not None and float_operator(model) is not None:
+        bound = as_close_as(simulation)
+        finished = tuple(replace(rung, bound=bound) for rung in finished)
+    return Ladder(finished)
 
 
 def _rungs(
@@ -284,7 +248,7 @@ def _rungs(
         lambda x: reference_trace(model, x),
         reference_count,
     )
-    fused = Bound(same_rows=MIN_SAME_ROWS_NARROW if _is_narrow(model.scheme) else 0.0)
+    fused = integer_bound(model.scheme)
     title = "ONNX Runtime plain"
     yield _runtime("onnxruntime-off", title, model, graph, "off", threads, FLOAT_SUMS)
     yield _runtime("onnxruntime-all", "ONNX Runtime fused", model, graph, "all", threads, fused)
@@ -313,12 +277,6 @@ def _runtime(
 def _untraced(images: Tensor) -> Trace:
     """An engine shows nothing of what flows inside."""
     return {}
-
-
-def _is_narrow(scheme: Scheme) -> bool:
-    """Whether all layers add few integers; sums of floats may round to either side of a tie."""
-    widest = max(scheme.weight_bits, scheme.act_bits)
-    return widest <= NARROW_BITS and scheme.depthwise == "int8" and not scheme.int4_linear
 
 
 def _check_shape(batch: Tensor, model: QuantizedModel) -> None:

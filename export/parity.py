@@ -1,22 +1,14 @@
 """How equal two forms of one network are, on the same images."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from lrq_deploy.errors import ParityError
-from lrq_deploy.export.session import Session, batches_of, open_session
-from lrq_deploy.export.simulation import exact_logits
-from lrq_deploy.student.frozen import QuantizedModel
 from lrq_deploy.task import Task, answers
 
-__all__ = ["MIN_SAME_TOP1", "ROW_TOLERANCE", "Parity", "compare", "require", "student_parity"]
-
-MIN_SAME_TOP1 = 0.999
-"""Bound of the project. A rounding tie that falls differently may move a tensor by one step."""
+__all__ = ["ROW_TOLERANCE", "Parity", "compare"]
 
 ROW_TOLERANCE = 1e-5
 """Relative to the largest logit of both forms: the last layer's integers are equal, but their
@@ -72,49 +64,6 @@ def compare(a: Tensor, b: Tensor, task: Task = "multiclass") -> Parity:
         identical_rows=_share((a == b).all(1)),
         max_diff=float(difference.max()),
         mean_diff=float(difference.mean()),
-    )
-
-
-def require(parity: Parity, what: str, min_same_top1: float = MIN_SAME_TOP1) -> Parity:
-    """Return ``parity`` if it is within the bound.
-
-    Raises:
-        ParityError: fewer answers are the same than ``min_same_top1``.
-    """
-    if parity.same_top1 < min_same_top1:
-        raise ParityError(
-            f"{what} must give {100 * min_same_top1:g} % of the same answers",
-            f"{100 * parity.same_top1:.2f} % on {parity.count} images, logits off by up to "
-            f"{parity.max_diff:.3g}",
-            "this is a fault of lrq-deploy or of the runtime; please report it with the CPU type",
-        )
-    return parity
-
-
-def student_parity(
-    model: QuantizedModel,
-    onnx_path: Path | Session,
-    images: Tensor | Iterable[Tensor],
-    min_same_top1: float = MIN_SAME_TOP1,
-) -> Parity:
-    """Torch student, evaluated exactly, against its ONNX graph with all optimisations on.
-
-    Args:
-        model: what was trained.
-        onnx_path: its graph, or a session that has it loaded.
-        images: normalised, ``[N, C, H, W]`` or batches of it.
-        min_same_top1: bound, 0..1; 0 only reports.
-
-    Raises:
-        ParityError: the bound is missed.
-    """
-    session = onnx_path if isinstance(onnx_path, Session) else open_session(onnx_path)
-    pairs = [(exact_logits(model, batch), session.logits(batch)) for batch in batches_of(images)]
-    if not pairs:
-        raise ParityError("parity needs images", "none", "pass at least one image")
-    ours, theirs = (torch.cat(side) for side in zip(*pairs, strict=True))
-    return require(
-        compare(ours, theirs, model.task), "ONNX Runtime and the torch student", min_same_top1
     )
 
 

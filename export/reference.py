@@ -18,6 +18,7 @@ from torch import Tensor, fx
 from lrq_deploy.errors import ExportError
 from lrq_deploy.export.reference_operators import (
     FLOAT_OPERATORS,
+    FLOAT_SUMS,
     MOVEMENTS,
     SIZE_OPERATORS,
     concatenate,
@@ -37,6 +38,7 @@ __all__ = [
     "Reference",
     "UnknownOperatorError",
     "call_labels",
+    "float_operator",
     "integer_convolution",
     "reference_logits",
 ]
@@ -131,6 +133,18 @@ class Reference:
         raise _unknown(type(module).__name__)
 
 
+def float_operator(model: QuantizedModel) -> str | None:
+    """The first operator of a student that sums products of floats, or None.
+
+    No two orders of such sums agree to the last bit (attention, LayerNorm); what this reference
+    does not know counts as one of them.
+    """
+    for node in model.graph.graph.nodes:
+        if node.op == "call_function" and not _is_exact(node.target):
+            return str(node.target)
+    return None
+
+
 def call_labels(model: QuantizedModel) -> dict[fx.Node, str]:
     """A name for each call of a quantizer: ``NAME``, ``NAME.1``, ... as the graphs have them."""
     calls: dict[str, int] = {}
@@ -152,6 +166,13 @@ def _real(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return type(value)(_real(v) for v in value)
     return value
+
+
+def _is_exact(target: object) -> bool:
+    if target in SIZE_OPERATORS or target in MOVEMENTS:
+        return True
+    known = {*SIZE_OPERATORS, *MOVEMENTS, *FLOAT_OPERATORS, *_CONCATENATIONS} - FLOAT_SUMS
+    return str(target) in known
 
 
 def _call(target: object, args: Any, kwargs: Mapping[str, Any]) -> Any:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from lrq_deploy.export.reference_movements import MOVEMENTS, concatenate, pair
 
-__all__ = ["FLOAT_OPERATORS", "MOVEMENTS", "SIZE_OPERATORS", "concatenate"]
+__all__ = ["FLOAT_OPERATORS", "FLOAT_SUMS", "MOVEMENTS", "SIZE_OPERATORS", "concatenate"]
 
 Array = NDArray[Any]
 
@@ -197,6 +197,9 @@ FLOAT_OPERATORS: dict[str, Callable[..., Any]] = {
     "aten.threshold.default": lambda x, limit, other: np.where(x > limit, x, other),
 }
 """Operators that make new values; they are evaluated on reals."""
+
+FLOAT_SUMS = {"aten.bmm.default", "aten.matmul.default", "aten.softmax.int"}
+"""Those that add many reals, whose order moves the last bits."""
 
 SIZE_OPERATORS: dict[object, Callable[..., Any]] = {
     "aten.sym_size.int": lambda x, axis: x.shape[axis],

@@ -11,7 +11,7 @@ import pytest
 from support.benchmark_scripts import benchmark_script
 
 from lrq_deploy.errors import OptionError
-from lrq_deploy.export.ladder import Bound
+from lrq_deploy.export.bounds import Bound
 from lrq_deploy.export.parity import Parity
 
 pytestmark = pytest.mark.unit

@@ -20,9 +20,10 @@ from lrq_deploy.cli.verdict import (
     next_commands,
 )
 from lrq_deploy.export.accuracy import Fidelity, LabelAgreement
+from lrq_deploy.export.bounds import Bound
 from lrq_deploy.export.coverage import Coverage, LayerCoverage
 from lrq_deploy.export.intervals import share_interval
-from lrq_deploy.export.ladder import Bound, Ladder, Rung
+from lrq_deploy.export.ladder import Ladder, Rung
 from lrq_deploy.export.latency import BatchLatency, Benchmark, BenchmarkOptions, Distribution
 from lrq_deploy.export.parity import Parity
 from lrq_deploy.export.targets import targets

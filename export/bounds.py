@@ -1,0 +1,78 @@
+"""How equal the forms of one student must be: integers wholly, floats as far as float32 goes."""
+
+from dataclasses import dataclass
+
+from lrq_deploy.export.intervals import share_interval
+from lrq_deploy.export.parity import Parity
+from lrq_deploy.scheme import Scheme
+
+__all__ = [
+    "FLOAT_SUMS",
+    "MIN_SAME_ROWS_NARROW",
+    "MIN_SAME_TOP1",
+    "Bound",
+    "as_close_as",
+    "integer_bound",
+]
+
+MIN_SAME_TOP1 = 0.999
+"""Bound of the project. A rounding tie that falls differently may move a tensor by one step."""
+
+MIN_SAME_ROWS_NARROW = 0.99
+"""Rows of the same integers where weights and activations have at most 4 bits: few values, so
+few ties, and no pair of products can saturate."""
+
+_NARROW_BITS = 4
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What a form must reach.
+
+    Attributes:
+        same_top1: share of images with the same answer, 0..1.
+        same_rows: share of images with the same integers, 0..1.
+        within_chance: whether the upper end of the interval (95 %) of the first is what must reach
+            it, for forms that add floats: a few images do not tell a rare tie from a fault.
+    """
+
+    same_top1: float = MIN_SAME_TOP1
+    same_rows: float = 0.0
+    within_chance: bool = False
+
+    def holds(self, parity: Parity) -> bool:
+        """Whether a comparison reaches both."""
+        top1 = parity.same_top1
+        if self.within_chance:
+            top1 = share_interval(top1, parity.count)[1]
+        return top1 >= self.same_top1 and parity.same_rows >= self.same_rows
+
+    def describe(self) -> str:
+        """For instance ``top-1 >= 99.9 %, rows >= 99 %``."""
+        chance = " within chance" if self.within_chance else ""
+        parts = [f"top-1 >= {100 * self.same_top1:.4g} %{chance}"]
+        if self.same_rows:
+            parts.append(f"rows >= {100 * self.same_rows:g} %")
+        return ", ".join(parts)
+
+
+FLOAT_SUMS = Bound(within_chance=True)
+"""Of forms whose float32 sums may fall on the other side of a rounding tie."""
+
+
+def integer_bound(scheme: Scheme) -> Bound:
+    """Of the fused graph of ONNX Runtime, whose layers add integers."""
+    widest = max(scheme.weight_bits, scheme.act_bits)
+    # Layers that are kept in float may round to either side of a tie.
+    narrow = widest <= _NARROW_BITS and scheme.depthwise == "int8" and not scheme.int4_linear
+    return Bound(same_rows=MIN_SAME_ROWS_NARROW if narrow else 0.0)
+
+
+def as_close_as(simulation: Parity) -> Bound:
+    """Of a student that computes in floats between its quantizers (attention, LayerNorm).
+
+    No two orders of such sums agree there, and each step that differs moves the next ones. A form
+    must give as many of the exact student's answers as torch's float32 does, within chance.
+    """
+    reached = share_interval(simulation.same_top1, simulation.count)[0]
+    return Bound(min(reached, MIN_SAME_TOP1), within_chance=True)

@@ -1,0 +1,145 @@
+"""What forms of a student are held to: integers strictly, floats as torch's float32 is."""
+
+from functools import cache
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+import torch.nn.functional as F
+from support.small_networks import CENTRED, SHAPE, Residual, calibrated, graph_of, images
+from torch import Tensor, nn
+
+from lrq_deploy.errors import ParityError
+from lrq_deploy.export.bounds import MIN_SAME_TOP1, Bound, as_close_as, integer_bound
+from lrq_deploy.export.ladder import climb
+from lrq_deploy.export.onnx_graph import to_onnx
+from lrq_deploy.export.parity import Parity
+from lrq_deploy.export.reference import float_operator
+from lrq_deploy.export.session import open_session
+from lrq_deploy.export.student_parity import student_parity
+from lrq_deploy.scheme import Scheme
+from lrq_deploy.student.freeze import frozen_model
+from lrq_deploy.student.frozen import QuantizedModel
+from lrq_deploy.teacher import Teacher
+
+pytestmark = pytest.mark.unit
+
+SCHEME = Scheme(4, 4, 8)
+
+
+def parity(share: float, count: int, rows: float = 0.5) -> Parity:
+    return Parity(count, share, rows, 0.0, 1.0, 1.0)
+
+
+def test_a_bound_holds_both_shares() -> None:
+    bound = Bound(0.99, 0.5)
+    assert bound.holds(Parity(100, 0.99, 0.5, 0.0, 1.0, 1.0))
+    assert not bound.holds(Parity(100, 0.98, 1.0, 0.0, 1.0, 1.0))
+    assert not bound.holds(Parity(100, 1.0, 0.4, 0.0, 1.0, 1.0))
+    assert bound.describe() == "top-1 >= 99 %, rows >= 50 %"
+
+
+@pytest.mark.parametrize(
+    ("differ", "count", "strict", "lenient"),
+    [
+        (0, 400, True, True),
+        (1, 400, False, True),
+        (2, 1000, False, True),
+        (3, 1000, False, False),
+        (1, 40, False, False),
+    ],
+)
+def test_few_images_do_not_tell_a_rare_tie_from_a_fault(
+    differ: int, count: int, strict: bool, lenient: bool
+) -> None:
+    parity = Parity(count, 1 - differ / count, 0.9, 0.0, 1.0, 1.0)
+    assert Bound().holds(parity) == strict
+    assert Bound(within_chance=True).holds(parity) == lenient
+    assert Bound(within_chance=True).describe() == "top-1 >= 99.9 % within chance"
+
+
+@pytest.mark.parametrize(
+    ("scheme", "rows"),
+    [
+        (Scheme(4, 4, 8), 0.99),
+        (Scheme(3, 4, 8), 0.99),
+        (Scheme(8, 8, 8), 0.0),
+        (Scheme(4, 8, 8), 0.0),
+        (Scheme(4, 4, 8, depthwise="float"), 0.0),
+        (Scheme(4, 4, 8, int4_linear=True), 0.0),
+    ],
+)
+def test_few_integers_are_held_to_the_same_rows(scheme: Scheme, rows: float) -> None:
+    assert integer_bound(scheme) == Bound(MIN_SAME_TOP1, rows)
+
+
+@pytest.mark.parametrize(
+    ("simulated", "shipped", "holds"),
+    [
+        (parity(1.0, 4), parity(0.75, 4), True),
+        (parity(39 / 41, 41), parity(38 / 41, 41), True),
+        (parity(39 / 41, 41), parity(25 / 41, 41), False),
+        (parity(1.0, 41), parity(20 / 41, 41), False),
+        (parity(1.0, 10_000), parity(0.9985, 10_000), True),
+        (parity(1.0, 10_000), parity(0.99, 10_000), False),
+    ],
+)
+def test_as_close_as_torch_is(simulated: Parity, shipped: Parity, holds: bool) -> None:
+    assert as_close_as(simulated).holds(shipped) == holds
+    assert as_close_as(simulated).holds(simulated)
+
+
+class Attending(nn.Module):
+    """Attention over patches: floats between quantizers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.patches = nn.Conv2d(3, 8, 4, stride=4)
+        self.norm = nn.LayerNorm(8)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.norm(self.patches(x).flatten(2).transpose(1, 2))
+        result: Tensor = self.head(F.scaled_dot_product_attention(rows, rows, rows).mean(1))
+        return result
+
+
+@cache
+def student(attending: bool) -> QuantizedModel:
+    network = Attending().eval() if attending else Residual()
+    teacher = Teacher(graph_of(network), SHAPE, 5, CENTRED, "net", "")
+    return frozen_model(calibrated(network, SCHEME), SCHEME, teacher)
+
+
+def test_layer_norm_and_attention_are_float() -> None:
+    assert float_operator(student(False)) is None
+    assert float_operator(student(True)) == "aten.layer_norm.default"
+
+
+@pytest.mark.parametrize("attending", [True, False])
+def test_rungs_have_the_bounds_of_their_student(attending: bool, tmp_path: Path) -> None:
+    model = student(attending)
+    graph = tmp_path / "model.onnx"
+    graph.write_bytes(to_onnx(model).SerializeToString())
+    rungs = {rung.name: rung for rung in climb(model, graph, [images(8)]).rungs}
+    fused, simulation = rungs["onnxruntime-all"], rungs["simulation"].parity
+    assert simulation is not None
+    assert fused.bound == (as_close_as(simulation) if attending else integer_bound(SCHEME))
+    assert fused.passes
+
+
+@pytest.mark.parametrize("attending", [True, False])
+def test_a_graph_that_answers_otherwise_is_an_error(attending: bool) -> None:
+    model = student(attending)
+    batch = images(32)
+    right, wrong = to_onnx(model), to_onnx(model)
+    assert student_parity(model, open_session(right.SerializeToString()), batch).same_top1 > 0.9
+    head = next(i for i in wrong.graph.initializer if i.name == "layers.head.weight_q")
+    values = onnx.numpy_helper.to_array(head)
+    head.CopyFrom(onnx.numpy_helper.from_array(values[::-1].copy(), head.name))
+    turned = open_session(wrong.SerializeToString())
+    with pytest.raises(ParityError, match="must repeat the answers"):
+        student_parity(model, turned, batch)
+    assert student_parity(model, turned, batch, strict=False).same_top1 < 0.9
