@@ -2,10 +2,12 @@
 
 Requires: constants are folded; nodes carry the shapes of the trace.
 Ensures: stacks are concatenations; ``tile``, ``repeat``, ``flip``, ``roll``, ``repeat_interleave``
-and an index by a list select positions along an axis, as runtimes do on integers. What works along
-the batch, and an index of several axes at once, stays as it is.
+and an index by a list select positions along an axis, as runtimes do on integers; a border of
+minus infinity in front of a maximum pooling repeats the edge. What works along the batch, and an
+index of several axes at once, stays as it is.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -41,6 +43,8 @@ def unify_movements(graph_module: fx.GraphModule) -> None:
             _unify_selection(graph_module, node)
         elif is_call(node, {aten.index.Tensor}):
             _unify_index(graph_module, node)
+        elif is_call(node, {aten.pad.default, aten.constant_pad_nd.default}):
+            _repeat_edge(node)
 
 
 def _unify_stack(node: fx.Node) -> None:
@@ -103,6 +107,18 @@ def _reshaped(graph: fx.Graph, moved: fx.Node, axis: int, shape: Sequence[int]) 
     if not shape:
         return graph.call_function(aten.squeeze.dim, (moved, axis))
     return graph.call_function(aten.unflatten.int, (moved, axis, list(shape)))
+
+
+def _repeat_edge(node: fx.Node) -> None:
+    """Each window that reaches into the border holds the edge, which decides as without it."""
+    sides: Any = node.args[1]
+    pools = list(node.users)
+    if node.args[-1] != -math.inf or not all(is_call(n, {aten.max_pool2d.default}) for n in pools):
+        return
+    kernels: list[Any] = [pool.args[1] for pool in pools]
+    high, wide = (min(kernel[axis % len(kernel)] for kernel in kernels) for axis in (0, 1))
+    if len(sides) == 4 and max(sides[:2]) < wide and max(sides[2:]) < high:
+        replace_call(node, aten.replication_pad2d.default, (node.args[0], sides))
 
 
 def _sizes(node: Any) -> list[Any]:

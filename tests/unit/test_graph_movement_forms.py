@@ -1,5 +1,6 @@
 """Movements of hand-written networks: captured, in integers, equal in every form of the student."""
 
+import math
 from collections.abc import Callable
 from functools import cache
 
@@ -63,7 +64,12 @@ def _masked(x: Tensor) -> Tensor:
     return table[:, :, torch.arange(12) % 3 > 0]
 
 
+def _bordered(sides: list[int], kernel: int | tuple[int, int] = 3) -> Movement:
+    return lambda x: F.max_pool2d(F.pad(x, sides, value=-math.inf), kernel, 2)
+
+
 GROUPS: dict[str, Movement] = {
+    "border of minus infinity": _bordered([0, 1, 2, 1]),
     "index": _shuffled,
     "index by a mask and by a table": _masked,
     "flip": lambda x: x.flip(-1, 2).fliplr(),
@@ -130,6 +136,20 @@ def test_a_movement_runs_in_integers_in_both_dialects(name: str) -> None:
     assert (coverage.share, set(coverage.float_operators) - {"Expand"}) == (1, set())
     other = to_onnx(model, "tensorrt").SerializeToString()
     assert compare(exact, open_session(other, level="off").logits(x)).same_rows == 1
+
+
+@pytest.mark.parametrize("sides", [[0, 1, 0, 1], [2, 2, 1, 0], [1, 2, 3, 3]])
+def test_a_border_of_minus_infinity_repeats_the_edge_under_a_maximum(sides: list[int]) -> None:
+    border = _bordered(sides, (4, 3))
+    module = with_statistics(_Moving(lambda x: border(x - 0.5)))
+    graph = graph_of(module)
+    assert aten.replication_pad2d.default in targets(graph)
+    torch.testing.assert_close(graph(images(3)), module(images(3)))
+
+
+def test_a_border_as_wide_as_the_window_stays() -> None:
+    graph = graph_of(_Moving(lambda x: _bordered([0, 3, 0, 0])(x).clamp_min(-9.0)))
+    assert aten.replication_pad2d.default not in targets(graph)
 
 
 def test_a_movement_along_the_batch_is_left_alone() -> None:
