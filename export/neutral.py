@@ -23,6 +23,7 @@ from torch import Tensor, fx, nn
 
 from lrq_deploy.errors import ExportError
 from lrq_deploy.export.missing_form import describe_failure
+from lrq_deploy.graph.attributes import take_name
 from lrq_deploy.qparams import QParams, ScaleTable
 from lrq_deploy.student.frozen import FrozenLayer, QuantizedModel
 from lrq_deploy.student.weight_only import BLOCK, WeightOnlyLayer
@@ -163,16 +164,14 @@ def _keep_names_apart(graph: fx.GraphModule) -> None:
     fuses by them.
     """
     names = [*graph._parameters, *graph._buffers]
-    owner = "stored"
-    while hasattr(graph, owner):
-        owner += "_"
-    graph.add_module(owner, nn.Module())
+    stored = nn.Module()
     for name in names:
-        graph.get_submodule(owner).register_buffer(name, getattr(graph, name))
+        stored.register_buffer(name, getattr(graph, name))
         delattr(graph, name)
+    take_name(graph, "stored", stored)
     for node in graph.graph.nodes:
         if node.op == "get_attr" and node.target in names:
-            node.target = f"{owner}.{node.target}"
+            node.target = f"stored.{node.target}"
     graph.recompile()
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-__all__ = ["add_tensor_node", "optional_tensor", "tensor_of"]
+__all__ = ["add_tensor_node", "optional_tensor", "take_name", "tensor_of"]
 
 
 def tensor_of(graph_module: fx.GraphModule, node: Any) -> Tensor:
@@ -36,3 +36,22 @@ def add_tensor_node(graph_module: fx.GraphModule, name: str, value: Tensor) -> f
     dtype = torch.float32 if value.is_floating_point() else value.dtype
     graph_module.register_buffer(free, value.detach().to(dtype).clone())
     return graph_module.graph.get_attr(free)
+
+
+def take_name(graph_module: fx.GraphModule, name: str, module: nn.Module) -> None:
+    """Put ``module`` at ``name``; a part of the network that is called so moves to a free name."""
+    if hasattr(graph_module, name):
+        free = f"{name}_"
+        while hasattr(graph_module, free):
+            free += "_"
+        own = getattr(graph_module, name)
+        delattr(graph_module, name)
+        if isinstance(own, nn.Module):
+            graph_module.add_module(free, own)
+        else:
+            graph_module.register_buffer(free, own)
+        for node in graph_module.graph.nodes:
+            path = str(node.target).split(".")
+            if node.op == "get_attr" and path[0] == name:
+                node.target = ".".join([free, *path[1:]])
+    graph_module.add_module(name, module)

@@ -46,6 +46,9 @@ _OTHER_FLOATS = re.compile(r"\b(Half|BFloat16|[Dd]ouble)\b")
 
 _VIEWS = {aten.view.default, aten.reshape.default, aten._unsafe_view.default}
 
+_TAKEN_NAMES = set(dir(fx.GraphModule({}, fx.Graph()))) - set(dir(nn.Module()))
+"""Of children (``graph``, ``code``, ``meta``); torch loses what is stored under them."""
+
 
 def example_input(input_shape: tuple[int, int, int], batch: int = 2) -> Tensor:
     """Deterministic normalised noise ``[batch, C, H, W]`` for tracing and shape checks."""
@@ -137,6 +140,8 @@ def _captured(
 def _export(module: nn.Module, input_shape: tuple[int, int, int]) -> ExportedProgram:
     module = module.eval()
     _check_parameters(module)
+    if not _TAKEN_NAMES.isdisjoint(dict(module.named_children())):
+        module = _Inside(module).eval()
     batch = torch.export.Dim("batch", min=1)
     try:
         return _traced(module, example_input(input_shape), dynamic_shapes=({0: batch},))
@@ -147,6 +152,17 @@ def _export(module: nn.Module, input_shape: tuple[int, int, int]) -> ExportedPro
             _first_line(error) + _place(error),
             "edit the named construct, or pass a torch.export archive made in your own code",
         ) from error
+
+
+class _Inside(nn.Module):
+    """A network one level down, where its parts may be called like members of a graph module."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Any:
+        return self.network(images)
 
 
 def _traced(module: nn.Module, images: Tensor, **dynamic: Any) -> ExportedProgram:

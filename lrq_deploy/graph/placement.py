@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from lrq_deploy.graph.attributes import optional_tensor, tensor_of
+from lrq_deploy.graph.attributes import optional_tensor, take_name, tensor_of
 from lrq_deploy.graph.kept_float import kept_float
 from lrq_deploy.graph.operators import WEIGHTED, is_call
 from lrq_deploy.graph.ranges import non_negative_nodes
@@ -55,8 +55,8 @@ def place_quantizers(
     """Return a student; the argument is unchanged. Scales are still to be calibrated."""
     student = copy.deepcopy(folded)
     flatten_rows(student.graph)
-    student.add_module("quantizers", nn.ModuleDict())
-    student.add_module("layers", nn.ModuleDict())
+    take_name(student, "quantizers", nn.ModuleDict())
+    take_name(student, "layers", nn.ModuleDict())
     bounds = preprocessing.bounds() if preprocessing.known else []
     positive = non_negative_nodes(student.graph, bool(bounds) and all(b[0] >= 0 for b in bounds))
     first, last = edge_layers(student.graph)

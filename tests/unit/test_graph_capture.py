@@ -41,6 +41,17 @@ def test_the_graph_computes_what_the_network_computes(batch: int) -> None:
     assert not any(p.requires_grad for p in graph.parameters())
 
 
+@pytest.mark.parametrize("name", ["graph", "meta", "code", "layers", "input"])
+def test_parts_may_have_any_name(name: str) -> None:
+    module = with_statistics(Wrapped(lambda y: y))
+    module.add_module(name, module.body)
+    del module.body
+    module.__dict__["body"] = getattr(module, name)
+    graph = capture(module, SHAPE)
+    assert any(name in path.split(".") for path in graph.state_dict())
+    torch.testing.assert_close(graph(images(3)), module(images(3)))
+
+
 @pytest.mark.parametrize(
     "pack", [lambda y: {"logits": y}, lambda y: (y,), lambda y: [y]], ids=["dict", "tuple", "list"]
 )
