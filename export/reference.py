@@ -18,9 +18,9 @@ from torch import Tensor, fx
 from lrq_deploy.errors import ExportError
 from lrq_deploy.export.reference_operators import (
     FLOAT_OPERATORS,
-    FLOAT_SUMS,
     MOVEMENTS,
     SIZE_OPERATORS,
+    SUMS_OF_REALS,
     concatenate,
 )
 from lrq_deploy.qparams import QParams
@@ -171,7 +171,7 @@ def _real(value: Any) -> Any:
 def _is_exact(target: object) -> bool:
     if target in SIZE_OPERATORS or target in MOVEMENTS:
         return True
-    known = {*SIZE_OPERATORS, *MOVEMENTS, *FLOAT_OPERATORS, *_CONCATENATIONS} - FLOAT_SUMS
+    known = {*SIZE_OPERATORS, *MOVEMENTS, *FLOAT_OPERATORS, *_CONCATENATIONS} - SUMS_OF_REALS
     return str(target) in known
 
 

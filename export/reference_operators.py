@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from lrq_deploy.export.reference_movements import MOVEMENTS, concatenate, pair
 
-__all__ = ["FLOAT_OPERATORS", "FLOAT_SUMS", "MOVEMENTS", "SIZE_OPERATORS", "concatenate"]
+__all__ = ["FLOAT_OPERATORS", "MOVEMENTS", "SIZE_OPERATORS", "SUMS_OF_REALS", "concatenate"]
 
 Array = NDArray[Any]
 
@@ -198,7 +198,7 @@ FLOAT_OPERATORS: dict[str, Callable[..., Any]] = {
 }
 """Operators that make new values; they are evaluated on reals."""
 
-FLOAT_SUMS = {"aten.bmm.default", "aten.matmul.default", "aten.softmax.int"}
+SUMS_OF_REALS = {"aten.bmm.default", "aten.matmul.default", "aten.softmax.int"}
 """Those that add many reals, whose order moves the last bits."""
 
 SIZE_OPERATORS: dict[object, Callable[..., Any]] = {
