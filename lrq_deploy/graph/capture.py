@@ -263,6 +263,32 @@ def _make_batch_symbolic(graph_module: fx.GraphModule) -> None:
             same_rank = before is not None and before.dim() == len(shape)
             if same_rank and static is not None and shape[0] == static:
                 node.args = (node.args[0], [-1, *shape[1:]])
+    if static is not None:
+        _repeat_constants(graph_module, source, static)
+
+
+def _repeat_constants(graph_module: fx.GraphModule, source: fx.Node, static: int) -> None:
+    """A row that is concatenated to each image (a class token) has as many copies as images."""
+    graph = graph_module.graph
+    made_of_image = {source}
+    for node in list(graph.nodes):
+        if not made_of_image.isdisjoint(node.all_input_nodes):
+            made_of_image.add(node)
+        if node not in made_of_image or node.target is not aten.cat.default:
+            continue
+        parts, axis = node.args[0], [*node.args[1:], 0][0]
+        rows = [] if axis == 0 else [part for part in parts if part not in made_of_image]
+        for part in rows:
+            value = part.meta.get("val")
+            if value is None or value.shape[0] not in (1, static):
+                continue
+            with graph.inserting_before(node):
+                images = graph.call_function(aten.sym_size.int, (source, 0))
+                row = graph.call_function(aten.slice.Tensor, (part, 0, 0, 1))
+                sizes: list[Any] = [images, *[-1] * (value.dim() - 1)]
+                repeated = graph.call_function(aten.expand.default, (row, sizes))
+            row.meta["val"], repeated.meta["val"] = value[:1], value
+            node.replace_input_with(part, repeated)
 
 
 def _is_batch(size: Any, static: int | None) -> bool:

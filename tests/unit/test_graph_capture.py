@@ -1,6 +1,7 @@
 """Capture: what becomes a graph, and what is refused how."""
 
 import io
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -39,6 +40,44 @@ def test_the_graph_computes_what_the_network_computes(batch: int) -> None:
     x = images(batch)
     torch.testing.assert_close(graph(x), module(x))
     assert not any(p.requires_grad for p in graph.parameters())
+
+
+class Tokens(nn.Module):
+    """Rows of patches behind one that ``repeat`` makes of a stored row and the images."""
+
+    def __init__(self, repeat: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.patches = nn.Conv2d(3, 8, 4, stride=4)
+        self.token = nn.Parameter(torch.randn(1, 1, 8))
+        self.head = nn.Linear(8, 5)
+        self.repeat = repeat
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.patches(x).flatten(2).transpose(1, 2)
+        rows = torch.cat([self.repeat(self.token, x), rows], 1)
+        result: Tensor = self.head(rows[:, 0] + rows.mean(1))
+        return result
+
+
+REPEATS: list[Callable[[Tensor, Tensor], Tensor]] = [
+    lambda token, x: token.expand(x.shape[0], -1, -1),
+    lambda token, x: token.expand(len(x), 1, 8),
+    lambda token, x: token.repeat(x.shape[0], 1, 1),
+    lambda token, x: token + torch.zeros(x.shape[0], 1, 8),
+]
+
+
+@pytest.mark.parametrize("repeat", REPEATS)
+@pytest.mark.parametrize("batch", [None, 1, 2, 4])
+def test_a_class_token_is_repeated_for_any_batch(
+    repeat: Callable[[Tensor, Tensor], Tensor], batch: int | None
+) -> None:
+    network = Tokens(repeat).eval()
+    program = network if batch is None else torch.export.export(network, (images(batch),))
+    graph = capture(program, SHAPE)
+    for count in (1, 3):
+        torch.testing.assert_close(graph(images(count)), network(images(count)))
 
 
 @pytest.mark.parametrize("name", ["graph", "meta", "code", "layers", "input"])
