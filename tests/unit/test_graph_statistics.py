@@ -51,7 +51,7 @@ def test_a_network_that_ends_in_a_convolution_has_no_classifier() -> None:
             super().__init__()
             self.stem = nn.Conv2d(3, 4, 3)
             self.norm = nn.BatchNorm2d(4)
-            self.head = nn.Conv2d(4, 5, 1)
+            self.head = nn.Conv2d(4, 5, 3, padding=1)
 
         def forward(self, x: Tensor) -> Tensor:
             result: Tensor = self.head(self.norm(self.stem(x)).mean((2, 3), True)).flatten(1)
