@@ -163,14 +163,15 @@ def _keep_names_apart(graph: fx.GraphModule) -> None:
     The exporter of torch 2.15 states the wrong shapes where both have one name, and ONNX Runtime
     fuses by them.
     """
-    names = [*graph._parameters, *graph._buffers]
+    own = {"recurse": False, "remove_duplicate": False}
+    tensors = dict([*graph.named_parameters("", **own), *graph.named_buffers("", **own)])
     stored = nn.Module()
-    for name in names:
-        stored.register_buffer(name, getattr(graph, name))
+    for name, value in tensors.items():
+        stored.register_buffer(name, value)
         delattr(graph, name)
     take_name(graph, "stored", stored)
     for node in graph.graph.nodes:
-        if node.op == "get_attr" and node.target in names:
+        if node.op == "get_attr" and node.target in tensors:
             node.target = f"stored.{node.target}"
     graph.recompile()
 

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-__all__ = ["add_tensor_node", "optional_tensor", "take_name", "tensor_of"]
+__all__ = ["add_tensor_node", "layer_of", "optional_tensor", "take_name", "tensor_of"]
 
 
 def tensor_of(graph_module: fx.GraphModule, node: Any) -> Tensor:
@@ -21,6 +21,11 @@ def tensor_of(graph_module: fx.GraphModule, node: Any) -> Tensor:
 def optional_tensor(graph_module: fx.GraphModule, node: Any) -> Tensor | None:
     """The tensor of a ``get_attr`` node, or ``None`` for an absent argument."""
     return tensor_of(graph_module, node) if isinstance(node, fx.Node) else None
+
+
+def layer_of(weight: fx.Node) -> str:
+    """Name in the network of the layer that a stored weight belongs to."""
+    return str(weight.meta.get("layer", weight.target)).removesuffix(".weight")
 
 
 def add_tensor_node(graph_module: fx.GraphModule, name: str, value: Tensor) -> fx.Node:

@@ -47,7 +47,7 @@ _OTHER_FLOATS = re.compile(r"\b(Half|BFloat16|[Dd]ouble)\b")
 _VIEWS = {aten.view.default, aten.reshape.default, aten._unsafe_view.default}
 
 _TAKEN_NAMES = set(dir(fx.GraphModule({}, fx.Graph()))) - set(dir(nn.Module()))
-"""Of children (``graph``, ``code``, ``meta``); torch loses what is stored under them."""
+"""Of a graph module (``graph``, ``code``, ``meta``); torch loses what is stored under them."""
 
 
 def example_input(input_shape: tuple[int, int, int], batch: int = 2) -> Tensor:
@@ -140,8 +140,6 @@ def _captured(
 def _export(module: nn.Module, input_shape: tuple[int, int, int]) -> ExportedProgram:
     module = module.eval()
     _check_parameters(module)
-    if not _TAKEN_NAMES.isdisjoint(dict(module.named_children())):
-        module = _Inside(module).eval()
     batch = torch.export.Dim("batch", min=1)
     try:
         return _traced(module, example_input(input_shape), dynamic_shapes=({0: batch},))
@@ -166,6 +164,9 @@ class _Inside(nn.Module):
 
 
 def _traced(module: nn.Module, images: Tensor, **dynamic: Any) -> ExportedProgram:
+    stored = [*module.named_parameters(), *module.named_buffers()]
+    if not _TAKEN_NAMES.isdisjoint(path.partition(".")[0] for path, _ in stored):
+        module = _Inside(module).eval()
     with torch.no_grad(), warnings.catch_warnings(), _quiet_tracer():
         warnings.simplefilter("ignore")
         return torch.export.export(module, (images,), strict=False, **dynamic)

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, fx, ops
 
-from lrq_deploy.graph.attributes import add_tensor_node, tensor_of
+from lrq_deploy.graph.attributes import add_tensor_node, layer_of, tensor_of
 from lrq_deploy.graph.operators import is_call
 from lrq_deploy.graph.outputs import PROBABILITIES
 
@@ -45,7 +45,7 @@ def unify_head(graph_module: fx.GraphModule) -> None:
         weight = add_tensor_node(
             graph_module, f"{stored.target}_rows", tensor_of(graph_module, stored).flatten(1)
         )
-        weight.meta["layer"] = stored.meta.get("layer", stored.target).removesuffix(".weight")
+        weight.meta["layer"] = layer_of(stored)
         rows = graph.call_function(aten.flatten.using_ints, (x, 1))
         head = graph.call_function(aten.linear.default, (rows, weight, *bias))
     rows.meta["val"] = x.meta["val"].flatten(1)

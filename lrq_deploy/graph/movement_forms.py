@@ -112,13 +112,20 @@ def _reshaped(graph: fx.Graph, moved: fx.Node, axis: int, shape: Sequence[int]) 
 def _repeat_edge(node: fx.Node) -> None:
     """Each window that reaches into the border holds the edge, which decides as without it."""
     sides: Any = node.args[1]
-    pools = list(node.users)
-    if node.args[-1] != -math.inf or not all(is_call(n, {aten.max_pool2d.default}) for n in pools):
+    if node.args[-1] != -math.inf or len(sides) != 4 or min(sides) < 0:
         return
-    kernels: list[Any] = [pool.args[1] for pool in pools]
-    high, wide = (min(kernel[axis % len(kernel)] for kernel in kernels) for axis in (0, 1))
-    if len(sides) == 4 and max(sides[:2]) < wide and max(sides[2:]) < high:
+    if all(_holds_an_edge(pool, sides) for pool in node.users):
         replace_call(node, aten.replication_pad2d.default, (node.args[0], sides))
+
+
+def _holds_an_edge(pool: fx.Node, sides: Sequence[int]) -> bool:
+    """Whether no window of ``pool`` lies in the border alone, or steps over the edge."""
+    if not is_call(pool, {aten.max_pool2d.default}):
+        return False
+    defaults: list[Any] = [[], [0], [1]]
+    kernel, _, padding, dilation = [*pool.args[1:5], *defaults[len(pool.args) - 2 :]][:4]
+    high, wide = (kernel[a % len(kernel)] - padding[a % len(padding)] for a in (0, 1))
+    return bool(max(sides[:2]) < wide and max(sides[2:]) < high and max(dilation) == 1)
 
 
 def _sizes(node: Any) -> list[Any]:

@@ -14,6 +14,7 @@ import torch
 from torch import fx
 
 from lrq_deploy.errors import UnsupportedNetworkError
+from lrq_deploy.graph.attributes import layer_of
 from lrq_deploy.graph.average_forms import unify_averages
 from lrq_deploy.graph.fold_constants import fold_constants
 from lrq_deploy.graph.gates import recognize_gates
@@ -56,7 +57,7 @@ def normalize(graph_module: fx.GraphModule) -> None:
             _unify_batch_norm(graph, node)
         elif is_call(node, WEIGHTED):
             weight: Any = node.args[1]
-            node.meta["layer"] = weight.meta.get("layer", weight.target).removesuffix(".weight")
+            node.meta["layer"] = layer_of(weight)
     graph.eliminate_dead_code()
     graph.lint()
     graph_module.delete_all_unused_submodules()

@@ -15,7 +15,7 @@ import torch
 from torch import fx
 
 from lrq_deploy.errors import UnsupportedNetworkError
-from lrq_deploy.graph.attributes import add_tensor_node, tensor_of
+from lrq_deploy.graph.attributes import add_tensor_node, layer_of, tensor_of
 from lrq_deploy.graph.operators import WEIGHTED, is_call
 from lrq_deploy.graph.replacement import replace_call
 
@@ -107,7 +107,7 @@ def _add_a_side(graph_module: fx.GraphModule, node: fx.Node) -> None:
     with graph.inserting_before(node):
         kernel = tensor_of(graph_module, weight).unsqueeze(-1)
         stored = add_tensor_node(graph_module, f"{weight.target}_column", kernel)
-        stored.meta["layer"] = weight.meta.get("layer", weight.target).removesuffix(".weight")
+        stored.meta["layer"] = layer_of(weight)
         image = graph.call_function(aten.unsqueeze.default, (x, -1))
         named = isinstance(padding, str)
         target = aten.conv2d.padding if named else aten.conv2d.default

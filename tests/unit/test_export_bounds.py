@@ -7,6 +7,8 @@ import onnx
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 from support.small_networks import CENTRED, SHAPE, Residual, calibrated, graph_of, images
 from torch import Tensor, nn
 
@@ -128,6 +130,25 @@ def test_rungs_have_the_bounds_of_their_student(attending: bool, tmp_path: Path)
     assert simulation is not None
     assert fused.bound == (as_close_as(simulation) if attending else integer_bound(SCHEME))
     assert fused.passes
+
+
+def test_the_reference_stays_exact_where_floats_are_added(tmp_path: Path) -> None:
+    model = student(True)
+    graph = tmp_path / "model.onnx"
+    graph.write_bytes(to_onnx(model).SerializeToString())
+    reference = next(r for r in climb(model, graph, [images(4)]).rungs if r.name == "reference")
+    assert reference.bound == Bound(same_top1=1.0, same_rows=1.0)
+
+
+def test_parity_needs_images() -> None:
+    model = student(False)
+    with pytest.raises(ParityError, match="needs images"):
+        student_parity(model, open_session(to_onnx(model).SerializeToString()), [])
+
+
+@given(st.integers(0, 2000))
+def test_two_answers_of_two_thousand_may_differ(wrong: int) -> None:
+    assert Bound().holds(parity(1 - wrong / 2000, 2000)) == (wrong <= 2)
 
 
 @pytest.mark.parametrize("attending", [True, False])

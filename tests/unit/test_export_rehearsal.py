@@ -11,7 +11,7 @@ from lrq_deploy.calibration.stand_in import stand_in_model
 from lrq_deploy.errors import ExportError
 from lrq_deploy.export.missing_form import describe_failure
 from lrq_deploy.export.rehearsal import rehearse
-from lrq_deploy.export.session import open_session
+from lrq_deploy.export.session import Session, open_session
 from lrq_deploy.export.targets import targets
 from lrq_deploy.graph.capture import capture
 from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
@@ -63,6 +63,18 @@ def stand_in(network: nn.Module, scheme: Scheme = SCHEME) -> QuantizedModel:
 @pytest.mark.parametrize("scheme", [SCHEME, Scheme(8, 8, 8), Scheme(4, 4, 8, int4_linear=True)])
 def test_a_network_that_can_be_written_passes(scheme: Scheme) -> None:
     rehearse(stand_in(Residual(), scheme), BOTH)
+
+
+def test_each_graph_answers_one_image_and_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, answer = [], Session.logits
+
+    def recording(session: Session, batch: Tensor) -> Tensor:
+        asked.append(len(batch))
+        return answer(session, batch)
+
+    monkeypatch.setattr(Session, "logits", recording)
+    rehearse(stand_in(Residual()), BOTH)
+    assert asked == [1, 3] * len(BOTH)
 
 
 def test_no_onnx_form() -> None:

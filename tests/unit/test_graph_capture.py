@@ -80,6 +80,14 @@ def test_a_class_token_is_repeated_for_any_batch(
         torch.testing.assert_close(graph(images(count)), network(images(count)))
 
 
+def test_a_stored_tensor_may_have_any_name_where_the_batch_is_a_number() -> None:
+    network = Tokens(REPEATS[1]).eval()
+    network.code, network.token = network.token, None  # type: ignore[assignment]
+    network.repeat = lambda _, x: network.code.expand(len(x), 1, 8)  # type: ignore[operator]
+    graph = capture(network, SHAPE)
+    torch.testing.assert_close(graph(images(3)), network(images(3)))
+
+
 @pytest.mark.parametrize("name", ["graph", "meta", "code", "layers", "input"])
 def test_parts_may_have_any_name(name: str) -> None:
     module = with_statistics(Wrapped(lambda y: y))

@@ -147,9 +147,21 @@ def test_a_border_of_minus_infinity_repeats_the_edge_under_a_maximum(sides: list
     torch.testing.assert_close(graph(images(3)), module(images(3)))
 
 
-def test_a_border_as_wide_as_the_window_stays() -> None:
-    graph = graph_of(_Moving(lambda x: _bordered([0, 3, 0, 0])(x).clamp_min(-9.0)))
+@pytest.mark.parametrize(
+    ("sides", "padding", "dilation"),
+    [([0, 3, 0, 0], 0, 1), ([1, 1, 1, 1], 0, 2), ([2, 2, 0, 0], 1, 1), ([-1, 1, 0, 0], 0, 1)],
+)
+def test_a_border_that_a_window_may_see_without_the_edge_stays(
+    sides: list[int], padding: int, dilation: int
+) -> None:
+    def bordered(x: Tensor) -> Tensor:
+        padded = F.pad(x, sides, value=-math.inf)
+        return F.max_pool2d(padded, 3, 1, padding, dilation).clamp_min(-9.0)
+
+    module = with_statistics(_Moving(bordered))
+    graph = graph_of(module)
     assert aten.replication_pad2d.default not in targets(graph)
+    torch.testing.assert_close(graph(images(3)), module(images(3)))
 
 
 def test_a_movement_along_the_batch_is_left_alone() -> None:
