@@ -5,10 +5,12 @@ BatchNorm statistics come from one training-mode forward of noise; nothing is do
 """
 
 import argparse
+import ast
 import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -57,7 +59,8 @@ class Row:
     """One network.
 
     Attributes:
-        name: ``torchvision:NAME`` or ``timm:NAME``; ``+deployed`` is re-parameterised.
+        name: ``torchvision:NAME`` or ``timm:NAME``; ``+deployed`` is re-parameterised, and
+            ``?depth=2&embed_dim=64`` are arguments of its constructor.
         size: side of the images in pixels.
         refusal: rule and finding of the error, empty where it was captured.
         layers: weighted layers, all of them quantized.
@@ -99,7 +102,9 @@ def build(name: str, size: int) -> nn.Module:
     torch.manual_seed(0)
     family, _, key = name.partition(":")
     key, _, deployed = key.partition("+")
-    module = _create(family, key).train()
+    key, _, arguments = key.partition("?")
+    pairs = (pair.split("=", 1) for pair in arguments.split("&") if pair)
+    module = _create(family, key, {k: ast.literal_eval(v) for k, v in pairs}).train()
     for part in module.modules():
         if isinstance(part, nn.modules.batchnorm._BatchNorm):
             part.momentum = None
@@ -116,15 +121,16 @@ def build(name: str, size: int) -> nn.Module:
     return module
 
 
-def _create(family: str, key: str) -> nn.Module:
+def _create(family: str, key: str, options: dict[str, Any]) -> nn.Module:
     if family == "timm":
         import timm
 
-        created: nn.Module = timm.create_model(key, pretrained=False)
+        created: nn.Module = timm.create_model(key, pretrained=False, **options)
         return created
     import torchvision
 
-    options = {"init_weights": False} if key in ("googlenet", "inception_v3") else {}
+    if key in ("googlenet", "inception_v3"):
+        options = {"init_weights": False, **options}
     network: nn.Module = torchvision.models.get_model(key, weights=None, **options)
     return network
 

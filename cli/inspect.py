@@ -54,7 +54,7 @@ def inspect(
 
 def run_command(run: "Run") -> str:
     """Command line of a proposed run, to copy."""
-    flags = QuantizeFlags(bits=_BITS, arch=run.arch or None)
+    flags = QuantizeFlags(bits=_BITS, arch=run.arch or None, trust_pickle=run.trusted or None)
     command = command_line(Path(run.model), flags)
     return f"{command} --input-shape {run.input_shape}" if run.input_shape else command
 

@@ -76,6 +76,8 @@ def _file_rows(found: Inspection) -> Iterator[tuple[str, str]]:
         more = len(names) - _SHOWN_GLOBALS
         shown = ", ".join(names[:_SHOWN_GLOBALS]) + (f" and {more} more" if more > 0 else "")
         yield "wants to run", f"{shown} (nothing was executed)"
+    elif found.kind == "torchscript":
+        yield "code inside", "TorchScript (it was not run)"
     elif found.kind != "onnx":
         yield "code inside", "none"
 

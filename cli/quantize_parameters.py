@@ -212,7 +212,7 @@ TrustPickle = Annotated[
     bool | None,
     typer.Option(
         "--trust-pickle",
-        help="Unpickle a whole module, which may run any code in the file.",
+        help="Unpickle a whole module, or run TorchScript: any code in the file may run.",
     ),
 ]
 

@@ -105,8 +105,9 @@ def write_bundle(
         **graphs,
         STUDENT_NAME: student_bytes(model),
         GRID_NAME: grid_png(synthetic, model.preprocessing),
-        CLASSIFY_NAME: Path(classify.__file__).read_bytes(),
     }
+    if model.input_shape[0] in classify.CHANNELS:
+        files[CLASSIFY_NAME] = Path(classify.__file__).read_bytes()
     manifest = Manifest(
         created=(created or datetime.now(UTC)).isoformat(timespec="seconds"),
         versions=_versions(),

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lrq_deploy.classify import CHANNELS
 from lrq_deploy.teacher import Preprocessing
 
 __all__ = ["grid_images", "grid_png"]
@@ -20,12 +21,13 @@ def grid_png(images: Tensor, preprocessing: Preprocessing) -> bytes:
     """PNG of the first images, up to 8 x 8, in the colours a camera would have delivered.
 
     Args:
-        images: normalised ``[N, C, H, W]``, C 1 or 3, N at least 1.
+        images: normalised ``[N, C, H, W]``, N at least 1. One channel is drawn grey, three in
+            colour, others grey and side by side.
         preprocessing: undone; where it is not known, each channel is spread over 0..255.
     """
     from PIL import Image
 
-    pixels = _pixels(images[: _MAX_SIDE**2].detach().cpu().float(), preprocessing)
+    pixels = _drawn(_pixels(images[: _MAX_SIDE**2].detach().cpu().float(), preprocessing))
     count, channels, height, width = pixels.shape
     zoom = _zoom(height, width)
     pixels = pixels.repeat_interleave(zoom, 2).repeat_interleave(zoom, 3)
@@ -52,7 +54,7 @@ def grid_images(sheet: NDArray[np.uint8], shape: tuple[int, int, int]) -> Tensor
     Raises:
         ValueError: the picture is not a grid of such images.
     """
-    channels, height, width = shape
+    channels, height, width = _drawn(torch.empty(1, *shape)).shape[1:]
     zoom = _zoom(height, width)
     tall, wide = height * zoom + _GAP, width * zoom + _GAP
     pixels = torch.from_numpy(sheet).reshape(*sheet.shape[:2], -1).permute(2, 0, 1)
@@ -64,7 +66,23 @@ def grid_images(sheet: NDArray[np.uint8], shape: tuple[int, int, int]) -> Tensor
     images = cells[..., ::zoom, ::zoom].permute(1, 2, 0, 3, 4).flatten(0, 1).contiguous()
     # The last row may end with empty cells, which are white.
     drawn = torch.nonzero((images != 255).flatten(1).any(1)).flatten()
-    return images[: int(drawn[-1]) + 1 if len(drawn) else 1]
+    return _undrawn(images[: int(drawn[-1]) + 1 if len(drawn) else 1], shape)
+
+
+def _drawn(images: Tensor) -> Tensor:
+    """``[N, C, H, W]`` as a picture can hold it; channels without a colour come side by side."""
+    count, channels, height, width = images.shape
+    if channels in CHANNELS:
+        return images
+    return images.transpose(1, 2).reshape(count, 1, height, channels * width)
+
+
+def _undrawn(pixels: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """The opposite of ``_drawn``, for images of ``(C, H, W)``."""
+    channels, height, width = shape
+    if channels in CHANNELS:
+        return pixels
+    return pixels.reshape(len(pixels), height, channels, width).transpose(1, 2).contiguous()
 
 
 def _zoom(height: int, width: int) -> int:

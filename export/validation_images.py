@@ -51,7 +51,7 @@ def grid_of(bundle: Bundle) -> Tensor:
     channels, height, width = bundle.manifest.input_shape
     try:
         with Image.open(path, formats=("PNG",)) as picture:
-            sheet = np.array(picture.convert("L" if channels == 1 else "RGB"))
+            sheet = np.array(picture.convert("RGB" if channels == 3 else "L"))
         return grid_images(sheet, (channels, height, width))
     except (OSError, ValueError, UnidentifiedImageError) as error:
         raise BundleError(

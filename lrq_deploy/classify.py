@@ -20,7 +20,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-__all__ = ["DECODING_ERRORS", "FORMATS", "main", "normalise", "read_pixels"]
+__all__ = ["CHANNELS", "DECODING_ERRORS", "FORMATS", "main", "normalise", "read_pixels"]
+
+CHANNELS = (1, 3)
+"""Of the inputs that an image file can fill: grey or RGB."""
 
 # Pillow's other readers are left out: the one for EPS hands the file to an external program.
 Image.init()

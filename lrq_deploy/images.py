@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lrq_deploy.classify import DECODING_ERRORS, FORMATS, normalise, read_pixels
+from lrq_deploy.classify import CHANNELS, DECODING_ERRORS, FORMATS, normalise, read_pixels
 from lrq_deploy.errors import ImageError
 from lrq_deploy.teacher import Preprocessing
 
@@ -157,8 +157,15 @@ def read_image_folder(
 
     Raises:
         ImageError: the folder is missing or holds no readable image, or it has more class
-            folders than the network has logits.
+            folders than the network has logits, or the network does not take images of 1 or 3
+            channels.
     """
+    if input_shape[0] not in CHANNELS:
+        raise ImageError(
+            "image files hold 1 channel (grey) or 3 (RGB)",
+            f"a network of {input_shape[0]} channels with --images {folder}",
+            "leave out --images; the student is then measured on synthetic images",
+        )
     listing = _list_images(folder, num_classes)
     kept = _spread(len(listing.paths), limit)
     reader = ImageReader(input_shape, preprocessing)

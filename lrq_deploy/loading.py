@@ -13,7 +13,9 @@ from lrq_deploy.checkpoint.export_archive import read_export_archive
 from lrq_deploy.checkpoint.fit import fit_state_dict, infer_num_classes
 from lrq_deploy.checkpoint.identify import CheckpointFile, identify
 from lrq_deploy.checkpoint.read import StateDict, check_finite, read_state_dict
+from lrq_deploy.checkpoint.torchscript import TRUST, read_script
 from lrq_deploy.errors import CheckpointError, LrqError, OptionError
+from lrq_deploy.graph.scripted import ScriptedNetwork
 from lrq_deploy.inspection.advice import advise, shown_differences
 from lrq_deploy.inspection.inspect import inspect_model
 from lrq_deploy.inspection.matching import find_architectures
@@ -57,6 +59,8 @@ def load_model(options: QuantizeOptions) -> LoadedModel:
     file = identify(options.model)
     if file.kind == "export-archive":
         return _load_archive(options, file)
+    if file.kind == "torchscript" and options.trust_pickle and options.arch is None:
+        return _load_script(options, read_script(file), f"TorchScript {options.model.name}")
     weights = read_state_dict(options.model, options.trust_pickle)
     origin = weights.origin
     if options.arch is not None:
@@ -64,7 +68,7 @@ def load_model(options: QuantizeOptions) -> LoadedModel:
     elif weights.module is not None:
         architecture = Architecture(weights.module, options.model.stem)
     else:
-        spec = _recognised(options, weights)
+        spec = _recognised(options, weights, file)
         architecture = _fitted(spec, weights)
         origin += f", recognised as {spec}"
     input_shape = options.input_shape or architecture.input_shape
@@ -90,7 +94,7 @@ def adopt_module(network: nn.Module, options: QuantizeOptions) -> LoadedModel:
 
     Raises:
         OptionError: the input shape is missing, or the mean has another number of channels.
-        CheckpointError: NaN or infinite weights, or TorchScript.
+        CheckpointError: NaN or infinite weights, or no module.
     """
     name = str(options.model)
     if options.input_shape is None:
@@ -101,7 +105,11 @@ def adopt_module(network: nn.Module, options: QuantizeOptions) -> LoadedModel:
         )
     network = _unwrapped(network)
     check_finite(network.state_dict(), name)
-    module = copy.deepcopy(network).cpu().float().eval()
+    module = (
+        ScriptedNetwork.copy_of(network)
+        if isinstance(network, torch.jit.ScriptModule)
+        else copy.deepcopy(network).cpu().float().eval()
+    )
     preprocessing = _preprocessing(options, options.input_shape, None)
     return LoadedModel(module, options.input_shape, preprocessing, name, f"{name} in memory")
 
@@ -115,35 +123,52 @@ def _unwrapped(network: nn.Module) -> nn.Module:
         if not isinstance(inner, nn.Module):
             break
         network = inner
-    scripted = isinstance(network, torch.jit.ScriptModule)
-    if scripted or not isinstance(network, nn.Module):
+    if not isinstance(network, nn.Module):
         raise CheckpointError(
-            "the network must be a Python module, which torch.export can trace",
-            f"TorchScript ({network.original_name})" if scripted else type(network).__name__,
+            "the network must be a module, which torch.export can trace",
+            type(network).__name__,
             "pass the module that it was made from, or a torch.export archive of that",
         )
     return network
 
 
-def _recognised(options: QuantizeOptions, weights: StateDict) -> str:
+def _load_script(
+    options: QuantizeOptions, script: torch.jit.ScriptModule, origin: str
+) -> LoadedModel:
+    """The program that an archive holds, instead of one that its weights fit."""
+    if options.input_shape is None:
+        raise OptionError(
+            "the input shape must be known",
+            f"{origin}, which does not tell it",
+            "pass --input-shape C,H,W, for instance 3,224,224",
+        )
+    program = ScriptedNetwork(script)
+    check_finite(program.stored(), origin)
+    preprocessing = _preprocessing(options, options.input_shape, None)
+    name = options.model.stem
+    return LoadedModel(program, options.input_shape, preprocessing, name, origin)
+
+
+def _recognised(options: QuantizeOptions, weights: StateDict, file: CheckpointFile) -> str:
     """``--arch`` of the one known network that the weights fit."""
     match = find_architectures({name: tensor.shape for name, tensor in weights.tensors.items()})
     if match.chosen is not None:
         return match.chosen.spec
     rule = "a state dict needs --arch unless exactly one known network fits it"
+    or_trust = f"; or, {TRUST}" if file.kind == "torchscript" else ""
     fits = [candidate.spec for candidate in match.candidates]
     if fits:
         raise OptionError(
             rule,
             f"{options.model}, which fits {', '.join(fits)}: {match.reason}",
-            f"pass --arch with the one that was trained, for instance --arch {fits[0]}",
+            f"pass --arch with the one that was trained, for instance --arch {fits[0]}" + or_trust,
         )
     differences = shown_differences(match.near) if match.near else ()
     told = f": {'; '.join(differences)}" if differences else ""
     raise OptionError(
         rule,
         f"{options.model} alone, and {match.reason}{told}",
-        advise(inspect_model(options.model)).remedy(),
+        advise(inspect_model(options.model)).remedy() + or_trust,
     )
 
 

@@ -74,7 +74,7 @@ class QuantizeOptions:
             float32 everywhere.
         compile: compile the student before it is trained.
         seed: of every random generator, 0 or more.
-        trust_pickle: allow a pickled module to run its code.
+        trust_pickle: allow a pickled module or TorchScript to run its code.
         force: replace an existing bundle.
         method: ablation switches.
         method_name: set of settings over the recipe's, see ``lrq_deploy.method.methods``.
@@ -146,13 +146,15 @@ def _check_input_shape(shape: tuple[int, ...]) -> None:
             "input_shape must be C,H,W", received, "pass three numbers such as 3,32,32"
         )
     channels, height, width = shape
-    if channels not in (1, 3):
+    if channels < 1:
         raise OptionError(
-            "input_shape must have 1 or 3 channels", received, "check the order C,H,W"
+            "input_shape must have 1 channel or more", received, "check the order C,H,W"
         )
     if not (8 <= height <= 512 and 8 <= width <= 512):
         raise OptionError(
-            "input_shape must be 8 to 512 pixels a side", received, "pass the training size"
+            "input_shape must be 8 to 512 pixels a side",
+            received,
+            "pass the training size in the order C,H,W",
         )
 
 

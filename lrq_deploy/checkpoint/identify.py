@@ -13,7 +13,7 @@ from lrq_deploy.errors import CheckpointError
 
 __all__ = ["CheckpointFile", "FileKind", "identify", "is_onnx"]
 
-FileKind = Literal["torch-zip", "torch-legacy", "safetensors", "export-archive"]
+FileKind = Literal["torch-zip", "torch-legacy", "safetensors", "export-archive", "torchscript"]
 
 # torch.serialization.MAGIC_NUMBER as the LONG1 payload that opens a file of torch < 1.6.
 _LEGACY_MAGIC = bytes.fromhex("6cfc9c46f9206aa85019")
@@ -113,12 +113,9 @@ def _zip_kind(path: Path, names: set[str]) -> tuple[FileKind, str]:
     for root in sorted(roots):
         inside = {name.removeprefix(root + "/") for name in names if name.startswith(root + "/")}
         if "constants.pkl" in inside or any(name.startswith("code/") for name in inside):
-            raise CheckpointError(
-                "the model must be weights or a torch.export archive",
-                f"the TorchScript archive {path}",
-                "export the original model with torch.export.save(torch.export.export(...)), or "
-                + _USE_STATE_DICT,
-            )
+            if "data.pkl" not in inside:
+                raise _foreign(path, "a TorchScript archive of torch before 1.4")
+            return "torchscript", root
         if "archive_format" in inside or any(name.startswith("models/") for name in inside):
             if len(roots) != 1:
                 raise _foreign(path, "an export archive with more than one root folder")

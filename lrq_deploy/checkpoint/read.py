@@ -1,8 +1,7 @@
 """Reading weights from a checkpoint file; by default nothing of the file is executed."""
 
-import pickle
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,14 @@ from torch import Tensor, nn
 
 from lrq_deploy.checkpoint.identify import CheckpointFile, identify
 from lrq_deploy.checkpoint.naming import NESTING_KEYS, strip_wrappers
-from lrq_deploy.checkpoint.pickle_globals import (
-    INERT_GLOBALS,
-    PickleGlobals,
-    archive_globals,
-    legacy_globals,
+from lrq_deploy.checkpoint.pickle_globals import PickleGlobals, archive_globals, legacy_globals
+from lrq_deploy.checkpoint.restricted import (
+    SAVE_AGAIN,
+    first_line,
+    inert_stand_ins,
+    unpickle_tensors,
 )
+from lrq_deploy.checkpoint.torchscript import read_script_weights
 from lrq_deploy.checkpoint.weights_place import place_of_weights
 from lrq_deploy.errors import CheckpointError
 
@@ -29,7 +30,6 @@ _HALF_AND_DOUBLE = (torch.float16, torch.bfloat16, torch.float64)
 # Weights tied in a network share storage; an expanded tensor of a hostile file shares more.
 _SHARING_MAX = 8
 _SHARING_ALLOWANCE_BYTES = 2**28
-_SAVE_AGAIN = "save it again with torch.save(model.state_dict(), path)"
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def read_state_dict(path: Path, trust_pickle: bool = False) -> StateDict:
     """Read the weights of a checkpoint file, nested or not (see ``NESTING_KEYS``).
 
     Args:
-        path: a file of ``torch.save`` (zip or legacy) or safetensors.
+        path: a file of ``torch.save`` (zip or legacy), safetensors or TorchScript.
         trust_pickle: let the pickle in the file run its own code; only then can it hold a
             whole module.
 
@@ -69,6 +69,8 @@ def read_state_dict(path: Path, trust_pickle: bool = False) -> StateDict:
         )
     if file.kind == "safetensors":
         return _clean(_read_safetensors(file), f"safetensors {path.name}", file.size_bytes)
+    if file.kind == "torchscript":
+        return _clean(read_script_weights(file), f"TorchScript {path.name}", file.size_bytes)
     form = "torch.save archive" if file.kind == "torch-zip" else "legacy torch.save file"
     found = _globals_of(file)
     if found.unsafe and not trust_pickle:
@@ -131,64 +133,9 @@ def _read_safetensors(file: CheckpointFile) -> dict[str, Tensor]:
         ) from error
 
 
-class _Inert:
-    """Takes the place of a harmless global, so that not even its own code runs."""
-
-    def __new__(cls, *args: object, **kwargs: object) -> "_Inert":
-        return super().__new__(cls)
-
-    def __init__(self, *args: object, **kwargs: object) -> None:
-        pass
-
-    def __setstate__(self, state: object) -> None:
-        pass
-
-    def __setitem__(self, key: object, value: object) -> None:
-        pass
-
-
-def _dictionary(*_: object) -> dict[Any, Any]:
-    return {}
-
-
-def _list(*_: object) -> list[Any]:
-    return []
-
-
-# torch's reader fills no other types than these two.
-_CONTAINERS: dict[str, Callable[..., Any]] = {
-    "collections.defaultdict": _dictionary,
-    "collections.deque": _list,
-}
-
-
-def _modern(name: str) -> str:
-    """The name that ``torch.load`` looks up for one that Python 2 would write."""
-    return name.replace("__builtin__.", "builtins.").replace(".xrange", ".range")
-
-
 def _unpickle_tensors(file: CheckpointFile, found: PickleGlobals) -> object:
-    stand_ins: list[Callable[..., Any] | tuple[Callable[..., Any], str]]
-    names = map(_modern, found.inert)
-    stand_ins = [(_CONTAINERS.get(name, _Inert), name) for name in names if name in INERT_GLOBALS]
     mapped = file.kind == "torch-zip" and not file.compressed
-    try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals(stand_ins):
-            warnings.simplefilter("ignore")
-            return torch.load(file.path, map_location="cpu", weights_only=True, mmap=mapped)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            "a checkpoint must hold tensors only",
-            f"{file.path}, which PyTorch's restricted reader refuses: {_first_line(error)}",
-            _SAVE_AGAIN,
-        ) from error
-    # A damaged archive surfaces as nearly any type, from KeyError to RuntimeError.
-    except Exception as error:
-        raise CheckpointError(
-            "the checkpoint must be intact",
-            f"{file.path}: {type(error).__name__}: {_first_line(error)}",
-            "copy or download it again, or " + _SAVE_AGAIN,
-        ) from error
+    return unpickle_tensors(file.path, file.path, inert_stand_ins(found.inert), mapped)
 
 
 def _unpickle_trusted(path: Path) -> object:
@@ -200,15 +147,10 @@ def _unpickle_trusted(path: Path) -> object:
     except Exception as error:
         raise CheckpointError(
             "a trusted pickle must load where its classes can be imported",
-            f"{type(error).__name__}: {_first_line(error)} from {path}",
+            f"{type(error).__name__}: {first_line(error)} from {path}",
             "install the package that defines them or set PYTHONPATH to its folder, or pass a "
             "state dict with --arch",
         ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else "no message"
 
 
 def _untrusted(path: Path, found: PickleGlobals) -> CheckpointError:
@@ -255,7 +197,7 @@ def _describe(content: object) -> str:
 def _clean(raw: Mapping[Any, object], origin: str, size_bytes: int) -> StateDict:
     named = {key: v for key, v in raw.items() if isinstance(key, str) and isinstance(v, Tensor)}
     if not named:
-        raise CheckpointError("a checkpoint must hold tensors", f"none in {origin}", _SAVE_AGAIN)
+        raise CheckpointError("a checkpoint must hold tensors", f"none in {origin}", SAVE_AGAIN)
     _check_layout(named, origin, size_bytes)
     tensors = {name: _as_float32(tensor.detach()) for name, tensor in named.items()}
     check_finite(tensors, origin)
@@ -276,7 +218,7 @@ def _check_layout(tensors: Mapping[str, Tensor], origin: str, size_bytes: int) -
         raise CheckpointError(
             "tensors must not be larger than their file",
             f"{total} bytes of tensors in {origin} of {size_bytes} bytes",
-            _SAVE_AGAIN,
+            SAVE_AGAIN,
         )
 
 

@@ -18,6 +18,7 @@ from torch.export import ExportedProgram
 from lrq_deploy.errors import CaptureError, UnsupportedNetworkError
 from lrq_deploy.graph.normalize import normalize
 from lrq_deploy.graph.outputs import pick_output, take_off_probabilities
+from lrq_deploy.graph.scripted import ScriptedNetwork
 from lrq_deploy.task import Task
 
 __all__ = ["capture", "example_input"]
@@ -169,7 +170,10 @@ def _traced(module: nn.Module, images: Tensor, **dynamic: Any) -> ExportedProgra
         module = _Inside(module).eval()
     with torch.no_grad(), warnings.catch_warnings(), _quiet_tracer():
         warnings.simplefilter("ignore")
-        return torch.export.export(module, (images,), strict=False, **dynamic)
+        exported = torch.export.export(module, (images,), strict=False, **dynamic)
+    if isinstance(module, ScriptedNetwork):
+        module.name_constants(exported)
+    return exported
 
 
 @contextmanager

@@ -35,6 +35,11 @@ _USUAL_NAMES: dict[Any, Any] = {
 }
 """Aliases with the arguments of what they stand for."""
 
+_ANY_CONVOLUTION = {
+    aten.convolution.default,
+    aten._convolution.default,
+    aten._convolution.deprecated,
+}
 _OTHER_RANKS = {
     aten.conv3d.default,
     aten.conv3d.padding,
@@ -52,7 +57,7 @@ def unify_variants(graph_module: fx.GraphModule) -> None:
     """
     for node in list(graph_module.graph.nodes):
         node.target = _USUAL_NAMES.get(node.target, node.target)
-        if is_call(node, {aten.convolution.default}):
+        if is_call(node, _ANY_CONVOLUTION):
             _split_convolution(graph_module, node)
         elif is_call(node, {aten.conv1d.default, aten.conv1d.padding}):
             _add_a_side(graph_module, node)
@@ -66,7 +71,7 @@ def unify_variants(graph_module: fx.GraphModule) -> None:
             x, axis, *keep = node.args
             _drop_indices(node, aten.amax.default, (x, [axis], *keep))
         elif is_call(node, {aten.scaled_dot_product_attention.default}):
-            _add_a_head(node)
+            _four_axes(graph_module, node)
         elif is_call(node, {aten.rrelu.default}):
             _fix_slope(node)
         elif is_call(node, {aten.squeeze.default}):
@@ -81,8 +86,11 @@ def unify_variants(graph_module: fx.GraphModule) -> None:
 
 
 def _split_convolution(graph_module: fx.GraphModule, node: fx.Node) -> None:
-    """``convolution`` states transposition by a flag and any rank by its lists."""
-    args: list[Any] = list(node.args)
+    """``convolution`` states transposition by a flag and any rank by its lists.
+
+    ``_convolution``, which traces of TorchScript hold, has flags of cuDNN behind these arguments.
+    """
+    args: list[Any] = list(node.args[:9])
     x, weight, bias, stride, padding, dilation, transposed, output_padding, groups = args
     if len(stride) == 1 and not transposed:
         node.args = (x, weight, bias, stride, padding, dilation, groups)
@@ -179,17 +187,45 @@ def _fix_slope(node: fx.Node) -> None:
     replace_call(node, aten.leaky_relu.default, (x, (lowest + highest) / 2))
 
 
-def _add_a_head(node: fx.Node) -> None:
-    """Attention over ``[N, L, C]`` is one of a single head; exporters know ``[N, heads, L, C]``."""
+def _four_axes(graph_module: fx.GraphModule, node: fx.Node) -> None:
+    """Attention over any leading axes as ``[N, heads, L, C]``, which exporters know."""
     value = node.meta.get("val")
-    if not isinstance(value, torch.Tensor) or value.dim() != 3 or len(node.args) > 3:
+    if not isinstance(value, torch.Tensor) or value.dim() == 4:
         return
-    with node.graph.inserting_before(node):
-        parts = [
-            node.graph.call_function(aten.unsqueeze.default, (part, 1)) for part in node.args[:3]
-        ]
-        attended = node.graph.call_function(node.target, tuple(parts), node.kwargs)  # type: ignore[arg-type]
-    replace_call(node, aten.squeeze.dims, (attended, [1]))
+    axes = value.dim()
+    parts, options = list(node.args), dict(node.kwargs)
+    if len(parts) < 4 and options.get("attn_mask") is not None:
+        parts += [options.pop("attn_mask")]
+    known = [_known(graph_module, part) for part in parts[:4] if isinstance(part, fx.Node)]
+    if not all(_fits_axes(tensor, axes, value.shape) for tensor in known):
+        return
+    graph = node.graph
+    with graph.inserting_before(node):
+        for place, part in enumerate(parts[:4]):
+            if isinstance(part, fx.Node) and _known(graph_module, part).dim() == axes:
+                one = (aten.unsqueeze.default, (part, 1))
+                all_but_four = (aten.flatten.using_ints, (part, 0, axes - 4))
+                parts[place] = graph.call_function(*(one if axes == 3 else all_but_four))
+        attended = graph.call_function(node.target, tuple(parts), options)  # type: ignore[arg-type]
+    if axes == 3:
+        replace_call(node, aten.squeeze.dims, (attended, [1]))
+    else:
+        replace_call(node, aten.reshape.default, (attended, [-1, *value.shape[1:]]))
+
+
+def _known(graph_module: fx.GraphModule, node: fx.Node) -> Any:
+    """A tensor of the shape of ``node``, where it has one."""
+    return tensor_of(graph_module, node) if node.op == "get_attr" else node.meta.get("val")
+
+
+def _fits_axes(value: Any, axes: int, shape: torch.Size) -> bool:
+    """Whether a tensor has all leading axes of an attention, or a mask none of them."""
+    if not isinstance(value, torch.Tensor):
+        return False
+    if axes == 3 or value.dim() < axes:
+        return value.dim() <= 3
+    leading, others = (list(map(str, sizes[: axes - 3])) for sizes in (shape, value.shape))
+    return leading == others and all(isinstance(size, int) for size in shape[1:])
 
 
 def _state_axes(node: fx.Node) -> None:

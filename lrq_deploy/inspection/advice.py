@@ -21,11 +21,13 @@ class Run:
         model: file to quantize.
         arch: value of ``--arch``; empty for none.
         input_shape: text of ``--input-shape``; empty for none.
+        trusted: whether ``--trust-pickle`` is passed.
     """
 
     model: str
     arch: str = ""
     input_shape: str = ""
+    trusted: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,17 +68,14 @@ def advise(found: Inspection) -> Advice:
             f"quantizes. Ask whoever exported this file ({found.outline.written_by}) for the "
             "checkpoint that it was made from, and inspect that."
         )
-    if found.batch_norms == 0:
-        return Advice(
-            "It has no BatchNorm layer. Without data, quantize learns what an input looks like "
-            "from BatchNorm statistics, so it refuses this network; train one with BatchNorm."
-        )
     if found.kind == "export-archive":
         return _for_archive(found, path)
     sentence = _sentence(found)
     near = found.match.near
     if found.outline.unsafe_globals:
         return _for_code(found, sentence)
+    if found.kind == "torchscript" and found.match.chosen is None:
+        return _for_script(found, path)
     if near and near.kinship == Kinship.EXTRA:
         return Advice(sentence, _saving(found), _runs(found, _clean(found)))
     return Advice(sentence, runs=_runs(found, path), example=near.example if near else "")
@@ -93,6 +92,18 @@ def _for_archive(found: Inspection, path: str) -> Advice:
     missing = "" if len(shape) == 4 and min(shape[1:]) > 0 else _shape_text(found)
     return Advice(
         "It carries its own network and can be quantized.", runs=(Run(path, "", missing),)
+    )
+
+
+def _for_script(found: Inspection, path: str) -> Advice:
+    """It needs no Python file, only trust; several known networks may have the same weights."""
+    run = Run(path, "", _shape_text(found), trusted=True)
+    known = tuple(Run(path, c.spec) for c in found.match.candidates[:_SHOWN_CANDIDATES])
+    fits = "It may be one of several" if known else "No known architecture fits"
+    return Advice(
+        f"{fits}: {found.match.reason}. It holds a program of its own, which quantize runs if you "
+        "trust whoever made it.",
+        runs=(*known, run),
     )
 
 

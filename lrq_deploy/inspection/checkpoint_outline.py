@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import struct
 import zipfile
 from collections.abc import Mapping
@@ -13,15 +14,22 @@ from lrq_deploy.checkpoint.pickle_globals import (
     archive_globals,
     legacy_globals,
 )
+from lrq_deploy.checkpoint.torchscript import foreign_globals, script_tensors
 from lrq_deploy.checkpoint.weights_place import place_of_weights
 from lrq_deploy.checkpoint.zip_damage import ZIP_DAMAGE
 from lrq_deploy.errors import CheckpointError
 from lrq_deploy.inspection.outline import Outline, TensorOutline, printable
-from lrq_deploy.inspection.stand_ins import is_module, module_tensors, unpickle_outlines
+from lrq_deploy.inspection.stand_ins import (
+    StandIn,
+    is_module,
+    module_tensors,
+    unpickle_outlines,
+)
 
-__all__ = ["outline_safetensors", "outline_torch_file"]
+__all__ = ["outline_safetensors", "outline_script", "outline_torch_file"]
 
 _SHOWN_FACTS = 12
+_MANGLED = re.compile(r"___torch_mangle_\d+\.")
 _SAFETENSORS_DTYPES = {
     "F64": "float64",
     "F32": "float32",
@@ -170,6 +178,28 @@ def _legacy_object(file: CheckpointFile) -> object:
         content, length = unpickle_outlines(bytes(data))
         data = data[length:]
     return content
+
+
+def outline_script(file: CheckpointFile) -> Outline:
+    """Outline of a TorchScript archive, from the attributes that it stores; its code is not read.
+
+    Raises:
+        CheckpointError: damaged, or beyond the limits of the reader.
+    """
+    found = archive_globals(file.path, file.root)
+    content, _ = unpickle_outlines(_entry(file, "data.pkl"))
+    name = str(getattr(content, "qualified_name", ""))
+    return Outline(
+        description="TorchScript archive",
+        written_by=_zip_writer(file),
+        tensors=dict(script_tensors(content, _attributes, TensorOutline)),
+        unsafe_globals=tuple(printable(name, 120) for name in foreign_globals(found)),
+        module_class=printable(_MANGLED.sub("", name.removeprefix("__torch__.")), 120),
+    )
+
+
+def _attributes(part: object) -> Mapping[str, object] | None:
+    return part.state if isinstance(part, StandIn) else None
 
 
 def outline_safetensors(file: CheckpointFile) -> Outline:

@@ -7,7 +7,11 @@ from pathlib import Path
 from lrq_deploy.checkpoint.identify import identify, is_onnx
 from lrq_deploy.checkpoint.naming import classes_of_shapes, strip_wrappers, without_prefixes
 from lrq_deploy.errors import CheckpointError
-from lrq_deploy.inspection.checkpoint_outline import outline_safetensors, outline_torch_file
+from lrq_deploy.inspection.checkpoint_outline import (
+    outline_safetensors,
+    outline_script,
+    outline_torch_file,
+)
 from lrq_deploy.inspection.export_outline import outline_export_archive
 from lrq_deploy.inspection.matching import Candidate, Match, find_architectures
 from lrq_deploy.inspection.onnx_outline import outline_onnx
@@ -26,8 +30,8 @@ class Inspection:
 
     Attributes:
         path: the file.
-        kind: its format: ``torch-zip``, ``torch-legacy``, ``safetensors``, ``export-archive``
-            or ``onnx``.
+        kind: its format: ``torch-zip``, ``torch-legacy``, ``safetensors``, ``torchscript``,
+            ``export-archive`` or ``onnx``.
         size_bytes: its length.
         outline: what it tells of itself.
         parameters: number of trained values, BatchNorm statistics not counted.
@@ -61,8 +65,8 @@ def inspect_model(path: Path, progress: ProgressCallback = silent) -> Inspection
         progress: receives the steps of indexing known architectures, the first time only.
 
     Raises:
-        CheckpointError: missing, damaged, or not a model that this project can read; a
-            TorchScript archive and a plain pickle say what to save instead.
+        CheckpointError: missing, damaged, or not a model that this project can read; a plain
+            pickle says what to save instead.
     """
     kind, size, outline = _outline(path)
     shapes = {name: tensor.shape for name, tensor in outline.tensors.items()}
@@ -101,6 +105,8 @@ def _outline(path: Path) -> tuple[str, int, Outline]:
         raise
     if file.kind == "export-archive":
         return file.kind, file.size_bytes, outline_export_archive(file)
+    if file.kind == "torchscript":
+        return file.kind, file.size_bytes, outline_script(file)
     if file.kind == "safetensors":
         return file.kind, file.size_bytes, outline_safetensors(file)
     return file.kind, file.size_bytes, outline_torch_file(file)

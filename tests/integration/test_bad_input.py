@@ -266,7 +266,8 @@ def test_torchscript(case: Case) -> None:
     traced = torch.jit.trace(network, torch.zeros(1, 3, 12, 12))
     torch.jit.save(traced, path)
     refusal = case.refused(path, arch=None)
-    assert "TorchScript" in refusal.rule + refusal.received
+    assert "--arch unless exactly one known network" in refusal.rule
+    assert "--trust-pickle with --input-shape" in refusal.remedy
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -19,7 +19,8 @@ import lrq_deploy
 from lrq_deploy.cli.demo_network import TrainedDigits
 from lrq_deploy.cli.pipeline import quantize
 from lrq_deploy.cli.result import QuantizeResult
-from lrq_deploy.errors import DivergenceError, OptionError
+from lrq_deploy.cli.validate import ValidateOptions, validate_bundle
+from lrq_deploy.errors import DivergenceError, ImageError, OptionError
 from lrq_deploy.export.bundle import CLASSIFY_NAME, Bundle, load_bundle
 from lrq_deploy.method.methods import method_settings, method_switches
 from lrq_deploy.method.recipe import RecipeSettings
@@ -299,6 +300,36 @@ def test_a_network_in_memory_gives_a_bundle_and_stays_as_it_is(tmp_path: Path) -
     assert network.training
     for name, value in network.state_dict().items():
         assert torch.equal(value, before[name])
+
+
+def test_a_network_of_four_channels_is_measured_on_its_synthetic_images(tmp_path: Path) -> None:
+    network = with_statistics(Residual(channels=4))
+    options = QuantizeOptions(
+        Path("four"), tmp_path / "bundle", input_shape=(4, 12, 12), device="cpu"
+    )
+    result = quantize(options, network=network, settings=TINY)
+    assert result.parity_top1 >= 100 * MIN_SAME_TOP1
+    bundle = load_bundle(tmp_path / "bundle")
+    assert CLASSIFY_NAME not in bundle.manifest.files
+    validate_bundle(ValidateOptions(bundle.path, count=20, reference_count=2)).require()
+    with pytest.raises(ImageError, match="4 channels with --images"):
+        quantize(replace(options, images=tmp_path, force=True), network=network, settings=TINY)
+    assert load_bundle(tmp_path / "bundle").manifest == bundle.manifest
+
+
+def test_torchscript_gives_a_student_like_that_of_its_module(tmp_path: Path) -> None:
+    network = with_statistics(Residual())
+    torch.jit.save(torch.jit.trace(network, torch.zeros(1, 3, 12, 12)), tmp_path / "script.pt")
+    options = QuantizeOptions(
+        tmp_path / "script.pt", tmp_path / "a", input_shape=(3, 12, 12), device="cpu"
+    )
+    result = quantize(replace(options, trust_pickle=True), settings=TINY)
+    assert result.parity_top1 >= 100 * MIN_SAME_TOP1
+    quantize(replace(options, out=tmp_path / "b"), network=network, settings=TINY)
+    first, second = (load_file(tmp_path / out / "student.safetensors") for out in ("a", "b"))
+    assert len(first) == len(second)
+    layers = [{n: t.shape for n, t in s.items() if n.startswith("layers")} for s in (first, second)]
+    assert layers[0] == layers[1]
 
 
 def test_a_network_in_memory_needs_its_input_shape(tmp_path: Path) -> None:

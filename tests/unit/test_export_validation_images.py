@@ -36,11 +36,12 @@ def test_the_grid_gives_its_images_back(count: int, tmp_path: Path) -> None:
     assert torch.equal(grid_of(bundle).long(), pixels[:64])
 
 
-def test_grey_images_that_are_not_square(tmp_path: Path) -> None:
-    b = FrozenGraphBuilder(torch.randn(2, 1, 70, 9))
+@pytest.mark.parametrize("channels", [1, 2, 5])
+def test_other_channels_and_images_that_are_not_square(channels: int, tmp_path: Path) -> None:
+    b = FrozenGraphBuilder(torch.randn(2, channels, 70, 9))
     x = b.call(torch.ops.aten.mean.dim, b.quantize(b.input, 8), [2, 3])
     model = b.finish(b.layer(b.quantize(x, 8), 3, spec=LayerSpec("linear")))
-    pixels = camera_images(5, 1, 70, 9)
+    pixels = camera_images(5, channels, 70, 9)
     assert torch.equal(grid_of(bundle_of(tmp_path, model, pixels)).long(), pixels)
 
 

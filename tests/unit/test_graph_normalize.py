@@ -281,3 +281,27 @@ def test_attention_over_a_sequence_has_one_head() -> None:
     attention = next(n for n in graph.graph.nodes if "scaled_dot" in str(n.target))
     assert [n.target for n in attention.args] == [aten.unsqueeze.default] * 3
     torch.testing.assert_close(graph(images()), Attending()(images()))
+
+
+@pytest.mark.parametrize("mask", ["none", "rows", "heads", "all"])
+@pytest.mark.parametrize("axes", [3, 5, 6])
+def test_attention_over_any_axes_has_four(axes: int, mask: str) -> None:
+    class Attending(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            rows = x.view(len(x), *[1] * (axes - 5), 3, 2, 6, 12) if axes > 4 else x.flatten(2)
+            length = rows.shape[-2]
+            wave = torch.arange(float(length)).sin()
+            where = {
+                "none": None,
+                "rows": wave.expand(length, length),
+                "heads": wave.expand(1, length, length),
+                "all": rows[..., :1] * wave,
+            }[mask]
+            return F.scaled_dot_product_attention(rows, rows * 2, rows + 1, where).flatten(1)
+
+    graph = graph_of(Attending())
+    reshaped = {aten.unsqueeze.default, aten.flatten.using_ints}
+    attention = next(n for n in graph.graph.nodes if "scaled_dot" in str(n.target))
+    assert {n.target for n in attention.args[:3]} <= reshaped
+    for batch in (1, 3):
+        torch.testing.assert_close(graph(images(batch)), Attending()(images(batch)))

@@ -295,11 +295,56 @@ def test_a_wrapped_network_in_memory_is_unwrapped(wrap: Any) -> None:
     torch.testing.assert_close(_logits(loaded.program, images), _logits(network, images))
 
 
-def test_torchscript_in_memory_is_refused() -> None:
+def _scripted(network: nn.Module) -> torch.jit.ScriptModule:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        scripted = torch.jit.script(_network().eval())
-    with pytest.raises(CheckpointError, match=r"Python module.*TorchScript \(Sequential\)"):
-        adopt_module(scripted, _in_memory())
-    with pytest.raises(CheckpointError, match=r"Python module.*method"):
+        return torch.jit.script(network)
+
+
+def test_torchscript_in_memory_is_copied() -> None:
+    network = _network().eval()
+    scripted = _scripted(network)
+    loaded = adopt_module(scripted, _in_memory())
+    images = torch.rand(2, 3, 16, 16)
+    expected = _logits(network, images)
+    for tensor in scripted.parameters():
+        tensor.data.zero_()
+    torch.testing.assert_close(_logits(loaded.program, images), expected)
+    with pytest.raises(CheckpointError, match=r"must be a module.*method"):
         adopt_module(_network().forward, _in_memory())  # type: ignore[arg-type]
+
+
+def test_torchscript_runs_where_it_is_trusted(files: Path) -> None:
+    network = _network().eval()
+    torch.jit.save(_scripted(network), files / "script.pt")
+    with pytest.raises(OptionError, match="--trust-pickle with --input-shape"):
+        load_model(_options(files, "script.pt"))
+    with pytest.raises(OptionError, match="input shape must be known"):
+        load_model(_options(files, "script.pt", trust_pickle=True))
+    shape = (3, 16, 16)
+    loaded = load_model(_options(files, "script.pt", trust_pickle=True, input_shape=shape))
+    images = torch.rand(2, 3, 16, 16)
+    torch.testing.assert_close(_logits(loaded.program, images), _logits(network, images))
+    assert (loaded.name, loaded.origin) == ("script", "TorchScript script.pt")
+
+
+def test_torchscript_of_a_known_network_needs_no_trust(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torchvision
+
+    keep_indexes(tmp_path / "cache", monkeypatch)
+    network = torchvision.models.resnet18(num_classes=4).eval()
+    torch.jit.save(torch.jit.trace(network, torch.zeros(1, 3, 64, 64)), tmp_path / "weights.pt")
+    found = load_model(_options(tmp_path))
+    assert found.origin == "TorchScript weights.pt, recognised as torchvision:resnet18"
+    images = torch.randn(1, 3, 64, 64)
+    assert torch.equal(_logits(found.program, images), _logits(network, images))
+
+
+def test_torchscript_without_finite_weights(files: Path) -> None:
+    network = _network().eval()
+    network.get_parameter("0.weight").data[0] = float("nan")
+    torch.jit.save(_scripted(network), files / "script.pt")
+    with pytest.raises(CheckpointError, match=r"0\.weight"):
+        load_model(_options(files, "script.pt", trust_pickle=True, input_shape=(3, 16, 16)))

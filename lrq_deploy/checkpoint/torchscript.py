@@ -1,0 +1,160 @@
+"""TorchScript archives: their weights without running anything, or the program that they hold.
+
+An archive is what ``torch.save`` writes, with the state of each part as attributes of an object
+of a class of its own, beside source code. Reading the weights leaves the code alone. Loading the
+program runs it in TorchScript's interpreter, which may write files, so it must be trusted.
+"""
+
+import io
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from lrq_deploy.checkpoint.identify import CheckpointFile
+from lrq_deploy.checkpoint.pickle_globals import PickleGlobals, archive_globals
+from lrq_deploy.checkpoint.restricted import (
+    StandIns,
+    first_line,
+    inert_stand_ins,
+    unpickle_tensors,
+)
+from lrq_deploy.checkpoint.zip_damage import ZIP_DAMAGE
+from lrq_deploy.errors import CheckpointError
+
+__all__ = ["TRUST", "foreign_globals", "read_script", "read_script_weights", "script_tensors"]
+
+T = TypeVar("T")
+
+# Parts of a hostile file may contain each other: without bounds the names would never end.
+_MAX_PARTS = 20_000
+_MAX_PREFIX = 1_000
+TRUST = (
+    "if you trust whoever made it, pass --trust-pickle with --input-shape C,H,W to run the "
+    "network that it holds"
+)
+"""What else to do with an archive."""
+
+_CLASSES = "__torch__."
+_HELPERS = "torch.jit._pickle."
+_WEIGHTS = ("data.pkl", "data/", "version", "byteorder")
+
+
+class _Part:
+    """An object of the archive: its attributes, without its code."""
+
+    def __new__(cls, *args: object) -> "_Part":
+        created = super().__new__(cls)
+        created.state = {}
+        return created
+
+    state: Mapping[Any, Any]
+
+    def __setstate__(self, state: object) -> None:
+        if isinstance(state, dict):
+            self.state = state
+
+
+def _value(value: object, *_: object) -> object:
+    return value
+
+
+def read_script_weights(file: CheckpointFile) -> dict[str, Tensor]:
+    """Parameters and buffers by name, as the network's ``state_dict`` has them.
+
+    A tensor that the network holds as a plain attribute is among them.
+
+    Raises:
+        CheckpointError: damaged, or it holds objects that are not TorchScript's.
+    """
+    found = archive_globals(file.path, file.root)
+    foreign = foreign_globals(found)
+    if foreign:
+        raise CheckpointError(
+            "a TorchScript archive must hold tensors and its own classes only",
+            f"{file.path}, which wants to import {', '.join(foreign[:10])}",
+            "save the weights alone: torch.save(torch.jit.load(path).state_dict(), path)",
+        )
+    stand_ins: StandIns = inert_stand_ins(found.inert)
+    stand_ins += [(_Part, name) for name in found.unsafe if name.startswith(_CLASSES)]
+    stand_ins += [(_value, name) for name in found.unsafe if name.startswith(_HELPERS)]
+    content = unpickle_tensors(_without_code(file), file.path, stand_ins)
+    tensors = dict(script_tensors(content, _state, Tensor))
+    if not tensors:
+        raise CheckpointError(
+            "a TorchScript archive must hold its weights as parameters to be read as a checkpoint",
+            f"none in {file.path}, whose weights are constants of its code (torch.jit.freeze)",
+            TRUST,
+        )
+    return tensors
+
+
+def foreign_globals(found: PickleGlobals) -> list[str]:
+    """Those that are neither tensors nor what the archive itself defines."""
+    return [name for name in found.unsafe if not name.startswith((_CLASSES, _HELPERS))]
+
+
+def _state(part: object) -> Mapping[Any, Any] | None:
+    return part.state if isinstance(part, _Part) else None
+
+
+def script_tensors(
+    root: object, state_of: Callable[[object], Mapping[Any, Any] | None], kind: type[T]
+) -> Iterator[tuple[str, T]]:
+    """Values of ``kind`` below ``root``, each with the path of attributes that leads to it.
+
+    Args:
+        root: the network.
+        state_of: attributes of a part by name; None for what is no part.
+        kind: of the values.
+    """
+    pending: list[tuple[str, object]] = [("", root)]
+    for _ in range(_MAX_PARTS):
+        if not pending:
+            return
+        prefix, part = pending.pop()
+        state = None if len(prefix) > _MAX_PREFIX else state_of(part)
+        if state is None:
+            continue
+        named = [(f"{prefix}{name}", value) for name, value in state.items()]
+        yield from ((name, value) for name, value in named if isinstance(value, kind))
+        pending.extend((f"{name}.", value) for name, value in reversed(named))
+
+
+def _without_code(file: CheckpointFile) -> io.BytesIO:
+    """The archive in memory as ``torch.save`` would have written it."""
+    target = io.BytesIO()
+    try:
+        with zipfile.ZipFile(file.path) as archive, zipfile.ZipFile(target, "w") as copy:
+            for entry in archive.infolist():
+                if entry.filename.removeprefix(f"{file.root}/").startswith(_WEIGHTS):
+                    copy.writestr(entry.filename, archive.read(entry))
+    except ZIP_DAMAGE as error:
+        raise CheckpointError(
+            "an archive must be intact", f"{file.path}: {error}", "copy or download it again"
+        ) from error
+    target.seek(0)
+    return target
+
+
+def read_script(file: CheckpointFile) -> torch.jit.ScriptModule:
+    """Load the program of a trusted archive, onto the CPU.
+
+    Raises:
+        CheckpointError: it does not load with this version of torch.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            script: torch.jit.ScriptModule = torch.jit.load(file.path, map_location="cpu")
+    # The interpreter raises nearly any type on what it does not know.
+    except Exception as error:
+        raise CheckpointError(
+            f"a TorchScript archive must load with torch {torch.__version__}",
+            f"{file.path}: {type(error).__name__}: {first_line(error)}",
+            "pass a state dict saved with torch.save(model.state_dict(), path), with --arch",
+        ) from error
+    return script

@@ -1,0 +1,40 @@
+"""TorchScript networks are captured as the modules that they were made from."""
+
+import copy
+import warnings
+from collections.abc import Callable
+
+import pytest
+import torch
+from support.small_networks import SHAPE, Mobile, Residual, with_statistics
+from torch import nn
+
+from lrq_deploy.graph.capture import capture
+from lrq_deploy.graph.scripted import ScriptedNetwork
+
+pytestmark = pytest.mark.unit
+
+
+def _traced(network: nn.Module) -> torch.jit.ScriptModule:
+    traced: torch.jit.ScriptModule = torch.jit.trace(network, torch.zeros(1, *SHAPE))
+    return traced
+
+
+@pytest.mark.parametrize("made", [Residual, Mobile])
+@pytest.mark.parametrize("compiled", [_traced, torch.jit.script], ids=["traced", "scripted"])
+def test_the_graph_is_that_of_the_module(
+    compiled: Callable[[nn.Module], torch.jit.ScriptModule], made: Callable[[], nn.Module]
+) -> None:
+    network = with_statistics(made())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scripted = ScriptedNetwork.copy_of(compiled(copy.deepcopy(network)).double().train())
+    found, expected = capture(scripted, SHAPE), capture(network, SHAPE)
+    assert [n.target for n in found.graph.nodes if n.op == "call_function"] == [
+        n.target for n in expected.graph.nodes if n.op == "call_function"
+    ]
+    layers = [node.meta.get("layer") for node in found.graph.nodes]
+    assert layers == [node.meta.get("layer") for node in expected.graph.nodes]
+    for batch in (1, 3):
+        images = torch.randn(batch, *SHAPE)
+        torch.testing.assert_close(found(images), network(images), rtol=1e-5, atol=1e-5)
