@@ -8,38 +8,37 @@ program runs it in TorchScript's interpreter, which may write files, so it must 
 import io
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lrq_deploy.checkpoint.identify import CheckpointFile
-from lrq_deploy.checkpoint.pickle_globals import PickleGlobals, archive_globals
+from lrq_deploy.checkpoint.pickle_globals import archive_globals
 from lrq_deploy.checkpoint.restricted import (
     StandIns,
     first_line,
     inert_stand_ins,
     unpickle_tensors,
 )
+from lrq_deploy.checkpoint.script_parts import (
+    CLASSES,
+    HELPERS,
+    foreign_globals,
+    script_tensors,
+)
 from lrq_deploy.checkpoint.zip_damage import ZIP_DAMAGE
 from lrq_deploy.errors import CheckpointError
 
-__all__ = ["TRUST", "foreign_globals", "read_script", "read_script_weights", "script_tensors"]
+__all__ = ["TRUST", "read_script", "read_script_weights"]
 
-T = TypeVar("T")
-
-# Parts of a hostile file may contain each other: without bounds the names would never end.
-_MAX_PARTS = 20_000
-_MAX_PREFIX = 1_000
 TRUST = (
     "if you trust whoever made it, pass --trust-pickle with --input-shape C,H,W to run the "
     "network that it holds"
 )
 """What else to do with an archive."""
 
-_CLASSES = "__torch__."
-_HELPERS = "torch.jit._pickle."
 _WEIGHTS = ("data.pkl", "data/", "version", "byteorder")
 
 
@@ -79,8 +78,8 @@ def read_script_weights(file: CheckpointFile) -> dict[str, Tensor]:
             "save the weights alone: torch.save(torch.jit.load(path).state_dict(), path)",
         )
     stand_ins: StandIns = inert_stand_ins(found.inert)
-    stand_ins += [(_Part, name) for name in found.unsafe if name.startswith(_CLASSES)]
-    stand_ins += [(_value, name) for name in found.unsafe if name.startswith(_HELPERS)]
+    stand_ins += [(_Part, name) for name in found.unsafe if name.startswith(CLASSES)]
+    stand_ins += [(_value, name) for name in found.unsafe if name.startswith(HELPERS)]
     content = unpickle_tensors(_without_code(file), file.path, stand_ins)
     tensors = dict(script_tensors(content, _state, Tensor))
     if not tensors:
@@ -92,36 +91,8 @@ def read_script_weights(file: CheckpointFile) -> dict[str, Tensor]:
     return tensors
 
 
-def foreign_globals(found: PickleGlobals) -> list[str]:
-    """Those that are neither tensors nor what the archive itself defines."""
-    return [name for name in found.unsafe if not name.startswith((_CLASSES, _HELPERS))]
-
-
 def _state(part: object) -> Mapping[Any, Any] | None:
     return part.state if isinstance(part, _Part) else None
-
-
-def script_tensors(
-    root: object, state_of: Callable[[object], Mapping[Any, Any] | None], kind: type[T]
-) -> Iterator[tuple[str, T]]:
-    """Values of ``kind`` below ``root``, each with the path of attributes that leads to it.
-
-    Args:
-        root: the network.
-        state_of: attributes of a part by name; None for what is no part.
-        kind: of the values.
-    """
-    pending: list[tuple[str, object]] = [("", root)]
-    for _ in range(_MAX_PARTS):
-        if not pending:
-            return
-        prefix, part = pending.pop()
-        state = None if len(prefix) > _MAX_PREFIX else state_of(part)
-        if state is None:
-            continue
-        named = [(f"{prefix}{name}", value) for name, value in state.items()]
-        yield from ((name, value) for name, value in named if isinstance(value, kind))
-        pending.extend((f"{name}.", value) for name, value in reversed(named))
 
 
 def _without_code(file: CheckpointFile) -> io.BytesIO:

@@ -1,6 +1,6 @@
 """What a user should do with an inspected file: one sentence, and commands where there are any."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lrq_deploy.inspection.inspect import Inspection
 from lrq_deploy.inspection.near import Kinship, Near
@@ -11,6 +11,10 @@ __all__ = ["Advice", "Run", "advise", "shown_differences"]
 _SHOWN_CANDIDATES = 6
 _SHOWN_DIFFERENCES = 5
 _SHOWN_GLOBALS = 3
+_WITHOUT_BATCH_NORM = (
+    "It has no BatchNorm layer to learn images from: painted ones train the student, and --mean "
+    "and --std must be known."
+)
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,13 @@ def advise(found: Inspection) -> Advice:
             f"quantizes. Ask whoever exported this file ({found.outline.written_by}) for the "
             "checkpoint that it was made from, and inspect that."
         )
+    advice = _advice(found, path)
+    if found.batch_norms or found.kind == "export-archive":
+        return advice
+    return replace(advice, sentence=f"{advice.sentence} {_WITHOUT_BATCH_NORM}")
+
+
+def _advice(found: Inspection, path: str) -> Advice:
     if found.kind == "export-archive":
         return _for_archive(found, path)
     sentence = _sentence(found)

@@ -14,7 +14,7 @@ from lrq_deploy.checkpoint.pickle_globals import (
     archive_globals,
     legacy_globals,
 )
-from lrq_deploy.checkpoint.torchscript import foreign_globals, script_tensors
+from lrq_deploy.checkpoint.script_parts import foreign_globals, script_tensors
 from lrq_deploy.checkpoint.weights_place import place_of_weights
 from lrq_deploy.checkpoint.zip_damage import ZIP_DAMAGE
 from lrq_deploy.errors import CheckpointError

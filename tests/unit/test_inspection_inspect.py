@@ -289,7 +289,17 @@ def test_a_network_without_batch_norm_is_told(tmp_path: Path) -> None:
     found = _saved(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Linear(2, 3)).state_dict(), tmp_path / "x")
     assert (found.batch_norms, found.input_channels, found.num_classes) == (0, 1, 3)
     assert "no BatchNorm" in advise(found).sentence
-    assert advise(found).runs == ()
+    assert [run.arch for run in advise(found).runs] == ["FILE.py:FACTORY"]
+
+
+def test_a_script_is_run_where_it_is_trusted_or_known(tmp_path: Path) -> None:
+    torch.jit.save(torch.jit.trace(_small(), torch.zeros(1, 3, 8, 8)), tmp_path / "own.pt")
+    (run,) = advise(inspect_model(tmp_path / "own.pt")).runs
+    assert (run.arch, run.input_shape, run.trusted) == ("", "3,H,W", True)
+    known = torch.jit.trace(torchvision.models.resnet18().eval(), torch.zeros(1, 3, 64, 64))
+    torch.jit.save(known, tmp_path / "known.pt")
+    (run,) = advise(inspect_model(tmp_path / "known.pt")).runs
+    assert (run.arch, run.trusted) == ("torchvision:resnet18", False)
 
 
 def _write_text(path: Path) -> None:
