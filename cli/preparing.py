@@ -1,5 +1,7 @@
 """What every command that computes needs first: the device and the teacher."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
@@ -54,15 +56,18 @@ def load_teacher(options: QuantizeOptions, network: nn.Module | None = None) -> 
         LrqError: the model cannot be used.
     """
     loaded = load_model(options) if network is None else adopt_module(network, options)
-    return make_teacher(
+    teacher = make_teacher(
         loaded.program,
         loaded.input_shape,
         loaded.preprocessing,
         loaded.name,
-        fingerprint(_state(loaded.program)),
+        "",
         options.output,
         options.task,
     )
+    # A script keeps its tensors, and frozen ones are in its code: the graph holds them all.
+    weights = _state(loaded.program) or teacher.graph.state_dict()
+    return replace(teacher, fingerprint=fingerprint(weights))
 
 
 def _state(program: nn.Module | ExportedProgram) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from support.small_networks import Residual, with_statistics
 
 import lrq_deploy
+from lrq_deploy.checkpoint.fingerprint import fingerprint
 from lrq_deploy.cli.demo_network import TrainedDigits
 from lrq_deploy.cli.pipeline import quantize
 from lrq_deploy.cli.result import QuantizeResult
@@ -328,6 +329,8 @@ def test_torchscript_gives_a_student_like_that_of_its_module(tmp_path: Path) -> 
     quantize(replace(options, out=tmp_path / "b"), network=network, settings=TINY)
     first, second = (load_file(tmp_path / out / "student.safetensors") for out in ("a", "b"))
     assert len(first) == len(second)
+    fingerprints = {load_bundle(tmp_path / out).manifest.teacher_fingerprint for out in ("a", "b")}
+    assert not {fingerprint({}), ""} & fingerprints
     layers = [{n: t.shape for n, t in s.items() if n.startswith("layers")} for s in (first, second)]
     assert layers[0] == layers[1]
 
