@@ -22,7 +22,9 @@ class Uint8ActivationsPass(ir.passes.InPlacePass):
     An integer q of ``qmin..qmax`` is stored as ``q - qmin``, so a stored value is never larger
     than ``qmax - qmin``: small stored values are what keeps 16-bit partial sums from saturating.
     The ``Clip`` works on integers (one on floats would stop the fusion) and is left out where
-    the saturation of ``QuantizeLinear`` at 0 and 255 already does its work.
+    the saturation of ``QuantizeLinear`` at 0 and 255 already does its work. Behind a ``Softmax``
+    the fusion must be stopped: ``QLinearSoftmax`` rounds some values to the next integer. There a
+    ``Min`` on floats limits them, to a multiple of the scale, which gives the same integers.
 
     Ensures: no neutral quantizer is left.
     """
@@ -55,10 +57,18 @@ def _lower(graph: ir.Graph, node: ir.Node) -> None:
     zero_value = add_initializer(graph, f"{name}.zero_point", np.asarray(zero_point, np.uint8))
     output = node.outputs[0]
     label = unused_name(graph, name)
-    new = [ir.node("QuantizeLinear", [node.inputs[0], scale_value, zero_value], name=f"{label}.Q")]
-    stored = _typed(new[-1].outputs[0], f"{label}.rounded", output.shape)
     low, high = int_attribute(node, "low") - qmin, int_attribute(node, "high") - qmin
-    if (low, high) != (0, 255):
+    source, new = node.inputs[0], []
+    behind_softmax = _comes_from(source, "Softmax") and low == zero_point == 0
+    if behind_softmax:
+        largest = add_initializer(graph, f"{label}.largest", scale * np.float32(high))
+        new.append(ir.node("Min", [source, largest], name=f"{label}.Min"))
+        source = new[-1].outputs[0]
+        source.name, source.shape = f"{label}.limited", output.shape
+        source.type = ir.TensorType(ir.DataType.FLOAT)
+    new.append(ir.node("QuantizeLinear", [source, scale_value, zero_value], name=f"{label}.Q"))
+    stored = _typed(new[-1].outputs[0], f"{label}.rounded", output.shape)
+    if (low, high) != (0, 255) and not behind_softmax:
         bounds = [
             add_initializer(graph, f"{label}.{end}", np.asarray(value, np.uint8))
             for end, value in (("low", low), ("high", high))
@@ -71,6 +81,11 @@ def _lower(graph: ir.Graph, node: ir.Node) -> None:
     graph.insert_before(node, new)
     output.replace_all_uses_with(real, replace_graph_outputs=True)
     graph.remove(node, safe=True)
+
+
+def _comes_from(value: ir.Value | None, op_type: str) -> bool:
+    maker = value.producer() if value is not None else None
+    return maker is not None and maker.op_type == op_type
 
 
 def _typed(value: ir.Value, name: str, shape: ir.Shape | None) -> ir.Value:
