@@ -71,13 +71,9 @@ def load_model(options: QuantizeOptions) -> LoadedModel:
         spec = _recognised(options, weights, file)
         architecture = _fitted(spec, weights)
         origin += f", recognised as {spec}"
-    input_shape = options.input_shape or architecture.input_shape
-    if input_shape is None:
-        raise OptionError(
-            "the input shape must be known",
-            f"{options.arch or options.model}, which does not tell it",
-            "pass --input-shape C,H,W, for instance 3,224,224",
-        )
+    input_shape = _known_shape(
+        options.input_shape or architecture.input_shape, f"{options.arch or options.model}"
+    )
     return LoadedModel(
         program=architecture.module,
         input_shape=input_shape,
@@ -136,17 +132,21 @@ def _load_script(
     options: QuantizeOptions, script: torch.jit.ScriptModule, origin: str
 ) -> LoadedModel:
     """The program that an archive holds, instead of one that its weights fit."""
-    if options.input_shape is None:
-        raise OptionError(
-            "the input shape must be known",
-            f"{origin}, which does not tell it",
-            "pass --input-shape C,H,W, for instance 3,224,224",
-        )
+    input_shape = _known_shape(options.input_shape, origin)
     program = ScriptedNetwork(script)
     check_finite(program.stored(), origin)
-    preprocessing = _preprocessing(options, options.input_shape, None)
-    name = options.model.stem
-    return LoadedModel(program, options.input_shape, preprocessing, name, origin)
+    preprocessing = _preprocessing(options, input_shape, None)
+    return LoadedModel(program, input_shape, preprocessing, options.model.stem, origin)
+
+
+def _known_shape(shape: Shape | None, source: str) -> Shape:
+    if shape is None:
+        raise OptionError(
+            "the input shape must be known",
+            f"{source}, which does not tell it",
+            "pass --input-shape C,H,W, for instance 3,224,224",
+        )
+    return shape
 
 
 def _recognised(options: QuantizeOptions, weights: StateDict, file: CheckpointFile) -> str:

@@ -63,9 +63,7 @@ def _lower(graph: ir.Graph, node: ir.Node) -> None:
     if behind_softmax:
         largest = add_initializer(graph, f"{label}.largest", scale * np.float32(high))
         new.append(ir.node("Min", [source, largest], name=f"{label}.Min"))
-        source = new[-1].outputs[0]
-        source.name, source.shape = f"{label}.limited", output.shape
-        source.type = ir.TensorType(ir.DataType.FLOAT)
+        source = _typed(new[-1].outputs[0], f"{label}.limited", output.shape, ir.DataType.FLOAT)
     new.append(ir.node("QuantizeLinear", [source, scale_value, zero_value], name=f"{label}.Q"))
     stored = _typed(new[-1].outputs[0], f"{label}.rounded", output.shape)
     if (low, high) != (0, 255) and not behind_softmax:
@@ -76,8 +74,7 @@ def _lower(graph: ir.Graph, node: ir.Node) -> None:
         new.append(ir.node("Clip", [stored, *bounds], name=f"{label}.Clip"))
         stored = _typed(new[-1].outputs[0], f"{label}.stored", output.shape)
     new.append(ir.node("DequantizeLinear", [stored, scale_value, zero_value], name=f"{label}.DQ"))
-    real = new[-1].outputs[0]
-    real.name, real.shape, real.type = label, output.shape, ir.TensorType(ir.DataType.FLOAT)
+    real = _typed(new[-1].outputs[0], label, output.shape, ir.DataType.FLOAT)
     graph.insert_before(node, new)
     output.replace_all_uses_with(real, replace_graph_outputs=True)
     graph.remove(node, safe=True)
@@ -88,6 +85,8 @@ def _comes_from(value: ir.Value | None, op_type: str) -> bool:
     return maker is not None and maker.op_type == op_type
 
 
-def _typed(value: ir.Value, name: str, shape: ir.Shape | None) -> ir.Value:
-    value.name, value.shape, value.type = name, shape, ir.TensorType(ir.DataType.UINT8)
+def _typed(
+    value: ir.Value, name: str, shape: ir.Shape | None, kind: ir.DataType = ir.DataType.UINT8
+) -> ir.Value:
+    value.name, value.shape, value.type = name, shape, ir.TensorType(kind)
     return value

@@ -121,8 +121,7 @@ def read_script(file: CheckpointFile) -> torch.jit.ScriptModule:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             script: torch.jit.ScriptModule = torch.jit.load(file.path, map_location="cpu")
-    # The interpreter raises nearly any type on what it does not know.
-    except Exception as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise CheckpointError(
             f"a TorchScript archive must load with torch {torch.__version__}",
             f"{file.path}: {type(error).__name__}: {first_line(error)}",

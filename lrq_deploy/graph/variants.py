@@ -190,7 +190,7 @@ def _fix_slope(node: fx.Node) -> None:
 def _four_axes(graph_module: fx.GraphModule, node: fx.Node) -> None:
     """Attention over any leading axes as ``[N, heads, L, C]``, which exporters know."""
     value = node.meta.get("val")
-    if not isinstance(value, torch.Tensor) or value.dim() == 4:
+    if not isinstance(value, torch.Tensor) or value.dim() in (2, 4):
         return
     axes = value.dim()
     parts, options = list(node.args), dict(node.kwargs)
