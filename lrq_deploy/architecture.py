@@ -2,8 +2,8 @@
 
 import contextlib
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from lrq_deploy.architecture_file import build_from_file
 from lrq_deploy.errors import CheckpointError, OptionError
 from lrq_deploy.teacher import Interpolation
 
-__all__ = ["Architecture", "build_architecture"]
+__all__ = ["Architecture", "build_architecture", "trained_as"]
 
 # Their released weights normalise again inside (transform_input), which together with the
 # ImageNet mean and std is exactly mean 0.5 and std 0.5 without the inner step.
@@ -128,22 +128,30 @@ def _from_timm(name: str, num_classes: int | None) -> Architecture:
         with _building(f"timm:{name}"):
             settings: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
             module = timm.create_model(name, pretrained=False, **settings)
-    known = dict(getattr(module, "pretrained_cfg", None) or {})
-    shape = known.get("input_size")
-    input_shape = tuple(int(n) for n in shape) if shape and len(shape) == 3 else None
-    centred = known.get("crop_mode", "center") == "center"
-    resize = None
-    if input_shape is not None and centred and known.get("crop_pct"):
-        resize = int(min(input_shape[1:]) / float(known["crop_pct"]))
-    return Architecture(
-        _ready(module),
-        name,
-        (input_shape[0], input_shape[1], input_shape[2]) if input_shape else None,
-        tuple(float(m) for m in known["mean"]) if known.get("mean") else None,
-        tuple(float(s) for s in known["std"]) if known.get("std") else None,
-        resize,
-        _interpolation(known.get("interpolation")),
-    )
+    known = getattr(module, "pretrained_cfg", None) or {}
+    return trained_as(Architecture(_ready(module), name), dict(known))
+
+
+def trained_as(architecture: Architecture, known: Mapping[str, Any]) -> Architecture:
+    """The same network with what a ``pretrained_cfg`` of timm tells of its input.
+
+    Args:
+        architecture: what it does not tell stays as it is there.
+        known: of it ``input_size``, ``mean``, ``std``, ``crop_pct``, ``crop_mode`` and
+            ``interpolation`` are read.
+    """
+    told: dict[str, Any] = {}
+    shape = tuple(known.get("input_size") or ())
+    if len(shape) == 3:
+        told = {"input_shape": shape, "resize": None}
+        if known.get("crop_mode", "center") == "center" and known.get("crop_pct"):
+            told["resize"] = int(min(shape[1:]) / float(known["crop_pct"]))
+    if known.get("interpolation"):
+        told["interpolation"] = _interpolation(known["interpolation"])
+    for key in ("mean", "std"):
+        if known.get(key):
+            told[key] = tuple(float(x) for x in known[key])
+    return replace(architecture, **told)
 
 
 def _interpolation(stated: object) -> Interpolation:

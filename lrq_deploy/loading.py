@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
-from lrq_deploy.architecture import Architecture, build_architecture
+from lrq_deploy.architecture import Architecture, build_architecture, trained_as
 from lrq_deploy.checkpoint.export_archive import read_export_archive
 from lrq_deploy.checkpoint.fit import fit_state_dict, infer_num_classes
+from lrq_deploy.checkpoint.hub_config import HubConfig, read_hub_config
 from lrq_deploy.checkpoint.identify import CheckpointFile, identify
 from lrq_deploy.checkpoint.read import StateDict, check_finite, read_state_dict
 from lrq_deploy.checkpoint.torchscript import TRUST, read_script
@@ -49,8 +50,9 @@ class LoadedModel:
 def load_model(options: QuantizeOptions) -> LoadedModel:
     """Read the model file and build what it belongs to.
 
-    What the options say goes before what the architecture's name tells, which goes before
-    mean 0 and std 1, marked as not known.
+    What the options say goes before what a timm ``config.json`` beside the file says, which goes
+    before what the architecture's name tells, and that before mean 0 and std 1, marked as not
+    known.
 
     Raises:
         OptionError: an option is missing, or contradicts the file.
@@ -63,14 +65,16 @@ def load_model(options: QuantizeOptions) -> LoadedModel:
         return _load_script(options, read_script(file), f"TorchScript {options.model.name}")
     weights = read_state_dict(options.model, options.trust_pickle)
     origin = weights.origin
-    if options.arch is not None:
-        architecture = _fitted(options.arch, weights)
-    elif weights.module is not None:
+    config = read_hub_config(options.model)
+    if options.arch is None and weights.module is not None:
         architecture = Architecture(weights.module, options.model.stem)
     else:
-        spec = _recognised(options, weights, file)
+        spec = options.arch or _recognised(options, weights, file, config)
         architecture = _fitted(spec, weights)
-        origin += f", recognised as {spec}"
+        origin += "" if options.arch else f", recognised as {spec}"
+        if config is not None and config.architecture == architecture.name:
+            architecture = trained_as(architecture, config.known)
+            origin += ", with the config.json beside it"
     input_shape = _known_shape(
         options.input_shape or architecture.input_shape, f"{options.arch or options.model}"
     )
@@ -149,9 +153,13 @@ def _known_shape(shape: Shape | None, source: str) -> Shape:
     return shape
 
 
-def _recognised(options: QuantizeOptions, weights: StateDict, file: CheckpointFile) -> str:
-    """``--arch`` of the one known network that the weights fit."""
-    match = find_architectures({name: tensor.shape for name, tensor in weights.tensors.items()})
+def _recognised(
+    options: QuantizeOptions, weights: StateDict, file: CheckpointFile, config: HubConfig | None
+) -> str:
+    """``--arch`` of the known network that the weights fit, alone or by what is said of them."""
+    shapes = {name: tensor.shape for name, tensor in weights.tensors.items()}
+    stated = (*weights.stated, *([config.architecture] if config else []))
+    match = find_architectures(shapes, stated=stated)
     if match.chosen is not None:
         return match.chosen.spec
     rule = "a state dict needs --arch unless exactly one known network fits it"

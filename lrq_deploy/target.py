@@ -18,13 +18,11 @@ class TargetDescription:
             without VNNI adds pairs of uint8 * int8 products in saturating 16 bits).
         pair_sum_limit: largest magnitude of the sum of two products of a stored activation
             and a weight that the runtime computes exactly.
-        zero_points: whether activations may have zero points other than 0.
     """
 
     name: str
     carrier_qmax: int = 127
     pair_sum_limit: int = 2**15 - 1
-    zero_points: bool = True
 
     def act_range(self, bits: int, signed: bool, symmetric: bool) -> IntegerRange:
         """Integers of an activation: signed two's complement, or unsigned from 0."""

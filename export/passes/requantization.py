@@ -46,10 +46,13 @@ def _source(node: ir.Node) -> ir.Node | None:
 
 def _add_nothing(graph: ir.Graph, quantizer: ir.Node, source: ir.Node) -> None:
     real, scale, name = source.outputs[0], source.inputs[1], f"{quantizer.name}.sum"
-    zero = add_initializer(graph, "nothing.stored", np.asarray(0, np.uint8))
-    nothing = ir.node("DequantizeLinear", [zero, scale, zero], name=f"{name}.nothing.DQ")
+    # Of the tensor's rank: ONNX Runtime would reshape a scalar, and each run back for its others.
+    ones = [1] * len(real.shape or ())
+    stored = add_initializer(graph, f"nothing.stored.{len(ones)}", np.zeros(ones, np.uint8))
+    zero = add_initializer(graph, "nothing.zero_point", np.asarray(0, np.uint8))
+    nothing = ir.node("DequantizeLinear", [stored, scale, zero], name=f"{name}.nothing.DQ")
     total = ir.node("Add", [real, nothing.outputs[0]], name=name)
-    _typed(nothing.outputs[0], f"{name}.nothing", ir.Shape([]))
+    _typed(nothing.outputs[0], f"{name}.nothing", ir.Shape(ones))
     _typed(total.outputs[0], name, real.shape)
     graph.insert_before(quantizer, [nothing, total])
     quantizer.replace_input_with(0, total.outputs[0])

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from lrq_deploy.checkpoint.restricted import (
     inert_stand_ins,
     unpickle_tensors,
 )
+from lrq_deploy.checkpoint.stated import stated_architectures
 from lrq_deploy.checkpoint.torchscript import read_script_weights
 from lrq_deploy.checkpoint.weights_place import place_of_weights
 from lrq_deploy.errors import CheckpointError
@@ -41,11 +42,13 @@ class StateDict:
             DistributedDataParallel and torch.compile add are gone.
         origin: what was read, for reports.
         module: the whole network in evaluation mode where a trusted pickle held one.
+        stated: what the file calls its architecture.
     """
 
     tensors: dict[str, Tensor]
     origin: str
     module: nn.Module | None = None
+    stated: tuple[str, ...] = ()
 
 
 def read_state_dict(path: Path, trust_pickle: bool = False) -> StateDict:
@@ -84,7 +87,8 @@ def read_state_dict(path: Path, trust_pickle: bool = False) -> StateDict:
         module = payload.float().eval().cpu()
         clean = _clean(dict(module.state_dict()), origin + ", pickled module", file.size_bytes)
         return StateDict(clean.tensors, clean.origin, module)
-    return _clean(payload, origin, file.size_bytes)
+    clean = _clean(payload, origin, file.size_bytes)
+    return replace(clean, stated=stated_architectures(content))
 
 
 def check_finite(tensors: Mapping[str, Tensor], origin: str) -> None:

@@ -35,6 +35,13 @@ class _Inert:
         pass
 
 
+class _Namespace(_Inert):
+    """Keeps its attributes as ``state``: a training script's options name its network."""
+
+    def __setstate__(self, state: object) -> None:
+        self.state = state
+
+
 def _dictionary(*_: object) -> dict[Any, Any]:
     return {}
 
@@ -43,10 +50,12 @@ def _list(*_: object) -> list[Any]:
     return []
 
 
-# torch's reader fills no other types than these two.
-_CONTAINERS: dict[str, Callable[..., Any]] = {
+# torch's reader fills no other types than the first two.
+_STAND_INS: dict[str, Callable[..., Any]] = {
     "collections.defaultdict": _dictionary,
     "collections.deque": _list,
+    "argparse.Namespace": _Namespace,
+    "types.SimpleNamespace": _Namespace,
 }
 
 
@@ -58,7 +67,7 @@ def _modern(name: str) -> str:
 def inert_stand_ins(names: Iterable[str]) -> StandIns:
     """Of those globals that are known to be harmless."""
     modern = map(_modern, names)
-    return [(_CONTAINERS.get(name, _Inert), name) for name in modern if name in INERT_GLOBALS]
+    return [(_STAND_INS.get(name, _Inert), name) for name in modern if name in INERT_GLOBALS]
 
 
 def unpickle_tensors(

@@ -15,6 +15,7 @@ from lrq_deploy.checkpoint.pickle_globals import (
     legacy_globals,
 )
 from lrq_deploy.checkpoint.script_parts import foreign_globals, script_tensors
+from lrq_deploy.checkpoint.stated import stated_architectures
 from lrq_deploy.checkpoint.weights_place import place_of_weights
 from lrq_deploy.checkpoint.zip_damage import ZIP_DAMAGE
 from lrq_deploy.errors import CheckpointError
@@ -92,6 +93,7 @@ def _outline(
         beside=tuple(beside[:_SHOWN_FACTS]),
         unsafe_globals=tuple(printable(name, 120) for name in found.unsafe),
         module_class=module_class,
+        stated=stated_architectures(content),
     )
 
 

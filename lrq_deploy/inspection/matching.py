@@ -63,7 +63,9 @@ class Match:
     searched: tuple[str, ...] = ()
 
 
-def find_architectures(shapes: Shapes, progress: ProgressCallback = silent) -> Match:
+def find_architectures(
+    shapes: Shapes, progress: ProgressCallback = silent, stated: Sequence[str] = ()
+) -> Match:
     """Find the torchvision and timm networks that a state dict fits.
 
     torchvision goes first. timm has 17 times as many networks and repeats many of
@@ -72,6 +74,7 @@ def find_architectures(shapes: Shapes, progress: ProgressCallback = silent) -> M
     Args:
         shapes: of all tensors by name.
         progress: receives the steps of building an index, the first time only.
+        stated: what the file calls its network, which decides among several that fit.
     """
     weights = weights_of(strip_wrappers(shapes))
     if len(weights) < FEWEST_TENSORS:
@@ -90,7 +93,7 @@ def find_architectures(shapes: Shapes, progress: ProgressCallback = silent) -> M
         searched.append(_extent(index))
         found, others = _search(library, index, trees, prefix)
         if found:
-            return _choose(library, found, searched)
+            return _choose(library, found, searched, stated)
         relatives += others
     near = nearest(relatives, weights, prefix)
     reason = near.reason if near else "no known network has its tensor names"
@@ -159,13 +162,17 @@ def _common_prefix(shapes: Shapes, stripped: Mapping[str, object]) -> str:
     return original.removesuffix(first)
 
 
-def _choose(library: Library, found: list[Candidate], searched: list[str]) -> Match:
+def _choose(
+    library: Library, found: list[Candidate], searched: list[str], stated: Sequence[str]
+) -> Match:
     rest = "" if library == "timm" else "; timm was not searched, as torchvision goes first"
     if len(found) == 1:
         reason = f"it is the only network of {library} with these names and shapes{rest}"
         return Match(tuple(found), found[0], reason, searched=tuple(searched))
-    reason = (
-        f"{len(found)} networks of {library} have these names and shapes and differ in what no "
-        "tensor shows, such as padding, activation or input size"
-    )
-    return Match(tuple(found), None, reason, searched=tuple(searched))
+    shared = f"{len(found)} networks of {library} have these names and shapes"
+    named = [candidate for candidate in found if candidate.name in stated]
+    if len(named) == 1:
+        reason = f"{shared}, and this is what the file, or the config.json beside it, says it is"
+        return Match(tuple(found), named[0], reason, searched=tuple(searched))
+    reason = f"{shared} and differ in what no tensor shows, such as padding, activation or input"
+    return Match(tuple(found), None, f"{reason} size", searched=tuple(searched))

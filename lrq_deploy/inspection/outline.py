@@ -41,6 +41,7 @@ class Outline:
         module_class: class of a pickled module.
         input_shape: ``[N, C, H, W]`` where the file states it, -1 for an open size.
         num_classes: length of a row of logits where the file states it.
+        stated: what the file calls its architecture.
     """
 
     description: str
@@ -53,6 +54,7 @@ class Outline:
     module_class: str = ""
     input_shape: tuple[int, ...] | None = None
     num_classes: int | None = None
+    stated: tuple[str, ...] = ()
 
 
 def printable(value: object, length: int = 60) -> str:

@@ -96,6 +96,17 @@ def test_twins_are_listed_and_none_is_chosen() -> None:
     assert "padding" in match.reason
 
 
+def test_of_twins_the_one_that_the_file_names_is_chosen() -> None:
+    shapes = meta_shapes("timm", "tf_efficientnet_lite0")
+    match = find_architectures(shapes, stated=("resnet18", "tf_efficientnet_lite0"))
+    assert match.chosen is not None
+    assert match.chosen.spec == "timm:tf_efficientnet_lite0"
+    assert "says it is" in match.reason
+    twins = ("efficientnet_lite0", "tf_efficientnet_lite0")
+    for stated in (("resnet18",), twins):
+        assert find_architectures(shapes, stated=stated).chosen is None
+
+
 def test_torchvision_goes_before_the_twin_in_timm() -> None:
     match = find_architectures(meta_shapes("timm", "resnet18"))
     assert match.chosen is not None

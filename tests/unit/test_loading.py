@@ -1,6 +1,8 @@
 """From options to a network with weights: precedence, and every refusal on the way."""
 
+import argparse
 import dataclasses
+import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -261,6 +263,43 @@ def test_without_arch_several_or_near_networks_are_listed(
     torch.save(state | {"conv1.weight": torch.ones(64, 3, 3, 3)}, tmp_path / "weights.pt")
     with pytest.raises(OptionError, match=r"conv1\.weight \(file \[64,3,3,3\], resnet18"):
         load_model(_options(tmp_path))
+
+
+TWIN = "tf_efficientnet_lite0"
+
+
+@pytest.mark.parametrize("where", ["checkpoint", "config.json"])
+def test_without_arch_the_twin_that_was_trained_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    timm = pytest.importorskip("timm")
+    keep_indexes(tmp_path / "cache", monkeypatch)
+    network = timm.create_model(TWIN, num_classes=5).eval()
+    content: dict[str, Any] = {"state_dict": network.state_dict()}
+    if where == "checkpoint":
+        content["args"] = argparse.Namespace(model=TWIN)
+    else:
+        known = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "input_size": [3, 192, 160]}
+        known |= {"crop_pct": 0.8, "interpolation": "bilinear"}
+        told = {"architecture": TWIN, "pretrained_cfg": known}
+        (tmp_path / "config.json").write_text(json.dumps(told))
+    torch.save(content, tmp_path / "weights.pt")
+    found = load_model(_options(tmp_path))
+    assert f"recognised as timm:{TWIN}" in found.origin
+    images = torch.randn(1, 3, 64, 64)
+    assert torch.equal(_logits(found.program, images), _logits(network, images))
+    if where == "checkpoint":
+        assert (found.input_shape, found.preprocessing.resize) == ((3, 224, 224), 256)
+        return
+    assert found.origin.endswith(", with the config.json beside it")
+    assert found.input_shape == (3, 192, 160)
+    as_told = Preprocessing((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), True, 200, "bilinear")
+    assert found.preprocessing == as_told
+    # Options stand above it, and it says nothing of another network.
+    given = load_model(_options(tmp_path, mean=(0.0,) * 3, std=(1.0,) * 3))
+    assert given.preprocessing == dataclasses.replace(as_told, mean=(0.0,) * 3, std=(1.0,) * 3)
+    other = load_model(_options(tmp_path, arch="timm:efficientnet_lite0"))
+    assert (other.input_shape, other.preprocessing.interpolation) == ((3, 224, 224), "bicubic")
 
 
 def test_without_arch_the_error_gives_the_advice_of_inspect(
