@@ -51,6 +51,10 @@ def run_identity(
         "settings": asdict(settings),
         "teacher": fingerprint(teacher.graph.state_dict()),
         "graph": stage_key({"code": teacher.graph.code}),
+        # A file beside the weights may state them, so the options do not tell.
+        "input": stage_key(
+            {"shape": teacher.input_shape, "preprocessing": asdict(teacher.preprocessing)}
+        ),
         "processes": processes,
         "version": __version__,
         "torch": str(torch.__version__),

@@ -1,0 +1,32 @@
+"""What two runs must share so that one may continue the other."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from support.small_networks import CENTRED, SHAPE, Mobile, with_statistics
+
+from lrq_deploy.cli.run_identity import run_identity
+from lrq_deploy.graph.teach import make_teacher
+from lrq_deploy.method.recipe import recipe_settings
+from lrq_deploy.options import QuantizeOptions
+from lrq_deploy.teacher import Teacher
+
+pytestmark = pytest.mark.unit
+
+
+def test_what_only_the_network_tells_of_its_input_counts() -> None:
+    options = QuantizeOptions(Path("model.pt"), Path("out"))
+    teacher = make_teacher(with_statistics(Mobile()), SHAPE, CENTRED, "mobile", "0" * 64)
+    settings = recipe_settings("fast", teacher.input_shape)
+
+    def differing(other: Teacher, moved: QuantizeOptions = options) -> set[str]:
+        first = run_identity(options, settings, teacher)
+        second = run_identity(moved, settings, other)
+        return {name for name in first if first[name] != second[name]}
+
+    brighter = replace(teacher.preprocessing, mean=(0.1, 0.2, 0.3))
+    assert differing(replace(teacher, preprocessing=brighter)) == {"input"}
+    assert differing(replace(teacher, input_shape=(3, 40, 40))) == {"input"}
+    assert differing(teacher, replace(options, out=Path("elsewhere"), force=True)) == set()
+    assert differing(teacher, replace(options, seed=1)) == {"seed"}
