@@ -59,11 +59,19 @@ def _check(path: Path, known: Mapping[str, Any]) -> None:
         values = known.get(key)
         if values is None or (isinstance(values, list) and values and holds(values)):
             continue
-        raise CheckpointError(
-            f"{key} of a {_NAME} beside the weights must be {rule}",
-            f"{str(values)[:60]} in {path}",
-            "correct it, or quantize the weights from a folder without it",
-        )
+        raise _wrong(path, f"{key} of a {_NAME} beside the weights must be {rule}", values)
+    mean, std = known.get("mean") or (), known.get("std") or ()
+    if len(mean) != len(std):
+        rule = f"mean and std of a {_NAME} beside the weights must have as many values"
+        raise _wrong(path, rule, [mean, std])
+
+
+def _wrong(path: Path, rule: str, values: object) -> CheckpointError:
+    return CheckpointError(
+        rule,
+        f"{str(values)[:60]} in {path}",
+        "correct it, or quantize the weights from a folder without it",
+    )
 
 
 def _is_shape(values: list[Any]) -> bool:

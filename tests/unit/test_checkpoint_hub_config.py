@@ -71,3 +71,11 @@ def test_numbers_that_cannot_be_are_refused(tmp_path: Path, key: str, value: obj
         read_hub_config(path)
     assert caught.value.rule.startswith(f"{key} of a config.json beside the weights must be")
     assert str(tmp_path) in caught.value.received
+
+
+@pytest.mark.parametrize("std", [None, [0.5]])
+def test_mean_and_std_belong_together(tmp_path: Path, std: list[float] | None) -> None:
+    known = {"mean": [0.5, 0.5, 0.5], "std": std}
+    path = _beside(tmp_path, {"architecture": "resnet18", "pretrained_cfg": known})
+    with pytest.raises(CheckpointError, match="as many values"):
+        read_hub_config(path)
