@@ -310,7 +310,7 @@ def test_a_state_dict_that_fits_several_lists_them(
 ) -> None:
     twins = tuple(Candidate("timm", name, "", 5, 1000) for name in ("twin_a", "twin_b"))
     match = Match(twins, None, "only the padding differs")
-    monkeypatch.setattr("lrq_deploy.loading.find_architectures", lambda shapes: match)
+    monkeypatch.setattr("lrq_deploy.loading.find_architectures", lambda shapes, stated: match)
     refusal = case.refused(case.weights(), arch=None)
     assert "timm:twin_a, timm:twin_b" in refusal.received
     assert "--arch timm:twin_a" in refusal.remedy
