@@ -11,7 +11,7 @@ from torch.export.graph_signature import InputKind
 from lrq_deploy.architecture import Architecture, build_architecture, trained_as
 from lrq_deploy.checkpoint.export_archive import read_export_archive
 from lrq_deploy.checkpoint.fit import fit_state_dict, infer_num_classes
-from lrq_deploy.checkpoint.hub_config import HubConfig, read_hub_config
+from lrq_deploy.checkpoint.hub_config import HubConfig, names_of, read_hub_config
 from lrq_deploy.checkpoint.identify import CheckpointFile, identify
 from lrq_deploy.checkpoint.read import StateDict, check_finite, read_state_dict
 from lrq_deploy.checkpoint.torchscript import TRUST, read_script
@@ -73,7 +73,7 @@ def load_model(options: QuantizeOptions) -> LoadedModel:
         architecture = _fitted(spec, weights)
         origin += "" if options.arch else f", recognised as {spec}"
         if config is not None and config.architecture == architecture.name:
-            architecture = trained_as(architecture, config.known)
+            architecture = trained_as(architecture, config.known())
             origin += ", with the config.json beside it"
     input_shape = _known_shape(
         options.input_shape or architecture.input_shape, f"{options.arch or options.model}"
@@ -158,8 +158,7 @@ def _recognised(
 ) -> str:
     """``--arch`` of the known network that the weights fit, alone or by what is said of them."""
     shapes = {name: tensor.shape for name, tensor in weights.tensors.items()}
-    stated = (*weights.stated, *([config.architecture] if config else []))
-    match = find_architectures(shapes, stated=stated)
+    match = find_architectures(shapes, stated=names_of(weights.stated, config))
     if match.chosen is not None:
         return match.chosen.spec
     rule = "a state dict needs --arch unless exactly one known network fits it"

@@ -1,19 +1,20 @@
 """The ``config.json`` that timm writes beside weights for the Hugging Face Hub."""
 
 import json
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lrq_deploy.checkpoint.stated import plain_name
 from lrq_deploy.errors import CheckpointError
 
-__all__ = ["HubConfig", "read_hub_config"]
+__all__ = ["HubConfig", "names_of", "read_hub_config"]
 
 _NAME = "config.json"
 _MAX_BYTES = 2**22
+_LARGEST = 1e30  # a comparison holds for integers that no float can be
 
 
 @dataclass(frozen=True)
@@ -21,43 +22,55 @@ class HubConfig:
     """What the file tells of the network.
 
     Attributes:
+        path: the file.
         architecture: its name in timm, without the tag of its weights.
-        known: how it was trained, in the terms of timm's ``pretrained_cfg``: ``input_size``
-            (channels, height, width), ``mean`` and ``std`` per channel are checked.
+        stated: how it was trained, as the file has it.
     """
 
+    path: Path
     architecture: str
-    known: Mapping[str, Any]
+    stated: Mapping[str, Any]
+
+    def known(self) -> Mapping[str, Any]:
+        """How it was trained, in the terms of timm's ``pretrained_cfg``.
+
+        Raises:
+            CheckpointError: ``input_size`` (channels, height, width), ``mean`` and ``std`` (per
+                channel) or ``crop_pct`` are not what they must be.
+        """
+        _check(self.path, self.stated)
+        return self.stated
 
 
 def read_hub_config(weights: Path) -> HubConfig | None:
-    """The file in the folder of ``weights``; None where there is none, or another program's.
-
-    Raises:
-        CheckpointError: it is timm's, and its numbers are not what they must be.
-    """
+    """The file in the folder of ``weights``; None where there is none, or another program's."""
     path = weights.parent / _NAME
     try:
         if path.stat().st_size > _MAX_BYTES:
             return None
         document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    # A hostile file nests without end.
+    except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(document, dict) or not isinstance(document.get("architecture"), str):
         return None
     # Older ones have everything at the top.
-    known = document.get("pretrained_cfg", document)
+    stated = document.get("pretrained_cfg", document)
     architecture = plain_name(document["architecture"])
-    if not architecture or not isinstance(known, dict):
+    if not architecture or not isinstance(stated, dict):
         return None
-    _check(path, known)
-    return HubConfig(architecture, known)
+    return HubConfig(path, architecture, stated)
+
+
+def names_of(stated: Sequence[str], config: HubConfig | None) -> tuple[str, ...]:
+    """All names of the network: those that its file states, and that of a ``config.json``."""
+    return (*stated, *([] if config is None else [config.architecture]))
 
 
 def _check(path: Path, known: Mapping[str, Any]) -> None:
     for key, (rule, holds) in _RULES.items():
         values = known.get(key)
-        if values is None or (isinstance(values, list) and values and holds(values)):
+        if values is None or holds(values):
             continue
         raise _wrong(path, f"{key} of a {_NAME} beside the weights must be {rule}", values)
     mean, std = known.get("mean") or (), known.get("std") or ()
@@ -74,21 +87,28 @@ def _wrong(path: Path, rule: str, values: object) -> CheckpointError:
     )
 
 
-def _is_shape(values: list[Any]) -> bool:
-    return len(values) == 3 and all(isinstance(n, int) and n > 0 for n in values)
+def _is_finite(value: object) -> bool:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return -_LARGEST <= value <= _LARGEST
 
 
-def _are_finite(values: list[Any]) -> bool:
-    numbers = [x for x in values if isinstance(x, int | float) and not isinstance(x, bool)]
-    return len(numbers) == len(values) and all(map(math.isfinite, numbers))
+def _is_positive(value: object) -> bool:
+    return _is_finite(value) and value > 0  # type: ignore[operator]
 
 
-def _are_positive(values: list[Any]) -> bool:
-    return _are_finite(values) and min(values) > 0
+def _is_shape(value: object) -> bool:
+    sides = value if isinstance(value, list) else []
+    return len(sides) == 3 and all(isinstance(n, int) and _is_positive(n) for n in sides)
 
 
-_RULES: dict[str, tuple[str, Callable[[list[Any]], bool]]] = {
+def _each(holds: Callable[[object], bool], value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(holds, value))
+
+
+_RULES: dict[str, tuple[str, Callable[[object], bool]]] = {
     "input_size": ("three whole numbers above 0", _is_shape),
-    "mean": ("finite numbers", _are_finite),
-    "std": ("finite numbers above 0", _are_positive),
+    "mean": ("a list of finite numbers", partial(_each, _is_finite)),
+    "std": ("a list of finite numbers above 0", partial(_each, _is_positive)),
+    "crop_pct": ("a finite number above 0", _is_positive),
 }

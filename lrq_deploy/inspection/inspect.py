@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lrq_deploy.checkpoint.hub_config import read_hub_config
+from lrq_deploy.checkpoint.hub_config import names_of, read_hub_config
 from lrq_deploy.checkpoint.identify import identify, is_onnx
 from lrq_deploy.checkpoint.naming import classes_of_shapes, strip_wrappers, without_prefixes
 from lrq_deploy.errors import CheckpointError
@@ -72,9 +72,8 @@ def inspect_model(path: Path, progress: ProgressCallback = silent) -> Inspection
     kind, size, outline = _outline(path)
     shapes = {name: tensor.shape for name, tensor in outline.tensors.items()}
     searched = kind not in ("onnx", "export-archive")
-    config = read_hub_config(path) if searched else None
-    stated = (*outline.stated, *([config.architecture] if config else []))
-    match = find_architectures(shapes, progress, stated) if searched else _NOT_SEARCHED
+    names = names_of(outline.stated, read_hub_config(path))
+    match = find_architectures(shapes, progress, names) if searched else _NOT_SEARCHED
     classes = outline.num_classes
     if classes is None and match.candidates:
         classes = match.candidates[0].num_classes

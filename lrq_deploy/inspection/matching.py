@@ -174,5 +174,7 @@ def _choose(
     if len(named) == 1:
         reason = f"{shared}, and this is what the file, or the config.json beside it, says it is"
         return Match(tuple(found), named[0], reason, searched=tuple(searched))
-    reason = f"{shared} and differ in what no tensor shows, such as padding, activation or input"
-    return Match(tuple(found), None, f"{reason} size", searched=tuple(searched))
+    reason = (
+        f"{shared} and differ in what no tensor shows, such as padding, activation or input size"
+    )
+    return Match(tuple(found), None, reason, searched=tuple(searched))

@@ -49,6 +49,18 @@ def _saved(content: object, path: Path, **options: Any) -> Inspection:
     return inspect_model(path)
 
 
+def test_a_config_json_beside_the_weights_tells_twins_apart(tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm")
+    path = tmp_path / "model.safetensors"
+    state = timm.create_model("tf_efficientnet_lite0", num_classes=5).state_dict()
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, path)
+    assert inspect_model(path).arch is None
+    (tmp_path / "config.json").write_text('{"architecture": "tf_efficientnet_lite0"}')
+    found = inspect_model(path)
+    assert found.arch is not None
+    assert found.arch.spec == "timm:tf_efficientnet_lite0"
+
+
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
 def test_a_training_checkpoint_of_a_known_network(tmp_path: Path, legacy: bool) -> None:
     network = torchvision.models.resnet18(num_classes=10)

@@ -298,6 +298,10 @@ def test_without_arch_the_twin_that_was_trained_is_taken(
     # Options stand above it, and it says nothing of another network.
     given = load_model(_options(tmp_path, mean=(0.0,) * 3, std=(1.0,) * 3))
     assert given.preprocessing == dataclasses.replace(as_told, mean=(0.0,) * 3, std=(1.0,) * 3)
+    told["pretrained_cfg"] = {"mean": "auto"}
+    (tmp_path / "config.json").write_text(json.dumps(told))
+    with pytest.raises(CheckpointError, match=r"mean of a config\.json"):
+        load_model(_options(tmp_path))
     other = load_model(_options(tmp_path, arch="timm:efficientnet_lite0"))
     assert (other.input_shape, other.preprocessing.interpolation) == ((3, 224, 224), "bicubic")
 
