@@ -33,6 +33,7 @@ from lrq_deploy.cli.preparing import load_teacher
 from lrq_deploy.loading import load_model
 from lrq_deploy.method.augmented_batches import VIEWS
 from lrq_deploy.method.heap import kept_heap
+from lrq_deploy.method.precision import trains_quickly
 from lrq_deploy.method.recipe import recipe_settings
 from lrq_deploy.options import QuantizeOptions
 
@@ -154,7 +155,7 @@ class _Loop:
         """Build ``name``, which is ``plain`` or ``ours``."""
         torch.set_num_threads(threads)
         model = model_options(NETWORKS[network], shared)
-        cls.batch = recipe_settings("balanced", (3, 32, 32)).batch_size
+        cls.batch = recipe_settings("balanced", (3, 32, 32), quick=False).batch_size
         asking = TURN * (rounds + 1)
         made = our_steps(load_teacher(model), asking=asking) if name == "ours" else None
         made = made or reference_steps(model, cls.batch)
@@ -226,8 +227,9 @@ def main() -> None:
 
 
 def asking_share() -> float:
-    """Share of the student steps of ``balanced`` that ask the teacher."""
-    settings = recipe_settings("balanced", (3, 32, 32))
+    """Share of the student steps of ``balanced`` here that ask the teacher."""
+    quick = trains_quickly(torch.device("cpu"), wanted=True)
+    settings = recipe_settings("balanced", (3, 32, 32), quick)
     return VIEWS * settings.pool_images / (settings.batch_size * settings.student_steps)
 
 

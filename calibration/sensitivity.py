@@ -36,7 +36,7 @@ BATCH_PIXELS = 64 * 32 * 32
 
 def probe_settings(input_shape: tuple[int, int, int]) -> RecipeSettings:
     """A short run of the generator: images to compare layers on, not to train on."""
-    settings = recipe_settings("fast", input_shape)
+    settings = recipe_settings("fast", input_shape, quick=False)
     return replace(
         settings,
         generator_steps=80,

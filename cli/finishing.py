@@ -1,6 +1,7 @@
 """From the fitted student to the bundle: export, checks, figures."""
 
 import resource
+from dataclasses import asdict
 from typing import Any
 
 import onnx
@@ -36,6 +37,7 @@ def finish(run: Run, prepared: Prepared, made: MadeSet, fitted: Fitted) -> Quant
     """
     checked, graphs = _exported(run, prepared, made.synthetic, fitted.model)
     metrics = {
+        "settings": asdict(prepared.settings),
         "generator": made.synthetic.metrics,
         "student": dict(fitted.metrics),
         **_checked_metrics(checked, run.choice),

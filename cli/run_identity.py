@@ -41,14 +41,13 @@ def run_identity(
         processes: that share the work.
     """
     asked: dict[str, Any] = {}
-    for name, value in plain_options(options).items():
+    for name, value in {**plain_options(options), "settings": asdict(settings)}.items():
         if isinstance(value, dict):
             asked |= {f"{name}.{inner}": v for inner, v in value.items()}
         elif name not in WITHOUT_EFFECT:
             asked[name] = value
     return {
         **asked,
-        "settings": asdict(settings),
         "teacher": fingerprint(teacher.graph.state_dict()),
         "graph": stage_key({"code": teacher.graph.code}),
         # A file beside the weights may state them, so the options do not tell.

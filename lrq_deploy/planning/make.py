@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import fx
 
 from lrq_deploy.errors import ExportError
@@ -12,6 +13,7 @@ from lrq_deploy.graph.statistics import batch_norms
 from lrq_deploy.graph.teach import make_teacher
 from lrq_deploy.loading import LoadedModel, load_model
 from lrq_deploy.method.methods import method_settings
+from lrq_deploy.method.precision import trains_quickly
 from lrq_deploy.method.recipe import recipe_settings
 from lrq_deploy.method.suited import suited
 from lrq_deploy.options import QuantizeOptions
@@ -71,7 +73,9 @@ def make_plan(
     layers = survey_layers(student, teacher.input_shape)
     quantizers = survey_quantizers(student)
     report.advance(message="placed")
-    settings = recipe_settings(options.recipe, teacher.input_shape)
+    # Where the time of a step is measured too.
+    quick = trains_quickly(torch.device("cpu"), options.precision == "auto")
+    settings = recipe_settings(options.recipe, teacher.input_shape, quick)
     settings = method_settings(options.method_name, settings, scheme.weight_bits)
     duration = estimate_duration(
         teacher, settings, scheme.weight_bits, len(layers), options.method.long_range

@@ -1,6 +1,6 @@
 """What two runs must share so that one may continue the other."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.unit
 def test_what_only_the_network_tells_of_its_input_counts() -> None:
     options = QuantizeOptions(Path("model.pt"), Path("out"))
     teacher = make_teacher(with_statistics(Mobile()), SHAPE, CENTRED, "mobile", "0" * 64)
-    settings = recipe_settings("fast", teacher.input_shape)
+    settings = recipe_settings("fast", teacher.input_shape, quick=False)
 
     def differing(other: Teacher, moved: QuantizeOptions = options) -> set[str]:
         first = run_identity(options, settings, teacher)
@@ -30,3 +30,13 @@ def test_what_only_the_network_tells_of_its_input_counts() -> None:
     assert differing(replace(teacher, input_shape=(3, 40, 40))) == {"input"}
     assert differing(teacher, replace(options, out=Path("elsewhere"), force=True)) == set()
     assert differing(teacher, replace(options, seed=1)) == {"seed"}
+
+
+def test_each_setting_of_the_recipe_has_its_name() -> None:
+    options = QuantizeOptions(Path("model.pt"), Path("out"))
+    teacher = make_teacher(with_statistics(Mobile()), SHAPE, CENTRED, "mobile", "0" * 64)
+    slow, quick = (recipe_settings("best", SHAPE, able) for able in (False, True))
+    first, second = (run_identity(options, x, teacher) for x in (slow, quick))
+    differing = {name for name in first if first[name] != second[name]}
+    changed = {f.name for f in fields(slow) if getattr(slow, f.name) != getattr(quick, f.name)}
+    assert differing == {f"settings.{name}" for name in changed} != set()

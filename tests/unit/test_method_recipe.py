@@ -14,8 +14,9 @@ pytestmark = pytest.mark.unit
 RECIPES: tuple[Recipe, ...] = get_args(Recipe)
 
 
-def test_each_recipe_works_harder_than_the_one_before() -> None:
-    work = [recipe_settings(recipe, (3, 32, 32)) for recipe in RECIPES]
+@pytest.mark.parametrize("quick", [False, True])
+def test_each_recipe_works_harder_than_the_one_before(quick: bool) -> None:
+    work = [recipe_settings(recipe, (3, 32, 32), quick) for recipe in RECIPES]
     for name in ("generator_steps", "student_steps"):
         values = [getattr(settings, name) for settings in work]
         assert values == sorted(set(values)), name
@@ -24,16 +25,29 @@ def test_each_recipe_works_harder_than_the_one_before() -> None:
     assert made == sorted(set(made))
 
 
+def test_quick_steps_buy_more_of_them_but_where_the_recipe_is_to_be_fast() -> None:
+    work = {r: [recipe_settings(r, (3, 32, 32), quick) for quick in (False, True)] for r in RECIPES}
+    assert work["fast"][0] == work["fast"][1]
+    for recipe in ("balanced", "best"):
+        slow, quick = work[recipe]
+        for name in ("generator_steps", "refinement_steps", "student_steps"):
+            assert getattr(quick, name) > getattr(slow, name), (recipe, name)
+        assert quick.pool_images >= slow.pool_images
+        # Weights move about as far in either.
+        assert quick.weight_rate <= slow.weight_rate
+
+
 @given(
+    quick=st.booleans(),
     recipe=st.sampled_from(RECIPES),
     channels=st.sampled_from([1, 3]),
     height=st.integers(8, 512),
     width=st.integers(8, 512),
 )
 def test_memory_is_bounded_and_batches_are_even(
-    recipe: Recipe, channels: int, height: int, width: int
+    quick: bool, recipe: Recipe, channels: int, height: int, width: int
 ) -> None:
-    settings = recipe_settings(recipe, (channels, height, width))
+    settings = recipe_settings(recipe, (channels, height, width), quick)
     one = 4 * channels * height * width
     assert settings.pool_images * one <= POOL_BYTES
     assert settings.pool_images >= settings.batch_size >= 2
@@ -44,7 +58,7 @@ def test_memory_is_bounded_and_batches_are_even(
 
 def test_large_images_come_in_smaller_batches() -> None:
     side = int(LARGE_IMAGE_PIXELS**0.5)
-    small = recipe_settings("balanced", (3, side, side))
-    large = recipe_settings("balanced", (3, side, side + 1))
+    small = recipe_settings("balanced", (3, side, side), quick=False)
+    large = recipe_settings("balanced", (3, side, side + 1), quick=False)
     assert large.batch_size == small.batch_size // 4
     assert large.student_steps == small.student_steps
