@@ -131,7 +131,8 @@ def _time(plan: Plan) -> str:
     stages = ", ".join(f"{name} {_minutes(seconds)}" for name, seconds in longest)
     threads = "1 thread" if duration.threads == 1 else f"{duration.threads} threads"
     return (
-        f"about {_minutes(duration.total_seconds)} on this CPU with {threads} ({stages}), from "
+        f"about {_minutes(duration.total_seconds)} on this CPU with {threads} ({stages}) for "
+        f"{duration.generator_steps} generator and {duration.student_steps} student steps, from "
         f"{duration.teacher_ms:.2f} ms per image of the network and "
         f"{duration.generator_ms:.2f} ms of the generator"
     )

@@ -84,6 +84,8 @@ def estimate_duration(
         threads=torch.get_num_threads(),
         teacher_ms=1000 * passes.trained,
         generator_ms=1000 * passes.generator,
+        generator_steps=settings.generator_steps,
+        student_steps=settings.student_steps,
         seconds=stage_seconds(passes, settings, weight_bits, layers, pixels),
     )
 

@@ -151,12 +151,15 @@ class Duration:
     Attributes:
         threads: that torch uses.
         teacher_ms, generator_ms: measured forward pass per image, in the precision of training.
+        generator_steps, student_steps: of the recipe, on this CPU.
         seconds: estimate per stage.
     """
 
     threads: int
     teacher_ms: float
     generator_ms: float
+    generator_steps: int
+    student_steps: int
     seconds: Mapping[str, float]
 
     @property

@@ -11,6 +11,7 @@ from support.small_networks import with_statistics
 from torch import nn
 
 from lrq_deploy.cli import main
+from lrq_deploy.method.recipe import recipe_settings
 
 pytestmark = pytest.mark.unit
 
@@ -127,6 +128,21 @@ def test_a_longer_recipe_takes_longer(program: Program) -> None:
         for recipe in ("fast", "best")
     ]
     assert seconds[1] > 3 * seconds[0]
+
+
+@pytest.mark.parametrize("able", [False, True])
+def test_the_steps_are_those_of_this_cpu(
+    program: Program, monkeypatch: pytest.MonkeyPatch, able: bool
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": able})
+    wanted = recipe_settings("best", (3, 12, 12), quick=able)
+    _, text = program.run("--recipe", "best", "--json")
+    found = json.loads(text)["duration"]
+    assert found["generator_steps"] == wanted.generator_steps
+    assert found["student_steps"] == wanted.student_steps
+    _, text = program.run("--recipe", "best")
+    said = f"{wanted.generator_steps} generator and {wanted.student_steps} student steps"
+    assert said in " ".join(text.split())
 
 
 def test_a_network_without_batch_norm_is_planned_with_painted_images(program: Program) -> None:
