@@ -83,6 +83,7 @@ def inspection_json(found: "Inspection") -> dict[str, Any]:
         "input_channels": found.input_channels,
         "input_shape": outline.input_shape,
         "arch": match.chosen.spec if match.chosen else None,
+        "described": found.described or None,
         "candidates": [
             {"arch": c.spec, "prefix": c.prefix, "num_classes": c.num_classes}
             for c in match.candidates

@@ -98,6 +98,8 @@ def _or_unknown(number: int | None) -> str:
 
 def _match_rows(found: Inspection) -> Iterator[tuple[str, str]]:
     match = found.match
+    if found.described:
+        yield "network", f"{found.described} of transformers, by the config.json beside it"
     if match.candidates:
         shown = ", ".join(c.spec for c in match.candidates[:_SHOWN_CANDIDATES])
         more = len(match.candidates) - _SHOWN_CANDIDATES

@@ -15,6 +15,7 @@ from lrq_deploy.checkpoint.hub_config import HubConfig, names_of, read_hub_confi
 from lrq_deploy.checkpoint.identify import CheckpointFile, identify
 from lrq_deploy.checkpoint.read import StateDict, check_finite, read_state_dict
 from lrq_deploy.checkpoint.torchscript import TRUST, read_script
+from lrq_deploy.checkpoint.transformers_config import read_transformers_config
 from lrq_deploy.errors import CheckpointError, LrqError, OptionError
 from lrq_deploy.graph.scripted import ScriptedNetwork
 from lrq_deploy.inspection.advice import advise, shown_differences
@@ -22,6 +23,7 @@ from lrq_deploy.inspection.inspect import inspect_model
 from lrq_deploy.inspection.matching import find_architectures
 from lrq_deploy.options import QuantizeOptions
 from lrq_deploy.teacher import Preprocessing
+from lrq_deploy.transformers_network import load_transformers
 
 __all__ = ["LoadedModel", "adopt_module", "load_model"]
 
@@ -50,9 +52,9 @@ class LoadedModel:
 def load_model(options: QuantizeOptions) -> LoadedModel:
     """Read the model file and build what it belongs to.
 
-    What the options say goes before what a timm ``config.json`` beside the file says, which goes
-    before what the architecture's name tells, and that before mean 0 and std 1, marked as not
-    known.
+    What the options say goes before what timm's or transformers' files beside the weights say,
+    which goes before what the architecture's name tells, and that before mean 0 and std 1, marked
+    as not known.
 
     Raises:
         OptionError: an option is missing, or contradicts the file.
@@ -66,8 +68,13 @@ def load_model(options: QuantizeOptions) -> LoadedModel:
     weights = read_state_dict(options.model, options.trust_pickle)
     origin = weights.origin
     config = read_hub_config(options.model)
+    described = read_transformers_config(options.model) if options.arch is None else None
     if options.arch is None and weights.module is not None:
         architecture = Architecture(weights.module, options.model.stem)
+    elif described is not None:
+        told = None not in (options.mean, options.std, options.input_shape)
+        architecture = load_transformers(described, weights.tensors, images_known=told)
+        origin += f", the {described.network} of the config.json beside it"
     else:
         spec = options.arch or _recognised(options, weights, file, config)
         architecture = _fitted(spec, weights)

@@ -1,19 +1,18 @@
 """The ``config.json`` that timm writes beside weights for the Hugging Face Hub."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lrq_deploy.checkpoint.json_beside import read_json_object
 from lrq_deploy.checkpoint.stated import plain_name
 from lrq_deploy.errors import CheckpointError
 
 __all__ = ["HubConfig", "names_of", "read_hub_config"]
 
 _NAME = "config.json"
-_MAX_BYTES = 2**22
 _LARGEST = 1e30  # a comparison holds for integers that no float can be
 
 
@@ -45,14 +44,8 @@ class HubConfig:
 def read_hub_config(weights: Path) -> HubConfig | None:
     """The file in the folder of ``weights``; None where there is none, or another program's."""
     path = weights.parent / _NAME
-    try:
-        if path.stat().st_size > _MAX_BYTES:
-            return None
-        document = json.loads(path.read_text(encoding="utf-8"))
-    # A hostile file nests without end.
-    except (OSError, ValueError, RecursionError):
-        return None
-    if not isinstance(document, dict) or not isinstance(document.get("architecture"), str):
+    document = read_json_object(path)
+    if document is None or not isinstance(document.get("architecture"), str):
         return None
     # Older ones have everything at the top.
     stated = document.get("pretrained_cfg", document)

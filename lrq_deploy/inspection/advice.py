@@ -85,7 +85,7 @@ def _advice(found: Inspection, path: str) -> Advice:
     near = found.match.near
     if found.outline.unsafe_globals:
         return _for_code(found, sentence)
-    if found.kind == "torchscript" and found.match.chosen is None:
+    if found.kind == "torchscript" and found.match.chosen is None and not found.described:
         return _for_script(found, path)
     if near and near.kinship == Kinship.EXTRA:
         return Advice(sentence, _saving(found), _runs(found, _clean(found)))
@@ -120,6 +120,11 @@ def _for_script(found: Inspection, path: str) -> Advice:
 
 def _sentence(found: Inspection) -> str:
     match = found.match
+    if found.described:
+        return (
+            f"It is a {found.described} of transformers, as the config.json beside it says; "
+            "quantize builds it where transformers is installed."
+        )
     if match.chosen is not None:
         return f"It is {match.chosen.spec}: {match.reason}."
     if match.candidates:
@@ -144,6 +149,8 @@ def _sentence(found: Inspection) -> str:
 
 def _runs(found: Inspection, path: str) -> tuple[Run, ...]:
     match = found.match
+    if found.described:
+        return (Run(path),)
     if match.chosen is not None:
         return (Run(path, match.chosen.spec),)
     if match.candidates:

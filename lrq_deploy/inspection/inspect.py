@@ -7,6 +7,7 @@ from pathlib import Path
 from lrq_deploy.checkpoint.hub_config import names_of, read_hub_config
 from lrq_deploy.checkpoint.identify import identify, is_onnx
 from lrq_deploy.checkpoint.naming import classes_of_shapes, strip_wrappers, without_prefixes
+from lrq_deploy.checkpoint.transformers_config import read_transformers_config
 from lrq_deploy.errors import CheckpointError
 from lrq_deploy.inspection.checkpoint_outline import (
     outline_safetensors,
@@ -40,6 +41,8 @@ class Inspection:
         num_classes: likely length of a row of logits; ``None`` if no tensor shows it.
         input_channels: likely channels of the input; ``None`` if no tensor shows it.
         match: known architectures that fit.
+        described: class of transformers that a ``config.json`` beside the file says it is; empty
+            for none.
     """
 
     path: Path
@@ -51,6 +54,7 @@ class Inspection:
     num_classes: int | None
     input_channels: int | None
     match: Match
+    described: str = ""
 
     @property
     def arch(self) -> Candidate | None:
@@ -71,7 +75,9 @@ def inspect_model(path: Path, progress: ProgressCallback = silent) -> Inspection
     """
     kind, size, outline = _outline(path)
     shapes = {name: tensor.shape for name, tensor in outline.tensors.items()}
-    searched = kind not in ("onnx", "export-archive")
+    weights_alone = kind not in ("onnx", "export-archive")
+    beside = read_transformers_config(path) if weights_alone else None
+    searched = weights_alone and beside is None
     names = names_of(outline.stated, read_hub_config(path))
     match = find_architectures(shapes, progress, names) if searched else _NOT_SEARCHED
     classes = outline.num_classes
@@ -95,6 +101,7 @@ def inspect_model(path: Path, progress: ProgressCallback = silent) -> Inspection
         num_classes=classes,
         input_channels=_input_channels(outline),
         match=match,
+        described="" if beside is None else beside.network,
     )
 
 

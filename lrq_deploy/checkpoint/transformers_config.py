@@ -1,0 +1,40 @@
+"""The ``config.json`` that transformers writes beside the weights of an image classifier."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from lrq_deploy.checkpoint.hub_config import read_hub_config
+from lrq_deploy.checkpoint.json_beside import read_json_object
+
+__all__ = ["TransformersConfig", "read_transformers_config"]
+
+_KIND = "ForImageClassification"
+
+
+@dataclass(frozen=True)
+class TransformersConfig:
+    """What the file tells of the network.
+
+    Attributes:
+        path: the file.
+        network: class of transformers that the weights are of.
+    """
+
+    path: Path
+    network: str
+
+
+def read_transformers_config(weights: Path) -> TransformersConfig | None:
+    """The file in the folder of ``weights``; None where there is none, or another program's.
+
+    One that names a network of timm, wrapped by transformers, is timm's.
+    """
+    path = weights.parent / "config.json"
+    document = read_json_object(path)
+    if document is None or read_hub_config(weights) is not None:
+        return None
+    names, kind = document.get("architectures"), document.get("model_type")
+    name = names[0] if isinstance(names, list) and names else None
+    if not isinstance(kind, str) or not isinstance(name, str):
+        return None
+    return TransformersConfig(path, name) if name.isidentifier() and _KIND in name else None

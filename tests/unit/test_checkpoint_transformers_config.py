@@ -1,0 +1,47 @@
+"""transformers' ``config.json`` beside weights, and what is not one."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lrq_deploy.checkpoint.transformers_config import read_transformers_config
+
+pytestmark = pytest.mark.unit
+
+CONFIG = {"architectures": ["ResNetForImageClassification"], "model_type": "resnet"}
+
+
+def _beside(folder: Path, content: object) -> Path:
+    (folder / "config.json").write_text(json.dumps(content), encoding="utf-8")
+    return folder / "model.safetensors"
+
+
+@pytest.mark.parametrize(
+    "name", ["ResNetForImageClassification", "LevitForImageClassificationWithTeacher"]
+)
+def test_the_class_of_the_network_is_read(tmp_path: Path, name: str) -> None:
+    found = read_transformers_config(_beside(tmp_path, CONFIG | {"architectures": [name]}))
+    assert found is not None
+    assert (found.network, found.path) == (name, tmp_path / "config.json")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        CONFIG | {"architectures": ["BertForSequenceClassification"]},
+        CONFIG | {"architectures": []},
+        CONFIG | {"architectures": "ResNetForImageClassification"},
+        CONFIG | {"architectures": ["os.system ForImageClassification"]},
+        {"architectures": CONFIG["architectures"]},
+        CONFIG | {"architecture": "resnet18"},
+        [CONFIG],
+    ],
+    ids=["text", "none", "no list", "no name", "no type", "timm", "array"],
+)
+def test_what_is_another_programs_is_passed_over(tmp_path: Path, content: object) -> None:
+    assert read_transformers_config(_beside(tmp_path, content)) is None
+
+
+def test_a_folder_without_one(tmp_path: Path) -> None:
+    assert read_transformers_config(tmp_path / "model.safetensors") is None
