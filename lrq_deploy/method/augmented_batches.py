@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ __all__ = ["VIEWS", "AugmentedBatches", "DrawnBatch"]
 SHIFT_FRACTION = 8
 
 VIEWS = 8
-"""Ways in which images are ever moved: few, so that the teacher can answer each once."""
+"""Ways in which an image is ever moved: few, so that the teacher can answer each once."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class AugmentedBatches:
         self._batch_size = batch_size
         self._part = ranks.part(batch_size)
         self._random = torch.Generator().manual_seed(seed)
-        self._moves = [_Move.draw(v, images.shape, self._random) for v in range(VIEWS)]
+        self._moves = _Moves(VIEWS, images.shape, self._random)
         self._order = torch.empty(0, dtype=torch.int64)
         self._rounds = 0
 
@@ -69,15 +69,8 @@ class AugmentedBatches:
             self._rounds += 1
         rest = len(self._order) - self._batch_size
         rows, self._order = self._order.split([self._batch_size, rest])
-        return DrawnBatch(self._shown(rows[self._part]), rows, self._part, first < self.views)
-
-    def _shown(self, rows: Tensor) -> Tensor:
-        images = self._images.new_empty(len(rows), *self._images.shape[1:])
-        views = rows // len(self._images)
-        for view in views.unique().tolist():
-            (chosen,) = torch.nonzero(views == view, as_tuple=True)
-            images[chosen] = self._moves[view].of(self._images[rows[chosen] % len(self._images)])
-        return images
+        shown = self._moves.of(self._images, rows[self._part])
+        return DrawnBatch(shown, rows, self._part, first < self.views)
 
     def state_dict(self) -> dict[str, Any]:
         """What is left of the order, and the random numbers."""
@@ -90,27 +83,32 @@ class AugmentedBatches:
         self._random.set_state(state["random"])
 
 
-@dataclass(frozen=True)
-class _Move:
-    """Mirror or not, and move by up to an eighth of the side, reflecting at the border."""
+class _Moves:
+    """Mirror or not, and move by up to an eighth of the side, reflecting at the border.
 
-    mirrored: bool
-    top: int
-    left: int
+    Every other view is mirrored; by how far it moves is random for each image of each view.
 
-    @classmethod
-    def draw(cls, view: int, shape: torch.Size, random: torch.Generator) -> Self:
-        """Every other view is mirrored; by how far it moves images ``[N, C, H, W]`` is random."""
-        rows, columns = (side // SHIFT_FRACTION for side in shape[2:])
-        top = int(torch.randint(2 * rows + 1, (), generator=random))
-        left = int(torch.randint(2 * columns + 1, (), generator=random))
-        return cls(view % 2 == 1, top, left)
+    Args:
+        views: of each image.
+        shape: of the pool, ``[N, C, H, W]``.
+        random: what draws the moves.
+    """
 
-    def of(self, images: Tensor) -> Tensor:
-        """``images`` ``[N, C, H, W]``, moved."""
-        if self.mirrored:
-            images = images.flip(3)
-        height, width = images.shape[2:]
-        rows, columns = height // SHIFT_FRACTION, width // SHIFT_FRACTION
-        padded = F.pad(images, (columns, columns, rows, rows), mode="reflect")
-        return padded[:, :, self.top : self.top + height, self.left : self.left + width]
+    def __init__(self, views: int, shape: torch.Size, random: torch.Generator) -> None:
+        self._count, _, *self._sides = shape
+        self._reach = [side // SHIFT_FRACTION for side in self._sides]
+        self._starts = [
+            torch.randint(2 * reach + 1, (views * self._count,), generator=random)
+            for reach in self._reach
+        ]
+
+    def of(self, pool: Tensor, rows: Tensor) -> Tensor:
+        """``rows`` of the pool, each moved in its own way."""
+        images = pool[rows % self._count]
+        mirrored = rows // self._count % 2 == 1
+        images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
+        (up, left), (height, width) = self._reach, self._sides
+        padded = F.pad(images, (left, left, up, up), mode="reflect")
+        tops, lefts = (starts[rows].tolist() for starts in self._starts)
+        moved = zip(padded, tops, lefts, strict=True)
+        return torch.stack([x[:, y : y + height, z : z + width] for x, y, z in moved])

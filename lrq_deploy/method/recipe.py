@@ -143,14 +143,9 @@ _QUICK: Mapping[Recipe, Mapping[str, float]] = {
         "student_steps": 800,
         "weight_rate": 1e-3,
     },
-    "best": {
-        "generator_steps": 1000,
-        "pool_images": 10240,
-        "refinement_steps": 25,
-        "student_steps": 5000,
-    },
 }
-"""What there is time for besides where a step takes half as long; ``fast`` is to be fast there."""
+"""What there is time for where a step takes half as long. ``fast`` is to be fast there too, and
+``best`` gains nothing from more than it has (docs/decisions.md)."""
 
 LARGE_IMAGE_PIXELS = 64 * 64
 POOL_BYTES = 512 * 2**20

@@ -35,7 +35,7 @@ def test_what_only_the_network_tells_of_its_input_counts() -> None:
 def test_each_setting_of_the_recipe_has_its_name() -> None:
     options = QuantizeOptions(Path("model.pt"), Path("out"))
     teacher = make_teacher(with_statistics(Mobile()), SHAPE, CENTRED, "mobile", "0" * 64)
-    slow, quick = (recipe_settings("best", SHAPE, able) for able in (False, True))
+    slow, quick = (recipe_settings("balanced", SHAPE, able) for able in (False, True))
     first, second = (run_identity(options, x, teacher) for x in (slow, quick))
     differing = {name for name in first if first[name] != second[name]}
     changed = {f.name for f in fields(slow) if getattr(slow, f.name) != getattr(quick, f.name)}

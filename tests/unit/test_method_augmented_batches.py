@@ -49,6 +49,14 @@ def test_half_of_the_views_are_mirrored() -> None:
     assert int(rising.sum()) == 8 * VIEWS // 2
 
 
+def test_images_of_one_view_move_each_in_its_own_way() -> None:
+    alike = images(1).expand(64, -1, -1, -1)
+    batches = AugmentedBatches(alike, 64, 0)
+    for _ in range(VIEWS):
+        shown = batches.draw().images
+        assert len({tuple(image.flatten().tolist()) for image in shown}) > 4
+
+
 def test_a_batch_that_begins_among_new_views_is_new() -> None:
     batches = drawn(40, size=5)
     new = [batch.new for batch in batches]

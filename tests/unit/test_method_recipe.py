@@ -25,16 +25,15 @@ def test_each_recipe_works_harder_than_the_one_before(quick: bool) -> None:
     assert made == sorted(set(made))
 
 
-def test_quick_steps_buy_more_of_them_but_where_the_recipe_is_to_be_fast() -> None:
+def test_quick_steps_buy_more_of_them_for_the_default_recipe_alone() -> None:
     work = {r: [recipe_settings(r, (3, 32, 32), quick) for quick in (False, True)] for r in RECIPES}
     assert work["fast"][0] == work["fast"][1]
-    for recipe in ("balanced", "best"):
-        slow, quick = work[recipe]
-        for name in ("generator_steps", "refinement_steps", "student_steps"):
-            assert getattr(quick, name) > getattr(slow, name), (recipe, name)
-        assert quick.pool_images >= slow.pool_images
-        # Weights move about as far in either.
-        assert quick.weight_rate <= slow.weight_rate
+    assert work["best"][0] == work["best"][1]
+    slow, quick = work["balanced"]
+    for name in ("generator_steps", "refinement_steps", "student_steps"):
+        assert getattr(quick, name) > getattr(slow, name), name
+    # Weights move about as far in either.
+    assert quick.weight_rate < slow.weight_rate
 
 
 @given(
