@@ -259,7 +259,7 @@ def test_rounding_is_learned_in_blocks_first_below_four_bits(
     first: str,
 ) -> None:
     short = replace(TINY, coarse_block_steps=2)
-    monkeypatch.setattr("lrq_deploy.cli.pipeline.recipe_settings", lambda *_: short)
+    monkeypatch.setattr("lrq_deploy.cli.preparing.recipe_settings", lambda *_: short)
     options = QuantizeOptions(
         digits_teacher.model_file, tmp_path / "bundle", Scheme(weight_bits, 4, 8), device="cpu"
     )
