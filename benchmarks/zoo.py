@@ -59,8 +59,9 @@ class Row:
     """One network.
 
     Attributes:
-        name: ``torchvision:NAME`` or ``timm:NAME``; ``+deployed`` is re-parameterised, and
-            ``?depth=2&embed_dim=64`` are arguments of its constructor.
+        name: ``torchvision:NAME``, ``timm:NAME`` or ``transformers:NAME`` (of ``NAMEConfig``);
+            ``+deployed`` is re-parameterised, and ``?depth=2&embed_dim=64`` are arguments of its
+            constructor or configuration.
         size: side of the images in pixels.
         refusal: rule and finding of the error, empty where it was captured.
         layers: weighted layers, all of them quantized.
@@ -127,6 +128,12 @@ def _create(family: str, key: str, options: dict[str, Any]) -> nn.Module:
 
         created: nn.Module = timm.create_model(key, pretrained=False, **options)
         return created
+    if family == "transformers":
+        import transformers
+
+        config = getattr(transformers, f"{key}Config")(**options)
+        classifier: nn.Module = getattr(transformers, f"{key}ForImageClassification")(config)
+        return classifier
     import torchvision
 
     if key in ("googlenet", "inception_v3"):

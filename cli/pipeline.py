@@ -13,7 +13,7 @@ from lrq_deploy.calibration.image_pool import pool_bytes
 from lrq_deploy.calibration.synthetic_store import MadeSet, synthesize_once
 from lrq_deploy.cli.finishing import finish
 from lrq_deploy.cli.mixed_widths import choose_widths, file_sizes
-from lrq_deploy.cli.preparing import chosen_device, chosen_settings, load_teacher
+from lrq_deploy.cli.preparing import chosen_device, load_teacher
 from lrq_deploy.cli.rehearsing import rehearse_student
 from lrq_deploy.cli.result import QuantizeResult
 from lrq_deploy.cli.run import Fitted, Prepared, Run
@@ -27,6 +27,7 @@ from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
 from lrq_deploy.graph.placement import place_quantizers
 from lrq_deploy.images import ImageSet, read_image_folder
 from lrq_deploy.launch import launch
+from lrq_deploy.method.chosen import chosen_settings
 from lrq_deploy.method.recipe import RecipeSettings
 from lrq_deploy.method.suited import suited
 from lrq_deploy.options import QuantizeOptions

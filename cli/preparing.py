@@ -1,4 +1,4 @@
-"""What every command that computes needs first: the device, the teacher, the steps."""
+"""What every command that computes needs first: the device and the teacher."""
 
 from dataclasses import replace
 
@@ -11,14 +11,10 @@ from lrq_deploy.errors import OptionError
 from lrq_deploy.graph.teach import make_teacher
 from lrq_deploy.launch import launch
 from lrq_deploy.loading import adopt_module, load_model
-from lrq_deploy.method.methods import method_settings
-from lrq_deploy.method.precision import trains_quickly
-from lrq_deploy.method.recipe import RecipeSettings, recipe_settings
 from lrq_deploy.options import QuantizeOptions
-from lrq_deploy.ranks import Ranks
 from lrq_deploy.teacher import Teacher
 
-__all__ = ["chosen_device", "chosen_settings", "load_teacher"]
+__all__ = ["chosen_device", "load_teacher"]
 
 
 def chosen_device(choice: str) -> torch.device:
@@ -72,21 +68,6 @@ def load_teacher(options: QuantizeOptions, network: nn.Module | None = None) -> 
     # A script keeps its tensors, and frozen ones are in its code: the graph holds them all.
     weights = _state(loaded.program) or teacher.graph.state_dict()
     return replace(teacher, fingerprint=fingerprint(weights))
-
-
-def chosen_settings(
-    options: QuantizeOptions,
-    input_shape: tuple[int, int, int],
-    device: torch.device,
-    ranks: Ranks,
-) -> RecipeSettings:
-    """Work and step sizes of the recipe, the method and the device.
-
-    Ranks may be of two kinds of machine and take the same steps all the same: the first one's.
-    """
-    quick = ranks.on_first(lambda: trains_quickly(device, options.precision == "auto"))
-    settings = recipe_settings(options.recipe, input_shape, quick)
-    return method_settings(options.method_name, settings, options.scheme.weight_bits)
 
 
 def _state(program: nn.Module | ExportedProgram) -> dict[str, Tensor]:

@@ -124,12 +124,13 @@ def _as_processed(architecture: Architecture, transformers: Any, folder: Path) -
 def _reading(
     path: Path, rule: str = "a file of transformers beside the weights must be usable"
 ) -> Iterator[None]:
+    from huggingface_hub.errors import StrictDataclassError
+
+    # What transformers and its constructors raise for numbers and names that cannot be.
+    wrong = (ArithmeticError, AttributeError, ImportError, LookupError, TypeError, ValueError)
     try:
         yield
-    except CheckpointError:
-        raise
-    # A library may raise anything for a file that a person has edited.
-    except Exception as error:
+    except (*wrong, OSError, RuntimeError, StrictDataclassError) as error:
         raise CheckpointError(
             rule, f"{path}: {type(error).__name__}, {str(error)[:200]}", _OR_ARCH
         ) from error

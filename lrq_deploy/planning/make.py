@@ -12,9 +12,7 @@ from lrq_deploy.graph.placement import place_quantizers
 from lrq_deploy.graph.statistics import batch_norms
 from lrq_deploy.graph.teach import make_teacher
 from lrq_deploy.loading import LoadedModel, load_model
-from lrq_deploy.method.methods import method_settings
-from lrq_deploy.method.precision import trains_quickly
-from lrq_deploy.method.recipe import recipe_settings
+from lrq_deploy.method.chosen import chosen_settings
 from lrq_deploy.method.suited import suited
 from lrq_deploy.options import QuantizeOptions
 from lrq_deploy.planning.duration import estimate_duration
@@ -74,9 +72,7 @@ def make_plan(
     quantizers = survey_quantizers(student)
     report.advance(message="placed")
     # Where the time of a step is measured too.
-    quick = trains_quickly(torch.device("cpu"), options.precision == "auto")
-    settings = recipe_settings(options.recipe, teacher.input_shape, quick)
-    settings = method_settings(options.method_name, settings, scheme.weight_bits)
+    settings = chosen_settings(options, teacher.input_shape, torch.device("cpu"))
     duration = estimate_duration(
         teacher, settings, scheme.weight_bits, len(layers), options.method.long_range
     )

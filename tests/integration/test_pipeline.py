@@ -94,6 +94,10 @@ def reference(digits_teacher: TrainedDigits, tmp_path_factory: pytest.TempPathFa
     return tiny(digits_teacher, tmp_path_factory.mktemp("tiny") / "bundle")
 
 
+def test_the_manifest_keeps_every_setting_of_the_run(reference: Run) -> None:
+    assert reference.bundle.manifest.metrics["settings"] == asdict(TINY)
+
+
 def test_the_bundle_is_whole_and_hashed(digits_bundle: Run) -> None:
     bundle = digits_bundle.bundle
     names = {path.name for path in bundle.path.iterdir()}
@@ -259,7 +263,7 @@ def test_rounding_is_learned_in_blocks_first_below_four_bits(
     first: str,
 ) -> None:
     short = replace(TINY, coarse_block_steps=2)
-    monkeypatch.setattr("lrq_deploy.cli.preparing.recipe_settings", lambda *_: short)
+    monkeypatch.setattr("lrq_deploy.method.chosen.recipe_settings", lambda *_: short)
     options = QuantizeOptions(
         digits_teacher.model_file, tmp_path / "bundle", Scheme(weight_bits, 4, 8), device="cpu"
     )

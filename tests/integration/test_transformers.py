@@ -10,9 +10,12 @@ import pytest
 import torch
 import transformers
 from PIL import Image
+from rich.console import Console
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from lrq_deploy.cli.inspect import inspection_json
+from lrq_deploy.cli.inspect_report import print_inspection
 from lrq_deploy.cli.preparing import load_teacher
 from lrq_deploy.errors import CheckpointError, LrqError, OptionError
 from lrq_deploy.images import ImageReader
@@ -185,6 +188,12 @@ def test_inspect_names_the_network_and_builds_nothing(tmp_path: Path) -> None:
     found = inspect_model(tmp_path / "model.safetensors")
     assert found.described == "ResNetForImageClassification"
     assert found.num_classes == 7
+    assert inspection_json(found)["described"] == found.described
+    console = Console(record=True, width=120)
+    print_inspection(console, found)
+    assert (
+        "ResNetForImageClassification of transformers, by the config.json" in console.export_text()
+    )
     advice = advise(found)
     assert "ResNetForImageClassification of transformers" in advice.sentence
     (run,) = advice.runs

@@ -27,12 +27,15 @@ SMALL = [
     "torchvision:shufflenet_v2_x0_5",
     "torchvision:mobilenet_v3_small",
     "timm:lcnet_050",
+    "transformers:RegNet?embedding_size=16&hidden_sizes=[16,32]&depths=[1,2]&groups_width=8",
 ]
 
 
 def _check(name: str, size: int, bits: int = 8) -> None:
     if name.startswith("timm:"):
         pytest.importorskip("timm", reason="timm is an optional extra")
+    if name.startswith("transformers:"):
+        pytest.importorskip("transformers", reason="transformers is an optional extra")
     row = zoo.measure(name, size, bits)
     assert row.refusal == ""
     assert row.fold_error < 1e-3

@@ -8,7 +8,7 @@ from typing import cast
 import pytest
 import torch
 
-from lrq_deploy.cli.preparing import chosen_settings
+from lrq_deploy.method.chosen import chosen_settings
 from lrq_deploy.options import QuantizeOptions
 from lrq_deploy.ranks import Ranks
 from lrq_deploy.scheme import Scheme
@@ -35,8 +35,8 @@ def test_a_cpu_that_multiplies_bfloat16_takes_more_steps(
     monkeypatch: pytest.MonkeyPatch, able: bool
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": able})
-    never = chosen_settings(replace(OPTIONS, precision="float32"), SHAPE, CPU, Ranks())
-    found = chosen_settings(OPTIONS, SHAPE, CPU, Ranks())
+    never = chosen_settings(replace(OPTIONS, precision="float32"), SHAPE, CPU)
+    found = chosen_settings(OPTIONS, SHAPE, CPU)
     assert (found.student_steps > never.student_steps) == able
     assert (found == never) == (not able)
 
@@ -44,13 +44,13 @@ def test_a_cpu_that_multiplies_bfloat16_takes_more_steps(
 @pytest.mark.parametrize("told", [False, True])
 def test_all_ranks_take_the_steps_of_the_first(monkeypatch: pytest.MonkeyPatch, told: bool) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": told})
-    first = chosen_settings(OPTIONS, SHAPE, CPU, Ranks())
+    first = chosen_settings(OPTIONS, SHAPE, CPU)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": not told})
     assert chosen_settings(OPTIONS, SHAPE, CPU, cast(Ranks, LaterRank(told))) == first
 
 
 def test_the_method_has_the_last_word() -> None:
     calibrated = replace(OPTIONS, method_name="calibrate")
-    assert chosen_settings(calibrated, SHAPE, CPU, Ranks()).student_steps == 0
+    assert chosen_settings(calibrated, SHAPE, CPU).student_steps == 0
     coarse = replace(OPTIONS, scheme=Scheme(weight_bits=3))
-    assert chosen_settings(coarse, SHAPE, CPU, Ranks()).block_steps > 0
+    assert chosen_settings(coarse, SHAPE, CPU).block_steps > 0
