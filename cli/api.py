@@ -40,7 +40,7 @@ def quantize(
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
     output: str | int | None = None,
-    task: Task = "multiclass",
+    task: Task | None = None,
     images: str | Path | None = None,
     method: Method = "lrq",
     recipe: Recipe = "balanced",
@@ -78,7 +78,8 @@ def quantize(
         arch: ``torchvision:NAME``, ``timm:NAME`` or ``FILE.py:FACTORY`` of a checkpoint file.
         mean, std: per channel, in units of the 0..1 pixel range; both or neither.
         output: key, path or number of the logits where the network returns several tensors.
-        task: one class per image, or a yes or no per logit (``multilabel``).
+        task: one class per image (``multiclass``), or a yes or no per logit (``multilabel``); as
+            the ``config.json`` of transformers beside a checkpoint file says, else the former.
         images: folder of images, only to measure.
         method: named set of parts and settings, see ``docs/method.md``.
         recipe: how much time to spend.
@@ -122,7 +123,7 @@ def quantize(
         mean=mean,
         std=std,
         output=None if output is None else str(output),
-        task=task,
+        task=task or (None if network is None else "multiclass"),
         images=None if images is None else Path(images),
         method=method,
         recipe=recipe,

@@ -197,7 +197,8 @@ Task = Annotated[
     typer.Option(
         "--task",
         metavar="multiclass|multilabel",
-        help="One class per image, or a yes or no per logit. Default: multiclass.",
+        help="One class per image, or a yes or no per logit. Default: as the config.json of "
+        "transformers beside the weights says, else multiclass.",
     ),
 ]
 Images = Annotated[

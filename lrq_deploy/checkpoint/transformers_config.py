@@ -5,10 +5,15 @@ from pathlib import Path
 
 from lrq_deploy.checkpoint.hub_config import read_hub_config
 from lrq_deploy.checkpoint.json_beside import read_json_object
+from lrq_deploy.task import Task
 
 __all__ = ["TransformersConfig", "read_transformers_config"]
 
 _KIND = "ForImageClassification"
+_TASKS: dict[object, Task] = {
+    "single_label_classification": "multiclass",
+    "multi_label_classification": "multilabel",
+}
 
 
 @dataclass(frozen=True)
@@ -18,10 +23,12 @@ class TransformersConfig:
     Attributes:
         path: the file.
         network: class of transformers that the weights are of.
+        task: what its logits mean; None where the file does not say.
     """
 
     path: Path
     network: str
+    task: Task | None = None
 
 
 def read_transformers_config(weights: Path) -> TransformersConfig | None:
@@ -37,4 +44,7 @@ def read_transformers_config(weights: Path) -> TransformersConfig | None:
     name = names[0] if isinstance(names, list) and names else None
     if not isinstance(kind, str) or not isinstance(name, str):
         return None
-    return TransformersConfig(path, name) if name.isidentifier() and _KIND in name else None
+    if not name.isidentifier() or _KIND not in name:
+        return None
+    problem = document.get("problem_type")
+    return TransformersConfig(path, name, _TASKS.get(problem) if isinstance(problem, str) else None)

@@ -1,11 +1,13 @@
 """The Python API: the documented example runs, and importing the package stays cheap."""
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import lrq_deploy
 from lrq_deploy.errors import OptionError
@@ -54,3 +56,17 @@ def test_options_are_checked_as_on_the_command_line(
 ) -> None:
     with pytest.raises(OptionError, match=message):
         lrq_deploy.quantize(**arguments)  # type: ignore[arg-type]
+
+
+def test_a_network_in_memory_has_no_file_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    about = {"architectures": ["ResNetForImageClassification"], "model_type": "resnet"}
+    about["problem_type"] = "multi_label_classification"
+    (tmp_path / "config.json").write_text(json.dumps(about), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    # A margin is refused for sets of labels, before the missing shape is.
+    with pytest.raises(OptionError, match="needs input_shape"):
+        lrq_deploy.quantize(torch.nn.Conv2d(3, 2, 3), bits=4, margin="a2")
+    with pytest.raises(OptionError, match="margin"):
+        lrq_deploy.quantize("model.safetensors", bits=4, margin="a2")

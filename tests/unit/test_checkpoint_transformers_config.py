@@ -27,6 +27,22 @@ def test_the_class_of_the_network_is_read(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("problem", "task"),
+    [
+        ("single_label_classification", "multiclass"),
+        ("multi_label_classification", "multilabel"),
+        ("regression", None),
+        (None, None),
+        (["multi_label_classification"], None),
+    ],
+)
+def test_what_the_logits_mean_is_read(tmp_path: Path, problem: object, task: str | None) -> None:
+    found = read_transformers_config(_beside(tmp_path, CONFIG | {"problem_type": problem}))
+    assert found is not None
+    assert found.task == task
+
+
+@pytest.mark.parametrize(
     "content",
     [
         CONFIG | {"architectures": ["BertForSequenceClassification"]},

@@ -1,5 +1,6 @@
 """Flags become options: defaults, overrides, refusals, and the way back to a command line."""
 
+import json
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -106,6 +107,28 @@ def test_labels_on_their_own_leave_out_what_is_about_one_class(recorder: Recorde
     options = parse(recorder, [str(MODEL), "--bits", "4", "--task", "multilabel"])
     assert options.task == "multilabel"
     assert options.method == MethodSwitches(margin="off", decoupled=False)
+
+
+@pytest.mark.parametrize(
+    ("flags", "task"),
+    [
+        (QuantizeFlags(bits=4), "multilabel"),
+        (QuantizeFlags(bits=4, task="multiclass"), "multiclass"),
+        (QuantizeFlags(bits=4, arch="timm:resnet18"), "multiclass"),
+    ],
+    ids=["said beside the weights", "said otherwise", "another network"],
+)
+def test_the_file_beside_the_weights_says_what_logits_mean(
+    tmp_path: Path, flags: QuantizeFlags, task: str
+) -> None:
+    about = {"architectures": ["ResNetForImageClassification"], "model_type": "resnet"}
+    about["problem_type"] = "multi_label_classification"
+    (tmp_path / "config.json").write_text(json.dumps(about), encoding="utf-8")
+    options = options_from(tmp_path / "model.safetensors", flags)
+    assert options.task == task
+    assert (options.method == MethodSwitches(margin="off", decoupled=False)) == (
+        task == "multilabel"
+    )
 
 
 def test_flags_override_the_configuration_file(recorder: Recorder, tmp_path: Path) -> None:
