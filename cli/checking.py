@@ -90,7 +90,7 @@ def check(
         parts = synthetic.held_out.split(batch)
         fidelity = measure(teacher, session, ((part, None) for part in parts))
     else:
-        fidelity = measure(teacher, session, images.labelled_batches(batch))
+        fidelity = measure(teacher, session, images.labelled_batches(batch), images.numbers())
     report.advance(message="accuracy")
     wanted = images_of(model.input_shape, PARITY_PIXELS, PARITY_IMAGES)
     parity = student_parity(model, session, _parity_images(images, synthetic, wanted, batch))
@@ -101,6 +101,7 @@ def check(
         ladder, benchmark = _tried(Path(name), model, graphs, twin, synthetic, progress)
     source = "synthetic" if images is None else "folder"
     remarks = () if images is None else images.remarks()
+    remarks += (fidelity.remark,) if fidelity.remark else ()
     return Checked(fidelity, parity, coverage, ladder, benchmark, source, remarks)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lrq_deploy.errors import ImageError
 from lrq_deploy.export.intervals import paired_drop_interval, share_interval
+from lrq_deploy.export.labelling import Labelling, labelling
 from lrq_deploy.export.session import Session
 from lrq_deploy.task import answers
 from lrq_deploy.teacher import Teacher
@@ -45,6 +46,7 @@ class Fidelity:
         lost: labelled images that only the teacher gets right.
         gained: labelled images that only the student gets right.
         labels: more on the agreement where an image has several answers.
+        remark: on the labels that the images came with, or empty.
     """
 
     count: int
@@ -55,6 +57,7 @@ class Fidelity:
     lost: int
     gained: int
     labels: LabelAgreement | None = None
+    remark: str = ""
 
     @property
     def drop_points(self) -> float | None:
@@ -90,38 +93,48 @@ class Fidelity:
 
 
 def measure(
-    teacher: Teacher, session: Session, images: Iterable[tuple[Tensor, Tensor | None]]
+    teacher: Teacher,
+    session: Session,
+    images: Iterable[tuple[Tensor, Tensor | None]],
+    numbers: Tensor | None = None,
 ) -> Fidelity:
     """Run both on batches ``([n, C, H, W], [n] or None)`` of normalised images.
+
+    Args:
+        teacher: the original.
+        session: the student's graph.
+        images: with the labels of all of them, or of none.
+        numbers: see ``labelling``.
 
     Raises:
         ImageError: there are no images.
     """
     seen: list[tuple[Tensor, Tensor]] = []
-    labelled = teacher_right = student_right = lost = gained = 0
+    given: list[Tensor] = []
     for batch, labels in images:
         ours = answers(session.logits(batch), teacher.task)
-        theirs = answers(teacher.logits(batch), teacher.task)
-        seen.append((ours, theirs))
+        seen.append((ours, answers(teacher.logits(batch), teacher.task)))
         if labels is not None:
-            hit, teacher_hit = ours[:, 0] == labels, theirs[:, 0] == labels
-            labelled += len(labels)
-            student_right += int(hit.sum())
-            teacher_right += int(teacher_hit.sum())
-            lost += int((teacher_hit & ~hit).sum())
-            gained += int((hit & ~teacher_hit).sum())
+            given.append(labels)
     if not seen:
         raise ImageError("measuring needs images", "none", "pass a folder with images")
     ours, theirs = (torch.cat(side) for side in zip(*seen, strict=True))
+    told = Labelling(None)
+    if given:
+        told = labelling(theirs[:, 0], torch.cat(given), numbers, teacher.num_classes)
+    right = (
+        None if told.labels is None else (ours[:, 0] == told.labels, theirs[:, 0] == told.labels)
+    )
     return Fidelity(
         count=len(ours),
-        labelled=labelled,
+        labelled=0 if right is None else len(ours),
         agreement=_share(ours == theirs),
-        teacher_accuracy=teacher_right / labelled if labelled else None,
-        student_accuracy=student_right / labelled if labelled else None,
-        lost=lost,
-        gained=gained,
+        teacher_accuracy=None if right is None else _share(right[1]),
+        student_accuracy=None if right is None else _share(right[0]),
+        lost=0 if right is None else int((right[1] & ~right[0]).sum()),
+        gained=0 if right is None else int((right[0] & ~right[1]).sum()),
         labels=_label_agreement(ours, theirs) if teacher.task == "multilabel" else None,
+        remark=told.remark,
     )
 
 

@@ -78,6 +78,16 @@ class ImageSet:
         """Number of readable images."""
         return len(self.paths)
 
+    def numbers(self) -> Tensor | None:
+        """Number of each class folder ``[K]`` where it is not its place among the sorted names.
+
+        Folders called 0 to K-1 may have been sorted as text (10 before 2) or as numbers.
+        """
+        if not all(name.isascii() and name.isdecimal() for name in self.classes):
+            return None
+        numbers, places = [int(name) for name in self.classes], list(range(len(self.classes)))
+        return torch.tensor(numbers) if numbers != places == sorted(numbers) else None
+
     def remarks(self) -> tuple[str, ...]:
         """What the user should know of the folder, a sentence each."""
         broken = f"{self.skipped} of {len(self) + self.skipped} image files could not be decoded"

@@ -135,6 +135,22 @@ def test_every_metric_is_finite(digits_bundle: Run) -> None:
     assert bool(found.isfinite().all())
 
 
+def test_labels_in_another_order_than_the_logits_are_not_judged(
+    digits_teacher: TrainedDigits, tmp_path: Path
+) -> None:
+    images = tmp_path / "digits"
+    images.mkdir()
+    for folder in digits_teacher.image_folder.iterdir():
+        (images / str((int(folder.name) + 1) % 10)).symlink_to(folder)
+    run = tiny(digits_teacher, tmp_path / "bundle", images=images)
+    assert not run.result.labelled
+    assert run.result.images_source == "folder"
+    (remark,) = run.result.images_remarks
+    assert "of 450 labelled images, and chance gives 10.0 %: labels are left out" in remark
+    assert "images, your images (limit 95 %)" in run.result.verdict
+    assert run.bundle.manifest.metrics["images_remarks"] == [remark]
+
+
 def test_four_bits_lose_little_on_real_digits(
     digits_bundle: Run, digits_teacher: TrainedDigits
 ) -> None:

@@ -105,23 +105,37 @@ def test_session_refuses_what_is_no_graph(tmp_path: Path) -> None:
 
 
 def test_fidelity_with_labels(session: Session) -> None:
-    x = torch.zeros(4, 3, 2, 2)
-    for row, winner in enumerate((0, 1, 2, 0)):
-        x[row, winner] = 1.0
-    labels = torch.tensor([0, 1, 0, 0])
-    result = measure(summing_teacher(), session, [(x[:3], labels[:3]), (x[3:], labels[3:])])
-    assert (result.count, result.labelled, result.agreement) == (4, 4, 1.0)
+    x = torch.zeros(40, 3, 2, 2)
+    for row in range(40):
+        x[row, (0, 1, 2, 0)[row % 4]] = 1.0
+    labels = torch.tensor([0, 1, 0, 0]).repeat(10)
+    result = measure(summing_teacher(), session, [(x[:30], labels[:30]), (x[30:], labels[30:])])
+    assert (result.count, result.labelled, result.agreement) == (40, 40, 1.0)
     assert result.teacher_accuracy == result.student_accuracy == 0.75
     assert result.drop_points == 0.0
+    assert result.remark == ""
 
 
 def test_fidelity_counts_losses_and_gains() -> None:
-    x = torch.zeros(2, 3, 2, 2)
+    x = torch.zeros(20, 3, 2, 2)
     x[:, 0], x[:, 2] = 1.0, -1.0
     student = open_session(spatial_sum(-1.0))
-    result = measure(summing_teacher(), student, [(x, torch.tensor([0, 2]))])
-    assert (result.agreement, result.lost, result.gained) == (0.0, 1, 1)
-    assert result.to_json()["drop_points"] == 0.0
+    labels = torch.tensor([0, 2, 0, 0]).repeat(5)
+    result = measure(summing_teacher(), student, [(x, labels)])
+    assert (result.agreement, result.lost, result.gained) == (0.0, 15, 5)
+    assert result.to_json()["drop_points"] == 50.0
+
+
+def test_labels_of_another_order_measure_nothing(session: Session) -> None:
+    x = torch.eye(3).repeat(10, 1)[:, :, None, None].expand(-1, -1, 2, 2)
+    turned = torch.arange(30) % 3
+    turned = (turned + 1) % 3
+    result = measure(summing_teacher(), session, [(x, turned)])
+    assert (result.count, result.labelled, result.drop_points) == (30, 0, None)
+    assert result.remark.startswith("the float network is right on 0.0 % of 30 labelled images")
+    assert (
+        measure(summing_teacher(), session, [(x, turned)], torch.tensor([2, 0, 1])).labelled == 30
+    )
 
 
 def test_fidelity_without_labels(session: Session) -> None:

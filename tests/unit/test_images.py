@@ -48,6 +48,26 @@ def test_class_folders_become_labels_in_sorted_order(tmp_path: Path) -> None:
     assert [labels.tolist() for _, labels in pairs if labels is not None] == [[0, 1, 1], [2]]
 
 
+@pytest.mark.parametrize(
+    ("names", "numbers"),
+    [
+        ([str(n) for n in range(12)], [0, 1, 10, 11, 2, 3, 4, 5, 6, 7, 8, 9]),
+        ([str(n) for n in range(10)], None),
+        ([f"{n:02}" for n in range(12)], None),
+        ([str(n) for n in range(1, 13)], None),
+        (["a", "b"], None),
+    ],
+    ids=["as text", "ten", "with zeros", "from one", "words"],
+)
+def test_numbers_of_class_folders_that_text_sorts_otherwise(
+    tmp_path: Path, names: list[str], numbers: list[int] | None
+) -> None:
+    for name in names:
+        write_png(tmp_path / name / "0.png", 0)
+    found = read_image_folder(tmp_path, RGB_8, IDENTITY_RGB, len(names)).numbers()
+    assert (None if found is None else found.tolist()) == numbers
+
+
 def test_pixels_that_fit_are_kept_exactly_and_normalised(tmp_path: Path) -> None:
     pixels = write_png(tmp_path / "0.png", 1)
     preprocessing = Preprocessing((0.5, 0.25, 0.0), (0.5, 0.25, 2.0), resize=12)

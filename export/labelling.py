@@ -1,0 +1,56 @@
+"""Whether the class folders of a user's images tell what the network's answers should be."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from lrq_deploy.export.intervals import share_interval
+
+__all__ = ["Labelling", "labelling"]
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """Labels as far as the teacher bears them out.
+
+    Attributes:
+        labels: class of each image, ``[N]``; None where its answers do not follow them.
+        remark: what the user should know of that, or empty.
+    """
+
+    labels: Tensor | None
+    remark: str = ""
+
+
+def labelling(
+    answers: Tensor, labels: Tensor, numbers: Tensor | None, num_classes: int
+) -> Labelling:
+    """Take the order of the class folders in which the teacher is right, if there is one.
+
+    A student loses nothing on wrong labels, for its teacher is right on none of them either: where
+    that is right no more often than by chance, a drop would pass any student.
+
+    Args:
+        answers: of the teacher, ``[N]``.
+        labels: by the class folders sorted as text, as most training scripts read them, ``[N]``.
+        numbers: of these folders, ``[K]``, where that is another order.
+        num_classes: K.
+    """
+    count, chance = len(labels), 1 / num_classes
+    orders = [labels] if numbers is None else [labels, numbers[labels]]
+    right = [int((answers == order).sum()) / count for order in orders]
+    share = max(right)
+    if share_interval(share, count)[0] <= chance:
+        return Labelling(
+            None,
+            f"the float network is right on {100 * share:.1f} % of {count:,} labelled images, and "
+            f"chance gives {100 * chance:.1f} %: labels are left out; check --mean and --std, the "
+            "weights, and that the class folders sort in the order of the logits",
+        )
+    if share == right[0]:
+        return Labelling(labels)
+    return Labelling(
+        orders[-1],
+        f"class folders are taken by number: the float network is right on {100 * share:.1f} % "
+        f"then, and on {100 * right[0]:.1f} % where they are sorted as text",
+    )
