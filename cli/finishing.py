@@ -41,6 +41,7 @@ def finish(run: Run, prepared: Prepared, made: MadeSet, fitted: Fitted) -> Quant
         "generator": made.synthetic.metrics,
         "student": dict(fitted.metrics),
         **_checked_metrics(checked, run.choice),
+        "model_remarks": list(prepared.remarks),
         "seconds": run.clock.seconds,
         "seconds_saved": _saved(made),
     }
@@ -55,7 +56,7 @@ def finish(run: Run, prepared: Prepared, made: MadeSet, fitted: Fitted) -> Quant
         run.options.force,
     )
     run.folder.remove()
-    return _result(run, made, fitted, checked)
+    return _result(run, prepared, made, fitted, checked)
 
 
 def _exported(
@@ -105,7 +106,9 @@ def _serialised(proto: onnx.ModelProto) -> bytes:
     return data
 
 
-def _result(run: Run, made: MadeSet, fitted: Fitted, checked: Checked) -> QuantizeResult:
+def _result(
+    run: Run, prepared: Prepared, made: MadeSet, fitted: Fitted, checked: Checked
+) -> QuantizeResult:
     options, model, choice, clock = fitted.options, fitted.model, run.choice, run.clock
     model_file = options.out / targets().get(REFERENCE).file_name
     fidelity, parity = checked.fidelity, checked.parity
@@ -126,6 +129,7 @@ def _result(run: Run, made: MadeSet, fitted: Fitted, checked: Checked) -> Quanti
         peak_cuda_memory_mib=_cuda_peak(run.device),
         images_measured=fidelity.count,
         images_source=checked.source,
+        model_remarks=prepared.remarks,
         images_remarks=checked.remarks,
         labelled=fidelity.teacher_accuracy is not None,
         teacher_accuracy=_percent(fidelity.teacher_accuracy),

@@ -28,6 +28,7 @@ from lrq_deploy.graph.placement import place_quantizers
 from lrq_deploy.images import ImageSet, read_image_folder
 from lrq_deploy.launch import launch
 from lrq_deploy.method.chosen import chosen_settings
+from lrq_deploy.method.normalisation import normalisation_remark
 from lrq_deploy.method.recipe import RecipeSettings
 from lrq_deploy.method.suited import suited
 from lrq_deploy.options import QuantizeOptions
@@ -110,6 +111,7 @@ def _prepared(run: Run, network: nn.Module | None, settings: RecipeSettings | No
         images = ranks.together(lambda: _read_images(options, teacher) if ranks.first else None)
         sized = options.target_size is not None
         sizes = ranks.on_first(lambda: file_sizes(teacher, options) if sized else None)
+        remarks = ranks.on_first(lambda: _remarks(run, teacher))
     with run.clock.stage("rehearse"):
         ranks.on_first(lambda: _rehearse(run, teacher))
     settings = settings or chosen_settings(options, teacher.input_shape, run.device, ranks)
@@ -119,7 +121,15 @@ def _prepared(run: Run, network: nn.Module | None, settings: RecipeSettings | No
         _check_compiles(options, settings)
         settings = replace(settings, compiled=True)
     ranks.check_batch(settings.batch_size)
-    return Prepared(options, teacher, settings, images, sizes)
+    return Prepared(options, teacher, settings, images, sizes, remarks)
+
+
+def _remarks(run: Run, teacher: Teacher) -> tuple[str, ...]:
+    """Said before training too, which would be lost on a network that is fed wrongly."""
+    remark = normalisation_remark(teacher)
+    if remark:
+        StageProgress(run.progress, "load", 1).advance(message=remark)
+    return (remark,) if remark else ()
 
 
 def _suited(run: Run, teacher: Teacher) -> QuantizeOptions:

@@ -96,6 +96,8 @@ def _figures(plan: Plan) -> Table:
         ("BatchNorm enough?", plan.batch_norm.verdict),
         ("time of the run", _time(plan)),
     ]
+    if plan.normalisation:
+        rows.append(("pixels", plan.normalisation))
     if plan.obstacle:
         rows.append(("refused", plan.obstacle))
     for title, value in rows:

@@ -21,7 +21,7 @@ def print_report(console: Console, result: QuantizeResult) -> None:
     """
     console.print(_comparison(result))
     console.print(_checks(result))
-    for remark in result.images_remarks:
+    for remark in (*result.model_remarks, *result.images_remarks):
         console.print(Text(f"warning: {remark}", style="yellow"))
     sentence = Text("SHIP IT: " if result.ship else "DO NOT SHIP: ", style="bold")
     sentence.stylize("green" if result.ship else "red")

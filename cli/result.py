@@ -44,6 +44,7 @@ class QuantizeResult:
         ship: whether the figures say that the student may be shipped.
         verdict: one sentence with the reason.
         next_commands: command lines to run next.
+        model_remarks: on the model and how it is read, such as pixels that do not fit it.
         images_remarks: on the user's images, such as files that were skipped.
         label_f1: F1 in percent of the yes answers, ``None`` where an image has one class.
         labels_exact: percent of images on which all labels agree, likewise.
@@ -81,6 +82,7 @@ class QuantizeResult:
     ship: bool
     verdict: str
     next_commands: tuple[str, ...]
+    model_remarks: tuple[str, ...] = ()
     images_remarks: tuple[str, ...] = ()
     label_f1: float | None = None
     labels_exact: float | None = None

@@ -59,6 +59,7 @@ class Prepared:
         settings: work and step sizes.
         images: those of the user, on the first rank.
         sizes: of the files, where widths are chosen to fit a target.
+        remarks: on the model and how it is read, which the user should know.
     """
 
     options: QuantizeOptions
@@ -66,6 +67,7 @@ class Prepared:
     settings: RecipeSettings
     images: ImageSet | None
     sizes: FileSizes | None
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from lrq_deploy.graph.statistics import batch_norms
 from lrq_deploy.graph.teach import make_teacher
 from lrq_deploy.loading import LoadedModel, load_model
 from lrq_deploy.method.chosen import chosen_settings
+from lrq_deploy.method.normalisation import normalisation_remark
 from lrq_deploy.method.suited import suited
 from lrq_deploy.options import QuantizeOptions
 from lrq_deploy.planning.duration import estimate_duration
@@ -89,6 +90,7 @@ def make_plan(
         quantizers=quantizers,
         sizes=sizes,
         batch_norm=_judge_batch_norm(teacher, len(layers)),
+        normalisation=normalisation_remark(teacher),
         obstacle=obstacle,
         duration=duration,
         advice={r.name: r.what_bits_buy(scheme, sizes) for r in runtimes},

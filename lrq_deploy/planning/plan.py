@@ -183,6 +183,7 @@ class Plan:
         quantizers: in graph order.
         sizes: on disk and in memory.
         batch_norm: whether the method applies.
+        normalisation: what its BatchNorm has against how pixels are read; empty if nothing.
         obstacle: why no graph can be written of it; empty if there is no reason.
         duration: of the run.
         advice: sentences on what the widths buy, by the runtime's name.
@@ -199,6 +200,7 @@ class Plan:
     quantizers: tuple[PlannedQuantizer, ...]
     sizes: Sizes
     batch_norm: BatchNormVerdict
+    normalisation: str
     obstacle: str
     duration: Duration
     advice: Mapping[str, tuple[str, ...]]

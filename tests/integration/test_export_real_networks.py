@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from lrq_deploy.export.student_parity import student_parity
 from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
 from lrq_deploy.graph.placement import place_quantizers
 from lrq_deploy.graph.teach import make_teacher
+from lrq_deploy.method.normalisation import normalisation_remark
 from lrq_deploy.scheme import Scheme
 from lrq_deploy.student.freeze import frozen_model
 from lrq_deploy.student.frozen import QuantizedModel
@@ -76,6 +78,16 @@ def student_of(teacher: Teacher, scheme: Scheme) -> QuantizedModel:
     student = place_quantizers(folded, scheme, PORTABLE, teacher.preprocessing)
     calibrate(student, smooth_images(teacher, 32, 0), scheme.act_symmetry == "symmetric", 0)
     return frozen_model(student, scheme, teacher)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_its_first_batch_norm_tells_how_its_pixels_were_normalised(network: str) -> None:
+    teacher = teacher_of(network)
+    assert normalisation_remark(teacher) == ""
+    means, stds = (",".join(f"{v:g}" for v in values) for values in NETWORKS[network][2:])
+    for other in (value for name, value in NETWORKS.items() if name != network):
+        wrong = replace(teacher, preprocessing=Preprocessing(*other[2:]))
+        assert normalisation_remark(wrong).endswith(f"network, --mean={means} --std={stds} would")
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

@@ -135,6 +135,22 @@ def test_every_metric_is_finite(digits_bundle: Run) -> None:
     assert bool(found.isfinite().all())
 
 
+def test_pixels_that_do_not_fit_are_told_before_training_and_in_the_end(
+    digits_teacher: TrainedDigits, tmp_path: Path
+) -> None:
+    events: list[ProgressEvent] = []
+    out = tmp_path / "bundle"
+    run = tiny(digits_teacher, out, progress=events.append, mean=(0.0,), std=(0.004,))
+    (remark,) = run.result.model_remarks
+    assert remark == (
+        "--mean=0 --std=0.004 do not fit the first BatchNorm of the network, --mean=0 --std=1 would"
+    )
+    assert run.bundle.manifest.metrics["model_remarks"] == [remark]
+    told = [event.message for event in events].index(remark)
+    assert events[told].stage == "load"
+    assert "generator" not in {event.stage for event in events[:told]}
+
+
 def test_labels_in_another_order_than_the_logits_are_not_judged(
     digits_teacher: TrainedDigits, tmp_path: Path
 ) -> None:

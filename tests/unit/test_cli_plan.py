@@ -1,6 +1,7 @@
 """``lrq-deploy plan``: what it prints, in words and as JSON, and that it writes nothing."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -218,3 +219,16 @@ def test_known_operators_are_not_rehearsed(
     code, said = program.run("--json")
     assert code == 0
     assert json.loads(said)["obstacle"] == ""
+
+
+def test_pixels_that_the_batch_norm_did_not_see_are_doubted(program: Program) -> None:
+    # The statistics are those of normal noise: its deviation is 1, as normalised pixels have.
+    flags = ("--mean", "0,0,0", "--std", "0.004,0.004,0.004")
+    code, text = program.run(*flags, "--json")
+    said = json.loads(text)["normalisation"]
+    assert code == 0
+    assert said.startswith("--mean=0,0,0 --std=0.004,0.004,0.004 do not fit the first BatchNorm")
+    assert f"\npixels {said}" in re.sub(r" +", " ", program.run(*flags)[1])
+    fitting = ("--mean", "0.5,0.5,0.5", "--std", "0.25,0.25,0.25")
+    assert json.loads(program.run(*fitting, "--json")[1])["normalisation"] == ""
+    assert "\npixels " not in program.run(*fitting)[1]

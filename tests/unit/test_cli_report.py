@@ -131,9 +131,10 @@ def test_labels_on_their_own_are_counted_one_by_one() -> None:
     assert "F1 of the yes answers 97.50 %" in text
 
 
-def test_remarks_on_the_images_are_warnings() -> None:
-    text = report(replace(RESULT, images_remarks=("3 of 5 image files were skipped",)))
-    assert "warning: 3 of 5 image files were skipped\n" in text
+def test_remarks_on_the_model_and_the_images_are_warnings() -> None:
+    doubted = replace(RESULT, model_remarks=("--mean does not fit",))
+    text = report(replace(doubted, images_remarks=("3 of 5 skipped",)))
+    assert "warning: --mean does not fit\nwarning: 3 of 5 skipped\n" in text
 
 
 def test_json_holds_every_field_and_the_schema_version() -> None:
