@@ -53,7 +53,7 @@ VARIANTS = {
     "plain distillation": Variant({"decoupled": False}),
     "no diversity loss": Variant(settings={"diversity_weight": 0.0}),
     "images refined in 30 steps": Variant(settings={"refinement_steps": 30}),
-    "half of the pool painted": Variant(settings={"painted_share": 0.5}),
+    "images not blended with painted ones": Variant(settings={"overlay_images": 0}),
     "steps as calibrated, not learned": Variant(settings={"scale_rate": 0.0}),
     "no loss on the input of the last layer": Variant(settings={"feature_weight": 0.0}),
     "the last step, not the mean": Variant(settings={"averaged_share": 0.0}),

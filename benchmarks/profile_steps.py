@@ -92,7 +92,10 @@ def our_steps(
     def student_step(pool: torch.Tensor) -> Callable[[], None]:
         mine = copy.deepcopy(student)
         twin = float_twin(mine)
-        stage = StudentTraining(mine, twin, pool, settings, switches, 0, CPU, "multiclass")
+        overlays = pool[: settings.overlay_images]
+        stage = StudentTraining(
+            mine, twin, pool, settings, switches, 0, CPU, "multiclass", overlays=overlays
+        )
         return _steps_of(stage)
 
     later = student_step(pool[: settings.batch_size])

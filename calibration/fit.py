@@ -67,5 +67,6 @@ def fit_student(
             task,
             keeper,
             ranks,
+            synthetic.overlays,
         )
     return metrics

@@ -45,6 +45,7 @@ def probe_settings(input_shape: tuple[int, int, int]) -> RecipeSettings:
         batch_size=min(settings.batch_size, 64),
         refinement_steps=20,
         pool_images=PROBE_IMAGES,
+        overlay_images=0,
         held_out_images=0,
     )
 

@@ -61,33 +61,29 @@ def synthesize(
     source, metrics = _image_source(
         teacher, tapped, settings, switches, seed, device, progress, keeper, ranks
     )
-    pool = ImagePool(
-        settings.pool_images + settings.held_out_images, teacher.input_shape, pool_file
-    )
+    pool = ImagePool(settings.all_images, teacher.input_shape, pool_file)
     to_draw, to_paint = _places(settings)
     drawing = ImageDrawing(source, tapped, settings, seed + 1, device, pool, to_draw, ranks)
     run_stage(drawing, progress, keeper, ranks)
     bounds = tuple(bound.cpu() for bound in source.bounds())
     for places, painted in _painted(teacher, bounds, to_paint, seed + 2):
         pool.put(places, painted)
-    fit, held_out = pool.images.split([settings.pool_images, settings.held_out_images])
     metrics |= drawing.pieces.figures(drawing.name)
-    return SyntheticSet(fit, held_out, metrics)
+    fit, overlays, held_out = pool.images.split(_sizes(settings))
+    return SyntheticSet(fit, overlays, held_out, metrics)
+
+
+def _sizes(settings: RecipeSettings) -> list[int]:
+    """Images to fit on, overlays and held-out ones, behind each other in the pool."""
+    return [settings.pool_images, settings.overlay_images, settings.held_out_images]
 
 
 def _places(settings: RecipeSettings) -> tuple[Tensor, Tensor]:
-    """Where drawn and where painted images are, behind each other in the pool and held out."""
-    everywhere = torch.arange(settings.pool_images + settings.held_out_images)
-    fit, held_out = everywhere.split([settings.pool_images, settings.held_out_images])
-    parts = [
-        places.split([len(places) - painted, painted])
-        for places, painted in (
-            (fit, settings.painted_pool),
-            (held_out, settings.painted_held_out),
-        )
-    ]
-    drawn, painted = (torch.cat(both) for both in zip(*parts, strict=True))
-    return drawn, painted
+    """Where drawn and where painted images are in the pool."""
+    fit, overlays, held_out = torch.arange(settings.all_images).split(_sizes(settings))
+    painted = settings.painted_held_out
+    drawn, others = held_out.split([len(held_out) - painted, painted])
+    return torch.cat([fit, drawn]), torch.cat([others, overlays])
 
 
 def _painted(

@@ -173,7 +173,7 @@ def _read_images(options: QuantizeOptions, teacher: Teacher) -> ImageSet | None:
 def _made(run: Run, prepared: Prepared) -> MadeSet:
     """The synthetic images."""
     teacher, settings = prepared.teacher, prepared.settings
-    size = pool_bytes(settings.pool_images + settings.held_out_images, teacher.input_shape)
+    size = pool_bytes(settings.all_images, teacher.input_shape)
     with run.clock.stage("synthesize"):
         made = synthesize_once(
             StageStore(run.control.cache or run.folder.folder),

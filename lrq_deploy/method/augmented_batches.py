@@ -1,4 +1,8 @@
-"""Random batches of a pool of images, in a few views of each; their state can be kept."""
+"""Random batches of a pool of images, in a few views of each; their state can be kept.
+
+A view is moved, and blended with a painted image: a teacher is surer of a generator's images than
+of photos, and less sure of painted ones; what lies between is nearer to photos than either.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -43,14 +47,25 @@ class AugmentedBatches:
         batch_size: images per batch.
         seed: of the order and the views.
         ranks: that share each batch; all of them draw it alike, so that their states agree.
+        overlays: to blend the views with, ``[P, C, H, W]`` on the CPU; none leaves them.
     """
 
-    def __init__(self, images: Tensor, batch_size: int, seed: int, ranks: Ranks = ALONE) -> None:
+    def __init__(
+        self,
+        images: Tensor,
+        batch_size: int,
+        seed: int,
+        ranks: Ranks = ALONE,
+        overlays: Tensor | None = None,
+    ) -> None:
         self._images = images
         self._batch_size = batch_size
         self._part = ranks.part(batch_size)
         self._random = torch.Generator().manual_seed(seed)
         self._moves = _Moves(VIEWS, images.shape, self._random)
+        self._blends: _Blends | None = None
+        if overlays is not None and len(overlays):
+            self._blends = _Blends(self.views, overlays, self._random)
         self._order = torch.empty(0, dtype=torch.int64)
         self._rounds = 0
 
@@ -69,7 +84,10 @@ class AugmentedBatches:
             self._rounds += 1
         rest = len(self._order) - self._batch_size
         rows, self._order = self._order.split([self._batch_size, rest])
-        shown = self._moves.of(self._images, rows[self._part])
+        mine = rows[self._part]
+        shown = self._moves.of(self._images, mine)
+        if self._blends is not None:
+            shown = self._blends.of(shown, mine)
         return DrawnBatch(shown, rows, self._part, first < self.views)
 
     def state_dict(self) -> dict[str, Any]:
@@ -112,3 +130,23 @@ class _Moves:
         tops, lefts = (starts[rows].tolist() for starts in self._starts)
         moved = zip(padded, tops, lefts, strict=True)
         return torch.stack([x[:, y : y + height, z : z + width] for x, y, z in moved])
+
+
+class _Blends:
+    """The overlay of each view, and how much of the view remains: any share is as likely.
+
+    Args:
+        views: of all images.
+        overlays: to choose from, ``[P, C, H, W]``.
+        random: what chooses.
+    """
+
+    def __init__(self, views: int, overlays: Tensor, random: torch.Generator) -> None:
+        self._overlays = overlays
+        self._chosen = torch.randint(len(overlays), (views,), generator=random)
+        self._remains = torch.rand(views, generator=random)
+
+    def of(self, shown: Tensor, rows: Tensor) -> Tensor:
+        """``shown``, the views of ``rows``, each blended in its own way."""
+        remains = self._remains[rows][:, None, None, None]
+        return torch.lerp(self._overlays[self._chosen[rows]], shown, remains)

@@ -20,6 +20,7 @@ COARSE_WEIGHT_RATE = 1e-3
 
 _PLAIN_TRAINING: Mapping[str, float] = {
     "refinement_steps": 0,
+    "overlay_images": 0,
     "diversity_weight": 0.0,
     # As GDFQ weighs its two terms; every loss of ours is relative, so this is a reading.
     "class_weight": 1.0,
@@ -62,7 +63,7 @@ METHODS: Mapping[Method, MethodRecipe] = {
     "leaves": MethodRecipe(
         "painted images instead of a generator: what serves networks without BatchNorm",
         MethodSwitches(margin="off", image_source="leaves"),
-        {"generator_steps": 0, "refinement_steps": 0},
+        {"generator_steps": 0, "refinement_steps": 0, "overlay_images": 0},
         coarse_blocks=True,
     ),
     "lrq-paper": MethodRecipe(
@@ -111,6 +112,6 @@ def method_settings(method: Method, settings: RecipeSettings, weight_bits: int) 
             changes["block_steps"] = settings.coarse_block_steps
     if not chosen.trains:
         fewest = min(settings.pool_images, settings.calibration_images)
-        changes |= {"student_steps": 0, "pool_images": fewest}
+        changes |= {"student_steps": 0, "pool_images": fewest, "overlay_images": 0}
     # dataclasses.replace refuses a field that does not exist.
     return replace(settings, **changes)  # type: ignore[arg-type]

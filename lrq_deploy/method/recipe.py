@@ -36,7 +36,7 @@ class RecipeSettings:
     Attributes:
         generator_steps: optimiser steps of the generator.
         pool_images: synthetic images to fit the student on.
-        painted_share: of these, painted and not generated.
+        overlay_images: painted images that those are blended with while the student learns.
         held_out_images: further images for label-free measurements, half of them painted.
         block_steps: optimiser steps of each block of the student.
         coarse_block_steps: the same for methods that fit blocks where weights are coarse alone.
@@ -68,7 +68,7 @@ class RecipeSettings:
 
     generator_steps: int = 200
     pool_images: int = 2560
-    painted_share: float = 0.0
+    overlay_images: int = 512
     held_out_images: int = 1024
     block_steps: int = 0
     coarse_block_steps: int = 300
@@ -96,11 +96,6 @@ class RecipeSettings:
     compiled: bool = False
 
     @property
-    def painted_pool(self) -> int:
-        """Of the pool's images."""
-        return round(self.painted_share * self.pool_images)
-
-    @property
     def painted_held_out(self) -> int:
         """Of the held-out images: a teacher is surer of a generator's than of its own data."""
         return self.held_out_images // 2
@@ -108,12 +103,17 @@ class RecipeSettings:
     @property
     def painted_images(self) -> int:
         """All that are painted."""
-        return self.painted_pool + self.painted_held_out
+        return self.overlay_images + self.painted_held_out
 
     @property
     def generated_images(self) -> int:
         """All others."""
-        return self.pool_images + self.held_out_images - self.painted_images
+        return self.pool_images + self.held_out_images - self.painted_held_out
+
+    @property
+    def all_images(self) -> int:
+        """However they are made."""
+        return self.generated_images + self.painted_images
 
 
 _RECIPES: dict[Recipe, RecipeSettings] = {

@@ -60,6 +60,7 @@ def train_student(
     task: Task = "multiclass",
     keeper: StageKeeper = KEEP_NOTHING,
     ranks: Ranks = ALONE,
+    overlays: Tensor | None = None,
 ) -> dict[str, float]:
     """Train ``student`` in place; it must be calibrated.
 
@@ -75,6 +76,7 @@ def train_student(
         task: what the logits mean.
         keeper: keeps the state, for a run that is continued.
         ranks: that share each batch; ``student`` and ``images`` are the same on all of them.
+        overlays: that the images are blended with, see ``AugmentedBatches``.
 
     Returns:
         Loss terms of the last check.
@@ -82,7 +84,9 @@ def train_student(
     Raises:
         DivergenceError: a loss is not finite; ``student`` then holds the last good state.
     """
-    stage = StudentTraining(student, teacher, images, settings, switches, seed, device, task, ranks)
+    stage = StudentTraining(
+        student, teacher, images, settings, switches, seed, device, task, ranks, overlays
+    )
     return run_stage(stage, progress, keeper, ranks)
 
 
@@ -102,6 +106,7 @@ class StudentTraining:
         device: torch.device,
         task: Task,
         ranks: Ranks = ALONE,
+        overlays: Tensor | None = None,
     ) -> None:
         self.watched = on_device(student, device).to(memory_format=torch.channels_last)
         self.steps = settings.student_steps
@@ -114,7 +119,7 @@ class StudentTraining:
         self._head = head_layer(student)
         # Where the grid of the student is much coarser than that of bfloat16.
         self._reduced = settings.reduced_precision and coarsest_bits(student) <= COARSE_BITS
-        self._batches = AugmentedBatches(images, settings.batch_size, seed, ranks)
+        self._batches = AugmentedBatches(images, settings.batch_size, seed, ranks, overlays)
         self._answers = TeacherAnswers(self._asked, self._batches.views, ranks)
         self._ranks = ranks
         self._settings = settings

@@ -95,7 +95,9 @@ def student_stage(
     switches = switches or MethodSwitches(margin="b")
     pool = images(32) if pool is None else pool
     twin = float_twin(student)
-    return StudentTraining(student, twin, pool, settings, switches, 0, device, task, ranks)
+    return StudentTraining(
+        student, twin, pool, settings, switches, 0, device, task, ranks, overlays=pool[:5]
+    )
 
 
 def blocks_stage(

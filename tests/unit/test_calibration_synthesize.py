@@ -24,7 +24,7 @@ SETTINGS = RecipeSettings(
     refinement_steps=2,
     batch_size=8,
     pool_images=19,
-    painted_share=0.5,
+    overlay_images=5,
     held_out_images=6,
     margin=3.0,
 )
@@ -47,8 +47,9 @@ def made(
 def test_counts_shapes_and_bounds(teacher: Teacher) -> None:
     synthetic = made(teacher)
     assert synthetic.images.shape == (19, *SHAPE)
+    assert synthetic.overlays.shape == (5, *SHAPE)
     assert synthetic.held_out.shape == (6, *SHAPE)
-    for part in (synthetic.images, synthetic.held_out):
+    for part in (synthetic.images, synthetic.overlays, synthetic.held_out):
         assert part.dtype == torch.float32
         assert part.is_contiguous()
         assert -1 - 1e-5 <= float(part.min()) < float(part.max()) <= 1 + 1e-5
@@ -57,28 +58,29 @@ def test_counts_shapes_and_bounds(teacher: Teacher) -> None:
 
 def test_held_out_images_are_others(teacher: Teacher) -> None:
     synthetic = made(teacher)
-    apart = torch.cdist(synthetic.held_out.flatten(1), synthetic.images.flatten(1))
+    others = torch.cat([synthetic.images, synthetic.overlays])
+    apart = torch.cdist(synthetic.held_out.flatten(1), others.flatten(1))
     assert float(apart.min()) > 0
 
 
 @pytest.mark.parametrize("source", ["generator", "noise"])
-@pytest.mark.parametrize(("share", "drawn"), [(0.0, 19), (0.5, 9), (1.0, 0)])
-def test_shares_of_the_images_are_painted(
-    teacher: Teacher, source: ImageSource, share: float, drawn: int
+def test_overlays_and_half_of_what_is_held_out_are_painted(
+    teacher: Teacher, source: ImageSource
 ) -> None:
     steps = 2 if source == "generator" else 0
-    settings = replace(SETTINGS, generator_steps=steps, painted_share=share)
+    settings = replace(SETTINGS, generator_steps=steps)
     found = made(teacher, MethodSwitches(image_source=source), settings=settings)
     longer = replace(settings, refinement_steps=4)
     others = made(teacher, MethodSwitches(image_source=source), settings=longer)
-    assert _alike(found.images, others.images) == [False] * drawn + [True] * (19 - drawn)
+    assert _alike(found.images, others.images) == [False] * 19
+    assert _alike(found.overlays, others.overlays) == [True] * 5
     assert _alike(found.held_out, others.held_out) == [False] * 3 + [True] * 3
 
 
 def test_nothing_is_painted_where_none_are_asked_for(teacher: Teacher) -> None:
-    none = replace(SETTINGS, painted_share=0.0, held_out_images=0)
+    none = replace(SETTINGS, overlay_images=0, held_out_images=0)
     found = made(teacher, settings=none)
-    assert (len(found.images), len(found.held_out)) == (19, 0)
+    assert (len(found.images), len(found.overlays), len(found.held_out)) == (19, 0, 0)
 
 
 def _alike(some: Tensor, others: Tensor) -> list[bool]:
@@ -89,8 +91,8 @@ def test_painted_images_keep_within_learned_bounds() -> None:
     unknown = replace(CENTRED, known=False)
     blind = make_teacher(with_statistics(Residual()), SHAPE, unknown, "residual", "")
     found = made(blind)
-    assert float(found.held_out[3:].max()) > 1.5
-    assert float(found.held_out.abs().max()) <= 2.6
+    for painted in (found.overlays, found.held_out[3:]):
+        assert 1.5 < float(painted.abs().max()) <= 2.6
 
 
 def test_the_seed_decides_and_the_global_generator_stays(teacher: Teacher) -> None:
@@ -128,7 +130,7 @@ def test_both_stages_are_reported(teacher: Teacher) -> None:
     events: list[ProgressEvent] = []
     synthesize(teacher, SETTINGS, MethodSwitches(), 0, CPU, events.append)
     last = {event.stage: (event.step, event.total) for event in events}
-    assert last == {"generator": (2, 2), "images": (4, 4)}
+    assert last == {"generator": (2, 2), "images": (6, 6)}
 
 
 def test_more_training_changes_the_images(teacher: Teacher) -> None:

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.unit
 
 CPU = torch.device("cpu")
 SETTINGS = RecipeSettings(
-    painted_share=0.25,
+    overlay_images=2,
     generator_steps=1,
     refinement_steps=1,
     pool_images=8,

@@ -57,6 +57,38 @@ def test_images_of_one_view_move_each_in_its_own_way() -> None:
         assert len({tuple(image.flatten().tolist()) for image in shown}) > 4
 
 
+def test_views_are_blended_with_overlays_each_in_its_own_way() -> None:
+    overlays = torch.stack([torch.full(POOL.shape[1:], value) for value in (10.0, 20.0)])
+    plain = AugmentedBatches(POOL, 4, 0)
+    blended = AugmentedBatches(POOL, 4, 0, overlays=overlays)
+    remains: dict[int, float] = {}
+    chosen: set[float] = set()
+    for _ in range(2 * VIEWS * len(POOL) // 4):
+        batch = blended.draw()
+        for row, image in zip(batch.rows.tolist(), batch.images, strict=True):
+            view, number = divmod(row, len(POOL))
+            before = plain._moves.of(POOL, torch.tensor([row]))[0]
+            # Overlays are flat, so that what is left of the contrast is the share of the view.
+            share = float(image.std() / before.std())
+            assert remains.setdefault(row, share) == pytest.approx(share)
+            flat = float((image - share * before).mean() / (1 - share))
+            chosen.add(round(flat, 1))
+            assert 0 <= view < VIEWS
+            assert 0 <= number < len(POOL)
+    shares = torch.tensor(list(remains.values()))
+    assert len(shares) == VIEWS * len(POOL)
+    assert 0.4 < float(shares.mean()) < 0.6
+    assert float(shares.min()) < 0.1
+    assert float(shares.max()) > 0.9
+    assert chosen == {10.0, 20.0}
+
+
+def test_no_overlays_leave_the_views_as_they_are() -> None:
+    for none in (None, POOL[:0]):
+        batches = AugmentedBatches(POOL, 4, 0, overlays=none)
+        assert torch.equal(batches.draw().images, drawn(1)[0].images)
+
+
 def test_a_batch_that_begins_among_new_views_is_new() -> None:
     batches = drawn(40, size=5)
     new = [batch.new for batch in batches]
@@ -69,13 +101,14 @@ def test_a_seed_decides_the_order_and_the_views() -> None:
     assert not torch.equal(first, other)
 
 
+@pytest.mark.parametrize("overlays", [None, images(3)], ids=["plain", "blended"])
 @pytest.mark.parametrize("stop", [0, 1, 5, 24, 31])
-def test_the_rest_is_the_same_after_a_stop(stop: int) -> None:
-    whole = AugmentedBatches(POOL, 5, 3)
+def test_the_rest_is_the_same_after_a_stop(stop: int, overlays: Tensor | None) -> None:
+    whole = AugmentedBatches(POOL, 5, 3, overlays=overlays)
     for _ in range(stop):
         whole.draw()
     state = whole.state_dict()
-    rest = AugmentedBatches(POOL, 5, 3)
+    rest = AugmentedBatches(POOL, 5, 3, overlays=overlays)
     rest.load_state_dict(state)
     for _ in range(6):
         a, b = whole.draw(), rest.draw()

@@ -61,6 +61,28 @@ def state(student: fx.GraphModule) -> Tensor:
     return torch.cat([p.detach().flatten() for p in student.parameters()])
 
 
+def test_overlays_are_seen(start: fx.GraphModule) -> None:
+    shown = []
+    for overlays in (POOL[:0], POOL[:3], 2 * POOL[:3]):
+        student = copy.deepcopy(start)
+        train_student(
+            student,
+            float_twin(student),
+            POOL,
+            SETTINGS,
+            SWITCHES,
+            0,
+            CPU,
+            silent,
+            overlays=overlays,
+        )
+        shown.append(state(student))
+    plain, blended, brighter = shown
+    assert torch.equal(plain, state(trained(start)[0]))
+    assert not torch.equal(plain, blended)
+    assert not torch.equal(blended, brighter)
+
+
 def test_the_student_comes_closer_to_its_float_twin(start: fx.GraphModule) -> None:
     _, first = trained(start, replace(SETTINGS, student_steps=1))
     quick = replace(SETTINGS, student_steps=100, weight_rate=2e-2, scale_rate=1e-2)
