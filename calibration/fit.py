@@ -52,7 +52,16 @@ def fit_student(
     metrics: dict[str, float] = {}
     if settings.block_steps:
         metrics |= reconstruct(
-            student, teacher, images, settings, seed, device, progress, keeper, ranks
+            student,
+            teacher,
+            images,
+            settings,
+            seed,
+            device,
+            progress,
+            keeper,
+            ranks,
+            synthetic.overlays,
         )
     if settings.student_steps:
         metrics |= train_student(

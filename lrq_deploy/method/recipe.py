@@ -149,6 +149,7 @@ _QUICK: Mapping[Recipe, Mapping[str, float]] = {
 
 LARGE_IMAGE_PIXELS = 64 * 64
 POOL_BYTES = 512 * 2**20
+POOL_PER_OVERLAY = 5
 
 
 def recipe_settings(
@@ -157,7 +158,7 @@ def recipe_settings(
     """Settings of a recipe for images of a size.
 
     Above 64 x 64 pixels a step takes a quarter of the images, and the pool is bounded to
-    512 MiB, so that memory stays in bounds.
+    512 MiB, what it is blended with to a fifth of that, so that memory stays in bounds.
 
     Args:
         recipe: how much time to spend.
@@ -172,4 +173,6 @@ def recipe_settings(
         settings = replace(settings, batch_size=settings.batch_size // 4, held_out_images=256)
     most = POOL_BYTES // (4 * channels * height * width)
     whole_batches = max(most // settings.batch_size, 1) * settings.batch_size
-    return replace(settings, pool_images=min(settings.pool_images, whole_batches))
+    pool_images = min(settings.pool_images, whole_batches)
+    overlays = min(settings.overlay_images, pool_images // POOL_PER_OVERLAY)
+    return replace(settings, pool_images=pool_images, overlay_images=overlays)

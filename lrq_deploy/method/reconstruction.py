@@ -54,6 +54,7 @@ def reconstruct(
     progress: ProgressCallback,
     keeper: StageKeeper = KEEP_NOTHING,
     ranks: Ranks = ALONE,
+    overlays: Tensor | None = None,
 ) -> dict[str, float]:
     """Fit ``student`` in place; it must be calibrated.
 
@@ -67,6 +68,7 @@ def reconstruct(
         progress: receives the loss terms.
         keeper: keeps the state, for a run that is continued.
         ranks: that share each batch; ``student`` and ``images`` are the same on all of them.
+        overlays: that the images are blended with, see ``AugmentedBatches``.
 
     Returns:
         Loss terms of the last step.
@@ -74,7 +76,7 @@ def reconstruct(
     Raises:
         DivergenceError: a loss is not finite; ``student`` then holds the last good state.
     """
-    stage = BlockReconstruction(student, teacher, images, settings, seed, device, ranks)
+    stage = BlockReconstruction(student, teacher, images, settings, seed, device, ranks, overlays)
     return run_stage(stage, progress, keeper, ranks)
 
 
@@ -92,6 +94,7 @@ class BlockReconstruction:
         seed: int,
         device: torch.device,
         ranks: Ranks = ALONE,
+        overlays: Tensor | None = None,
     ) -> None:
         self.watched = on_device(student, device).to(memory_format=torch.channels_last)
         self._segments = segments_of(student)
@@ -100,6 +103,7 @@ class BlockReconstruction:
         self.images_per_step = settings.batch_size
         self._teacher = on_device(teacher, device).to(memory_format=torch.channels_last)
         self._images = images
+        self._overlays = overlays
         self._settings = settings
         self._seed = seed
         self.device = device
@@ -144,9 +148,8 @@ class BlockReconstruction:
         number = self.steps_done // self._settings.block_steps
         segment = self._segments[number]
         seed = self._seed + number
-        batches = AugmentedBatches(
-            self._images, min(MAP_BATCH, len(self._images)), seed, self._ranks
-        )
+        size = min(MAP_BATCH, len(self._images))
+        batches = AugmentedBatches(self._images, size, seed, self._ranks, self._overlays)
         most = len(self._images) // self._ranks.count
         maps = _maps(self.watched, self._teacher, segment, batches, most, self.device, self.pieces)
         earlier = self._segments[:number]

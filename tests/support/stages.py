@@ -105,7 +105,7 @@ def blocks_stage(
 ) -> ResumableStage:
     student = copy.deepcopy(_start())
     twin, pool = float_twin(student), images(32)
-    return BlockReconstruction(student, twin, pool, settings, 0, device, ranks)
+    return BlockReconstruction(student, twin, pool, settings, 0, device, ranks, pool[:5])
 
 
 STAGES: dict[str, Callable[..., ResumableStage]] = {

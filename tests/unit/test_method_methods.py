@@ -62,6 +62,12 @@ def test_blocks_are_fitted_instead_of_the_whole_student() -> None:
     assert settings == replace(RECIPE, block_steps=settings.block_steps, student_steps=0)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_the_images_of_our_generator_alone_are_blended(method: Method) -> None:
+    wanted = RECIPE.overlay_images if method in ("lrq", "lrq-blocks") else 0
+    assert method_settings(method, RECIPE, 4).overlay_images == wanted
+
+
 @pytest.mark.parametrize("method", ["zeroq", "calibrate"])
 def test_methods_that_do_not_train_make_the_images_of_the_ranges_only(method: Method) -> None:
     settings = method_settings(method, RECIPE, 4)

@@ -50,9 +50,15 @@ def test_memory_is_bounded_and_batches_are_even(
     one = 4 * channels * height * width
     assert settings.pool_images * one <= POOL_BYTES
     assert settings.pool_images >= settings.batch_size >= 2
+    assert 5 * settings.overlay_images <= settings.pool_images
     # Labels come in pairs.
     assert settings.batch_size % 2 == 0
     assert settings.held_out_images > 0
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_small_images_are_blended_with_all_overlays(recipe: Recipe) -> None:
+    assert recipe_settings(recipe, (3, 32, 32), quick=False).overlay_images == 512
 
 
 def test_large_images_come_in_smaller_batches() -> None:
