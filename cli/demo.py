@@ -51,6 +51,8 @@ def demo_flags(
     """The flags of the ``quantize`` run behind a demo in the folder ``out``."""
     return QuantizeFlags(
         bits=4,
+        mean=(0.0,),
+        std=(1.0,),
         images=out / "digits",
         out=out / BUNDLE,
         seed=seed,

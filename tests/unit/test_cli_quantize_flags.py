@@ -241,6 +241,7 @@ def test_the_demo_runs_quantize_with_four_bits(recorder: Recorder) -> None:
     options = parse(recorder, words)
     assert options == options_from(Path("d/model.pt"), flags)
     assert (options.images, options.out) == (Path("d/digits"), Path("d/bundle"))
+    assert (options.mean, options.std) == ((0.0,), (1.0,))
     assert (options.seed, options.recipe, options.force) == (5, "fast", True)
 
 
