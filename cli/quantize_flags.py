@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from lrq_deploy.checkpoint.transformers_config import read_transformers_config
+from lrq_deploy.checkpoint.transformers_config import task_beside
 from lrq_deploy.errors import OptionError
 from lrq_deploy.launch import launch
 from lrq_deploy.method.methods import METHODS
@@ -172,7 +172,7 @@ def options_from(model: Path, flags: QuantizeFlags) -> QuantizeOptions:
         OptionError: a value is out of range or the bit widths are missing.
     """
     scheme = _scheme_from(flags)
-    task = flags.task or _task_beside(model, flags)
+    task = flags.task or task_beside(model, flags.arch)
     name = cast(Method, flags.method or "lrq")
     # An unknown name is refused by QuantizeOptions.
     defaults = METHODS.get(name, METHODS["lrq"]).switches
@@ -212,12 +212,6 @@ def options_from(model: Path, flags: QuantizeFlags) -> QuantizeOptions:
         target_size=flags.target_size,
         bench=flags.bench is not False,
     )
-
-
-def _task_beside(model: Path, flags: QuantizeFlags) -> Task:
-    """What the file beside the weights says that the logits mean, where it names the network."""
-    config = read_transformers_config(model) if flags.arch is None else None
-    return (config.task if config else None) or "multiclass"
 
 
 def control_from(flags: QuantizeFlags) -> RunControl:

@@ -3,6 +3,7 @@
 import shlex
 from dataclasses import dataclass
 
+from lrq_deploy.checkpoint.transformers_config import task_beside
 from lrq_deploy.cli.checking import Checked
 from lrq_deploy.cli.sizes import size_change
 from lrq_deploy.export.accuracy import Fidelity
@@ -121,13 +122,14 @@ def _parity(checked: Checked) -> str:
 def next_commands(options: QuantizeOptions, ship: bool) -> tuple[str, ...]:
     """Command lines to run next: check the bundle closer, or the cheapest ways to a better one."""
     bundle, scheme = str(options.out), options.scheme
+    stated = task_beside(options.model, options.arch)
     images = [] if options.images is None else ["--images", str(options.images)]
     again = [
         *("lrq-deploy", "quantize", str(options.model)),
         *(["--arch", options.arch] if options.arch else []),
         *_shape_flags(options),
         *(["--output", options.output] if options.output else []),
-        *(["--task", options.task] if options.task != "multiclass" else []),
+        *(["--task", options.task] if options.task != stated else []),
         *_width_flags(scheme, options.target_size),
         *([] if options.target == "auto" else ["--target", options.target]),
     ]

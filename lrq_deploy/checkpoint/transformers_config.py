@@ -7,7 +7,7 @@ from lrq_deploy.checkpoint.hub_config import read_hub_config
 from lrq_deploy.checkpoint.json_beside import read_json_object
 from lrq_deploy.task import Task
 
-__all__ = ["TransformersConfig", "read_transformers_config"]
+__all__ = ["TransformersConfig", "read_transformers_config", "task_beside"]
 
 _KIND = "ForImageClassification"
 _TASKS: dict[object, Task] = {
@@ -48,3 +48,14 @@ def read_transformers_config(weights: Path) -> TransformersConfig | None:
         return None
     problem = document.get("problem_type")
     return TransformersConfig(path, name, _TASKS.get(problem) if isinstance(problem, str) else None)
+
+
+def task_beside(weights: Path, arch: str | None) -> Task:
+    """What logits mean where nobody says it: as the file beside the weights has it.
+
+    Args:
+        weights: the model file.
+        arch: that the user names; such a network is not the file's.
+    """
+    config = read_transformers_config(weights) if arch is None else None
+    return (config.task if config else None) or "multiclass"

@@ -22,7 +22,8 @@ __all__ = ["NormalisationFit", "fit_normalisation", "normalisation_remark"]
 
 aten = torch.ops.aten
 
-_LINEAR = WEIGHTED | MOVEMENTS | SUMS | {aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor}
+_BEFORE = WEIGHTED | MOVEMENTS | SUMS | {aten.div.Tensor}
+"""What may lie before the first BatchNorm: behind a curve photos and paintings differ more."""
 
 _IMAGENET = (0.485, 0.456, 0.406)
 _GREY = ((0.0, 1.0), (0.5, 0.5), (0.0, 1 / 255))
@@ -30,7 +31,7 @@ _COLOUR = ((_IMAGENET, (0.229, 0.224, 0.225)), (_IMAGENET, (1 / 255,) * 3))
 _DIGITS = (((0.1307,), (0.3081,)),)
 
 _FAR = 1.0
-"""Distance from which a stated normalisation is doubted: wrong by a factor of e, say."""
+"""Distance from which a stated normalisation is doubted (docs/decisions.md)."""
 _NEAR = 0.6
 """Distance up to which a usual one is named."""
 _TIMES_NEARER = 2.0
@@ -46,8 +47,9 @@ _DEAD = 1e-4
 class NormalisationFit:
     """How far normalised pixels are from what the first BatchNorm remembers.
 
-    A distance is the root of the mean over channels of ``ln(deviation / stored)^2 + ((mean -
-    stored) / stored deviation)^2``.
+    A distance is our own measure: the root of the mean over the BatchNorm's channels ``c`` of
+    ``ln(s_c / S_c)^2 + ((m_c - M_c) / S_c)^2``, with mean ``m`` and deviation ``s`` of the painted
+    images, ``M`` and ``S`` as stored, each ``[C]``. 0 is alike, 1 a deviation wrong by e.
 
     Attributes:
         distance: of the teacher's preprocessing.
@@ -62,9 +64,9 @@ class NormalisationFit:
 
 
 def fit_normalisation(teacher: Teacher) -> NormalisationFit | None:
-    """The fit on painted images; None where no BatchNorm reads a linear map of the image."""
+    """The fit on painted images; None without BatchNorm, or with a curve before the first."""
     norms = batch_norms(teacher.graph)
-    if not norms or not _linear(norms[0].all_input_nodes[0]):
+    if not norms or not _plain(norms[0].all_input_nodes[0]):
         return None
     first = norms[0]
     graph = segment_graph(teacher.graph, Segment(None, first.all_input_nodes[0].name))
@@ -93,12 +95,12 @@ def normalisation_remark(teacher: Teacher) -> str:
     return f"{stated}, {flags} would" if flags else f"{stated}: check them"
 
 
-def _linear(node: fx.Node) -> bool:
-    """Whether ``node`` depends on the image through sums and products with constants alone."""
+def _plain(node: fx.Node) -> bool:
+    """Whether nothing but ``_BEFORE`` lies between the image and ``node``."""
     pending, seen = [node], {node}
     while pending:
         node = pending.pop()
-        if node.op == "call_function" and not is_call(node, _LINEAR):
+        if node.op == "call_function" and not is_call(node, _BEFORE):
             return False
         sources = [source for source in node.all_input_nodes if source not in seen]
         seen.update(sources)

@@ -5,7 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +14,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support.small_networks import Residual, with_statistics
+from support.tiny_run import SWITCHES, TINY, Run, tiny
 
 import lrq_deploy
 from lrq_deploy.checkpoint.fingerprint import fingerprint
 from lrq_deploy.cli.demo_network import TrainedDigits
 from lrq_deploy.cli.pipeline import quantize
-from lrq_deploy.cli.result import QuantizeResult
 from lrq_deploy.cli.validate import ValidateOptions, validate_bundle
 from lrq_deploy.errors import DivergenceError, ImageError, OptionError
-from lrq_deploy.export.bundle import CLASSIFY_NAME, Bundle, load_bundle
+from lrq_deploy.export.bundle import CLASSIFY_NAME, load_bundle
 from lrq_deploy.method.methods import method_settings, method_switches
-from lrq_deploy.method.recipe import RecipeSettings
-from lrq_deploy.options import Method, MethodSwitches, QuantizeOptions
-from lrq_deploy.progress import ProgressCallback, ProgressEvent, silent
+from lrq_deploy.options import Method, QuantizeOptions
+from lrq_deploy.progress import ProgressEvent
 from lrq_deploy.resume.control import RunControl
 from lrq_deploy.scheme import Scheme
 
@@ -34,39 +33,6 @@ pytestmark = pytest.mark.integration
 
 MAX_DROP_POINTS = 2.0
 MIN_SAME_TOP1 = 0.999
-# Enough to run every line of every stage. No angle exceeds this margin, so mode a2 always acts.
-TINY = RecipeSettings(
-    generator_steps=3,
-    refinement_steps=2,
-    pool_images=48,
-    held_out_images=16,
-    student_steps=3,
-    batch_size=16,
-    calibration_images=16,
-    margin=3.0,
-)
-SWITCHES = MethodSwitches(long_range=True, margin="a2", decoupled=True)
-
-
-@dataclass(frozen=True)
-class Run:
-    result: QuantizeResult
-    bundle: Bundle
-
-
-def tiny(
-    teacher: TrainedDigits,
-    out: Path,
-    settings: RecipeSettings = TINY,
-    progress: ProgressCallback = silent,
-    control: RunControl | None = None,
-    **changes: Any,
-) -> Run:
-    options = QuantizeOptions(
-        **{"model": teacher.model_file, "out": out, "device": "cpu", "method": SWITCHES, **changes}
-    )
-    result = quantize(options, progress, settings=settings, control=control)
-    return Run(result, load_bundle(out))
 
 
 def digest(run: Run, name: str = "student.safetensors") -> str:
@@ -133,38 +99,6 @@ def test_every_metric_is_finite(digits_bundle: Run) -> None:
     found = torch.tensor(list(numbers(metrics)))
     assert len(found) > 30
     assert bool(found.isfinite().all())
-
-
-def test_pixels_that_do_not_fit_are_told_before_training_and_in_the_end(
-    digits_teacher: TrainedDigits, tmp_path: Path
-) -> None:
-    events: list[ProgressEvent] = []
-    out = tmp_path / "bundle"
-    run = tiny(digits_teacher, out, progress=events.append, mean=(0.0,), std=(0.004,))
-    (remark,) = run.result.model_remarks
-    assert remark == (
-        "--mean=0 --std=0.004 do not fit the first BatchNorm of the network, --mean=0 --std=1 would"
-    )
-    assert run.bundle.manifest.metrics["model_remarks"] == [remark]
-    told = [event.message for event in events].index(remark)
-    assert events[told].stage == "load"
-    assert "generator" not in {event.stage for event in events[:told]}
-
-
-def test_labels_in_another_order_than_the_logits_are_not_judged(
-    digits_teacher: TrainedDigits, tmp_path: Path
-) -> None:
-    images = tmp_path / "digits"
-    images.mkdir()
-    for folder in digits_teacher.image_folder.iterdir():
-        (images / str((int(folder.name) + 1) % 10)).symlink_to(folder)
-    run = tiny(digits_teacher, tmp_path / "bundle", images=images)
-    assert not run.result.labelled
-    assert run.result.images_source == "folder"
-    (remark,) = run.result.images_remarks
-    assert "of 450 labelled images, and chance gives 10.0 %: labels are left out" in remark
-    assert "images, your images (limit 95 %)" in run.result.verdict
-    assert run.bundle.manifest.metrics["images_remarks"] == [remark]
 
 
 def test_four_bits_lose_little_on_real_digits(

@@ -1,5 +1,6 @@
 """The verdict: its limits, what its sentence says, what would improve it, commands that parse."""
 
+import json
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +28,7 @@ from lrq_deploy.export.ladder import Ladder, Rung
 from lrq_deploy.export.latency import BatchLatency, Benchmark, BenchmarkOptions, Distribution
 from lrq_deploy.export.parity import Parity
 from lrq_deploy.export.targets import targets
-from lrq_deploy.options import QuantizeOptions
+from lrq_deploy.options import MethodSwitches, QuantizeOptions
 from lrq_deploy.scheme import Scheme
 
 pytestmark = pytest.mark.unit
@@ -133,6 +134,28 @@ def test_yes_or_no_labels_need_agreement_and_f1(agreement: float, f1: float, shi
     share = f"{100 * agreement:.2f} % ({low:.1f} to {high:.1f})"
     assert f"{share} of the labels of 1,000 images" in found.sentence
     assert f"F1 of the yes answers {100 * f1:.2f} %" in found.sentence
+
+
+@pytest.mark.parametrize(
+    ("stated", "task", "words"),
+    [
+        (None, "multiclass", []),
+        (None, "multilabel", ["--task", "multilabel"]),
+        ("multi_label_classification", "multilabel", []),
+        ("multi_label_classification", "multiclass", ["--task", "multiclass"]),
+    ],
+)
+def test_the_next_command_means_the_same_task(
+    tmp_path: Path, stated: str | None, task: Any, words: list[str]
+) -> None:
+    about = {"architectures": ["ResNetForImageClassification"], "model_type": "resnet"}
+    text = json.dumps(about | {"problem_type": stated})
+    (tmp_path / "config.json").write_text(text, encoding="utf-8")
+    method = MethodSwitches(margin="off", decoupled=False)
+    asked = QuantizeOptions(tmp_path / "model.pt", tmp_path / "out", task=task, method=method)
+    again = shlex.split(next_commands(asked, ship=False)[-1])
+    start = again.index("--task") if "--task" in again else len(again)
+    assert again[start : start + 2] == words
 
 
 @pytest.mark.parametrize(("share", "ship"), [(1.0, True), (MIN_INTEGER_SHARE, True), (0.9, False)])

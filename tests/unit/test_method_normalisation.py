@@ -119,6 +119,32 @@ def test_a_normalisation_of_its_own_is_not_doubted(factor: float, offset: float,
     assert normalisation_remark(replace(teacher, preprocessing=IMAGENET)) == ""
 
 
+class Inside(nn.Module):
+    """Takes pixels in 0..1 and normalises them itself, in front of another network."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", torch.tensor(IMAGENET.mean)[:, None, None])
+        self.register_buffer("std", torch.tensor(IMAGENET.std)[:, None, None])
+
+    mean: Tensor
+    std: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.network((x - self.mean) / self.std)
+        return logits
+
+
+def test_a_network_that_normalises_inside_reads_pixels_as_they_are() -> None:
+    teacher = trained_with(IMAGENET)
+    inside = Inside(teacher.graph).eval()
+    pixels = make_teacher(inside, (3, SIDE, SIDE), flat(0, 1), "inside", "")
+    assert normalisation_remark(pixels) == ""
+    twice = replace(pixels, preprocessing=IMAGENET)
+    assert normalisation_remark(twice).endswith("network, --mean=0,0,0 --std=1,1,1 would")
+
+
 BETWEEN: dict[str, Callable[[], nn.Module]] = {
     "padding": lambda: nn.ZeroPad2d(2),
     "another layer": lambda: nn.Conv2d(8, 8, 1),
@@ -126,7 +152,7 @@ BETWEEN: dict[str, Callable[[], nn.Module]] = {
 
 
 @pytest.mark.parametrize("name", BETWEEN)
-def test_what_is_linear_may_stand_before_the_batch_norm(name: str) -> None:
+def test_what_is_no_curve_may_stand_before_the_batch_norm(name: str) -> None:
     fit = fit_normalisation(trained_with(IMAGENET, BETWEEN[name]()))
     assert fit is not None
     assert fit.usual.mean == IMAGENET.mean

@@ -1,0 +1,43 @@
+"""What a run says of pixels and labels that do not fit the network."""
+
+from pathlib import Path
+
+import pytest
+from support.tiny_run import tiny
+
+from lrq_deploy.cli.demo_network import TrainedDigits
+from lrq_deploy.progress import ProgressEvent
+
+pytestmark = pytest.mark.integration
+
+
+def test_pixels_that_do_not_fit_are_told_before_training_and_in_the_end(
+    digits_teacher: TrainedDigits, tmp_path: Path
+) -> None:
+    events: list[ProgressEvent] = []
+    out = tmp_path / "bundle"
+    run = tiny(digits_teacher, out, progress=events.append, mean=(0.0,), std=(0.004,))
+    (remark,) = run.result.model_remarks
+    assert remark == (
+        "--mean=0 --std=0.004 do not fit the first BatchNorm of the network, --mean=0 --std=1 would"
+    )
+    assert run.bundle.manifest.metrics["model_remarks"] == [remark]
+    told = [event.message for event in events].index(remark)
+    assert events[told].stage == "load"
+    assert "generator" not in {event.stage for event in events[:told]}
+
+
+def test_labels_in_another_order_than_the_logits_are_not_judged(
+    digits_teacher: TrainedDigits, tmp_path: Path
+) -> None:
+    images = tmp_path / "digits"
+    images.mkdir()
+    for folder in digits_teacher.image_folder.iterdir():
+        (images / str((int(folder.name) + 1) % 10)).symlink_to(folder)
+    run = tiny(digits_teacher, tmp_path / "bundle", images=images)
+    assert not run.result.labelled
+    assert run.result.images_source == "folder"
+    (remark,) = run.result.images_remarks
+    assert "of 450 labelled images, and chance gives 10.0 %: labels are left out" in remark
+    assert "images, your images (limit 95 %)" in run.result.verdict
+    assert run.bundle.manifest.metrics["images_remarks"] == [remark]
