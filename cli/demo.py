@@ -1,12 +1,18 @@
 """``lrq-deploy demo``: the whole path on a network that is trained here, without a download."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import typer
 
 from lrq_deploy.cli import quantize_parameters as parameter
 from lrq_deploy.cli.quantize import run_and_report
 from lrq_deploy.cli.quantize_flags import QuantizeFlags, command_line, options_from
 from lrq_deploy.errors import OutputError
 from lrq_deploy.options import QuantizeOptions
+from lrq_deploy.progress import ProgressCallback, ProgressEvent
+from lrq_deploy.resume.stop_request import RunStopped, stop_on_signals
 
 __all__ = ["demo", "demo_flags"]
 
@@ -33,8 +39,8 @@ def demo(
     from lrq_deploy.cli.progress_view import progress_view
 
     screen = Console(stderr=json)
-    with progress_view(screen, quiet=quiet, plain=json) as view:
-        trained = train_digits(out, options.seed, view)
+    with progress_view(screen, quiet=quiet, plain=json) as view, _stoppable(view) as watched:
+        trained = train_digits(out, options.seed, watched)
     if not quiet:
         text = (
             f"\nTrained {trained.model_file}: {trained.accuracy:.2f} % of the held-out digits "
@@ -43,6 +49,25 @@ def demo(
         )
         screen.print(text, markup=False, highlight=False, soft_wrap=True)
     run_and_report(model, flags, json=json, quiet=quiet)
+
+
+@contextmanager
+def _stoppable(view: ProgressCallback) -> Iterator[ProgressCallback]:
+    """``view``, and a look at each event for a signal.
+
+    Python drops what a signal's handler raises in a callback of an import or of a collection.
+    """
+
+    def watched(event: ProgressEvent) -> None:
+        stop.obey()
+        view(event)
+
+    try:
+        with stop_on_signals() as stop:
+            yield watched
+            stop.obey()
+    except RunStopped as stopped:
+        raise typer.Exit(128 + stopped.number) from stopped
 
 
 def demo_flags(

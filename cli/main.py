@@ -75,8 +75,10 @@ def run() -> None:
         sys.exit(EXIT_INPUT)
     except SystemExit as done:
         # Typer turns Ctrl-C into this code, without a word.
-        if done.code == EXIT_INTERRUPTED and not speaker():
-            _say("interrupted")
+        if done.code == EXIT_INTERRUPTED:
+            _keep_exit_code()
+            if not speaker():
+                _say("interrupted")
         raise
     except Exception as error:  # noqa: BLE001  the outermost frame: nothing is swallowed
         _show_traceback()
@@ -87,6 +89,16 @@ def run() -> None:
             "same command with LRQ_DEBUG=1 in the environment for the traceback, and report both."
         )
         sys.exit(EXIT_FAULT)
+
+
+def _keep_exit_code() -> None:
+    """Make CPython forget an interrupt that passed through ``exec`` of a source text.
+
+    Such an interrupt (in the definition of a dataclass of a module being imported, say) stays
+    noted although it was caught, and ends ``python -m`` by the signal in place of the exit code.
+    The note is cleared wherever ``exec`` of a text starts.
+    """
+    exec("")
 
 
 def _show_traceback() -> None:

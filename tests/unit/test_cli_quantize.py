@@ -110,6 +110,41 @@ def test_an_interrupted_run_says_so_and_exits_130(tmp_path: Path) -> None:
         assert process.stdout.readline().startswith("teacher: ")
         process.send_signal(signal.SIGINT)
         _, complaint = process.communicate(timeout=240)
-    assert process.returncode == 130
-    assert complaint.strip() == "interrupted"
+    assert (process.returncode, complaint.strip()) == (130, "interrupted")
+    assert not (tmp_path / "demo").exists()
+
+
+@pytest.mark.parametrize(
+    "training",
+    [
+        # Dataclasses are defined by `exec`: a Ctrl-C during an import ended `python -m` by -2.
+        pytest.param("exec('raise KeyboardInterrupt')", id="in-an-executed-text"),
+        pytest.param("drop(progress)", id="dropped-by-python"),
+    ],
+)
+def test_an_interrupt_that_python_mishandles_exits_130_too(tmp_path: Path, training: str) -> None:
+    (tmp_path / "interrupted.py").write_text(f"""
+import os, signal, sys, weakref
+import lrq_deploy.cli.demo_network as network, lrq_deploy.cli.main as main
+
+def drop(progress):
+    class Held: ...
+    held = Held()
+    watch = weakref.ref(held, lambda _: os.kill(os.getpid(), signal.SIGINT))
+    del held
+    progress(None)
+
+network.train_digits = lambda folder, seed, progress: {training}
+sys.argv = ["lrq-deploy", "demo", "--out", "demo"]
+main.run()
+""")
+    done = subprocess.run(
+        [sys.executable, "-m", "interrupted"],
+        cwd=tmp_path,
+        preexec_fn=_default_interrupts,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr.splitlines()[-1:]) == (130, ["interrupted"])
     assert not (tmp_path / "demo").exists()
