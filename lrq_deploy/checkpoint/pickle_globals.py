@@ -3,6 +3,7 @@
 import io
 import pickletools
 import struct
+import warnings
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -200,13 +201,16 @@ def scan_pickle(stream: BinaryIO) -> tuple[str, ...]:
     """
     machine = _Machine()
     try:
-        for number, (opcode, argument, _) in enumerate(_opcodes(stream)):
-            if number >= MAX_OPCODES:
-                raise _beyond(f"more than {MAX_OPCODES} opcodes")
-            machine.step(opcode, argument)
+        with warnings.catch_warnings():
+            # Python warns of an escape that it does not know; no pickler writes one.
+            warnings.simplefilter("error")
+            for number, (opcode, argument, _) in enumerate(_opcodes(stream)):
+                if number >= MAX_OPCODES:
+                    raise _beyond(f"more than {MAX_OPCODES} opcodes")
+                machine.step(opcode, argument)
     except (ValueError, IndexError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(str(error)) from None
-    except (struct.error, OverflowError, MemoryError) as error:
+    except (struct.error, OverflowError, MemoryError, Warning) as error:
         raise _damaged(str(error)) from None
     return tuple(machine.names)
 

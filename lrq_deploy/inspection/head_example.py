@@ -43,7 +43,7 @@ def head_example(library: str, entry: Entry, prefix: str, head: Head, outside: H
     place = module if known else first_word(entry.class_tensors[0])
     return "\n".join(
         (
-            *_imports(constructor),
+            *_imports(constructor, expression),
             "",
             "def build():",
             f"    network = {constructor}",
@@ -60,7 +60,7 @@ def _wrapper(constructor: str, classifier: str, top: str, outside: Head) -> str:
     body = first_word(classifier)
     return "\n".join(
         (
-            *_imports(constructor),
+            *_imports(constructor, head),
             "",
             "class Network(nn.Module):",
             "    def __init__(self):",
@@ -82,8 +82,9 @@ def _remark(expression: str) -> list[str]:
     return [_OPEN if expression == "..." else _GAP]
 
 
-def _imports(constructor: str) -> tuple[str, str]:
-    return f"import {first_word(constructor)}", "from torch import nn"
+def _imports(constructor: str, head: str) -> list[str]:
+    lines = [f"import {first_word(constructor)}", "from torch import nn"]
+    return ["from collections import OrderedDict", *lines] if "OrderedDict" in head else lines
 
 
 def _constructor(library: str, name: str) -> str:
@@ -104,8 +105,12 @@ def _expression(tensors: Head) -> str:
     for name, shape in tensors.items():
         module, _, leaf = name.rpartition(".")
         layers.setdefault(module, {})[leaf] = shape
-    if list(layers) == [""]:
-        return _layer(layers[""])
+    if len(layers) == 1:
+        ((path, only),) = layers.items()
+        words = path.split(".") if path else []
+        # A number tells of layers before it, which may have no tensors.
+        if not any(word.isdecimal() for word in words):
+            return _nested(words, _layer(only))
     if not layers or not all(name.isdecimal() for name in layers):
         return "..."
     count = max(int(name) for name in layers) + 1
@@ -113,6 +118,15 @@ def _expression(tensors: Head) -> str:
         return "..."
     shown = [_layer(layers.get(str(number), {})) for number in range(count)]
     return f"nn.Sequential({', '.join(shown)})"
+
+
+def _nested(words: list[str], layer: str) -> str:
+    """A layer that is an attribute of modules without others, such as ``fc`` of a ``head.fc``."""
+    if layer == "...":
+        return layer
+    for word in reversed(words):
+        layer = f"nn.Sequential(OrderedDict({{{word!r}: {layer}}}))"
+    return layer
 
 
 def _layer(tensors: Mapping[str, tuple[int, ...]]) -> str:

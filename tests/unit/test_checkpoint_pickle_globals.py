@@ -66,6 +66,11 @@ def test_tuples_that_would_hash_for_ever_are_refused() -> None:
         scan_pickle(io.BytesIO(bomb))
 
 
+def test_an_unknown_escape_is_damage_and_no_warning() -> None:
+    with pytest.raises(CheckpointError, match="invalid escape"):
+        scan_pickle(io.BytesIO(b"c\\hoge\nx\n."))
+
+
 def test_deep_nesting_and_giant_memos_end() -> None:
     deep = b"\x80\x02" + b"(" * 200_000 + b"t" * 200_000 + b"."
     assert scan_pickle(io.BytesIO(deep)) == ()

@@ -3,6 +3,7 @@
 import io
 import os
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -112,6 +113,16 @@ class _Wrapped(nn.Module):
         self.classifier = nn.Linear(512, 10, bias=False)
 
 
+class _NamedHead(nn.Module):
+    """As MMPretrain names it: ``backbone.conv1.weight`` and ``head.fc.weight``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = torchvision.models.resnet18()
+        self.backbone.fc = nn.Identity()
+        self.head = nn.Sequential(OrderedDict(fc=nn.Linear(512, 10)))
+
+
 def _with_head(name: str, place: str, head: nn.Module) -> nn.Module:
     network: nn.Module = torchvision.models.get_model(name)
     setattr(network, place, head)
@@ -127,7 +138,16 @@ def _dropout_head() -> nn.Module:
     return _with_head("resnet18", "fc", nn.Sequential(nn.Dropout(), nn.Linear(512, 10)))
 
 
-@pytest.mark.parametrize(("build", "gaps"), [(_dropout_head, 1), (_deeper_head, 1), (_Wrapped, 0)])
+def _dropout_in_named_head() -> nn.Module:
+    network = _NamedHead()
+    network.head = nn.Sequential(OrderedDict(fc=nn.Sequential(nn.Dropout(), nn.Linear(512, 10))))
+    return network
+
+
+@pytest.mark.parametrize(
+    ("build", "gaps"),
+    [(_dropout_head, 1), (_deeper_head, 1), (_Wrapped, 0), (_NamedHead, 0)],
+)
 def test_the_example_for_another_head_takes_the_weights(
     tmp_path: Path, build: Callable[[], nn.Module], gaps: int
 ) -> None:
@@ -141,6 +161,11 @@ def test_the_example_for_another_head_takes_the_weights(
     with pytest.raises(TypeError) if gaps else nullcontext():
         _factory(text)()
     _factory(text.replace("...", "nn.Identity()"))().load_state_dict(network.state_dict())
+
+
+def test_a_layer_that_no_tensor_shows_leaves_the_head_open(tmp_path: Path) -> None:
+    found = _saved(_dropout_in_named_head().state_dict(), tmp_path / "x.pt")
+    assert "self.head = ...\n" in advise(found).example
 
 
 def _factory(text: str) -> Callable[[], nn.Module]:
