@@ -20,9 +20,9 @@ from lrq_deploy.export.reference_operators import (
     FLOAT_OPERATORS,
     MOVEMENTS,
     SIZE_OPERATORS,
-    SUMS_OF_REALS,
     concatenate,
 )
+from lrq_deploy.export.reference_sums import SUMS_OF_REALS
 from lrq_deploy.qparams import QParams
 from lrq_deploy.student.frozen import (
     FloatLayer,
@@ -171,8 +171,7 @@ def _real(value: Any) -> Any:
 def _is_exact(target: object) -> bool:
     if target in SIZE_OPERATORS or target in MOVEMENTS:
         return True
-    known = {*SIZE_OPERATORS, *MOVEMENTS, *FLOAT_OPERATORS, *_CONCATENATIONS} - SUMS_OF_REALS
-    return str(target) in known
+    return str(target) in {*SIZE_OPERATORS, *MOVEMENTS, *FLOAT_OPERATORS, *_CONCATENATIONS}
 
 
 def _call(target: object, args: Any, kwargs: Mapping[str, Any]) -> Any:
@@ -184,8 +183,9 @@ def _call(target: object, args: Any, kwargs: Mapping[str, Any]) -> Any:
         return _concatenate(*args, **kwargs)
     if key in MOVEMENTS:
         return _move(key, args, kwargs)
-    if key in FLOAT_OPERATORS:
-        return FLOAT_OPERATORS[str(key)](*_real(args), **kwargs)
+    kernel = FLOAT_OPERATORS.get(str(key)) or SUMS_OF_REALS.get(str(key))
+    if kernel is not None:
+        return kernel(*_real(args), **{name: _real(value) for name, value in kwargs.items()})
     raise _unknown(str(key))
 
 

@@ -178,6 +178,12 @@ def _expand(x: Array, sizes: Sequence[int], implicit: bool = False) -> Array:
     return np.broadcast_to(grown, shape)
 
 
+def _unfold(x: Array, axis: int, size: int, step: int) -> Array:
+    axis %= x.ndim
+    windows = sliding_window_view(x, size, axis=axis)
+    return windows[(*[slice(None)] * axis, slice(None, None, step))]
+
+
 def _same(x: Array, *rest: object, **options: object) -> Array:
     return x
 
@@ -209,6 +215,7 @@ MOVEMENTS: dict[object, Callable[..., Any]] = {
     "aten.pixel_unshuffle.default": _pixel_unshuffle,
     "aten.reflection_pad2d.default": lambda x, pads: _pad(x, pads, "reflect"),
     "aten.replication_pad2d.default": lambda x, pads: _pad(x, pads, "replicate"),
+    "aten.repeat_interleave.self_int": lambda x, times, axis=None: x.repeat(times, axis),
     "aten.reshape.default": _reshape,
     "aten.select.int": lambda x, axis, index: x.take(index, axis),
     "aten.slice.Tensor": _slice,
@@ -218,8 +225,10 @@ MOVEMENTS: dict[object, Callable[..., Any]] = {
     "aten.squeeze.dim": _squeeze,
     "aten.squeeze.dims": _squeeze,
     "aten.transpose.int": np.swapaxes,
+    "aten.type_as.default": _same,
     "aten.unbind.int": _unbind,
     "aten.unflatten.int": _unflatten,
+    "aten.unfold.default": _unfold,
     "aten.unsqueeze.default": np.expand_dims,
     "aten.upsample_nearest2d.default": _upsample_to,
     "aten.upsample_nearest2d.vec": _upsample,

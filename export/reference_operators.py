@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from lrq_deploy.export.reference_movements import MOVEMENTS, concatenate, pair
 
-__all__ = ["FLOAT_OPERATORS", "MOVEMENTS", "SIZE_OPERATORS", "SUMS_OF_REALS", "concatenate"]
+__all__ = ["FLOAT_OPERATORS", "MOVEMENTS", "SIZE_OPERATORS", "concatenate"]
 
 Array = NDArray[Any]
 
@@ -116,6 +116,18 @@ def _average_pool(
     return np.asarray(total / (share if divisor is None else divisor))
 
 
+def _average_pool_1d(
+    x: Array,
+    kernel: Sequence[int],
+    stride: Sequence[int] = (),
+    pad: Sequence[int] = (0,),
+    *how: bool,
+) -> Array:
+    step = (1, *stride) if stride else ()
+    row = _average_pool(x[..., None, :], (1, *kernel), step, (0, *pad), *how)
+    return np.asarray(row[..., 0, :])
+
+
 def _overhang(length: int, kernel: int, stride: int) -> int:
     return -(length - kernel) % stride
 
@@ -148,21 +160,40 @@ def _index(x: Array, indices: Sequence[Array | None]) -> Array:
     return taken
 
 
-def _softmax(x: Array, axis: int, dtype: object = None) -> Array:
-    powers = np.exp(x - x.max(axis, keepdims=True))
-    return np.asarray(powers / powers.sum(axis, keepdims=True))
+def _addcmul(x: Array, left: Array, right: Array, value: float = 1) -> Array:
+    return np.asarray(x + value * left * right)
+
+
+def _kind(dtype: object) -> str:
+    """Reals are float64 here, whatever they are in torch."""
+    name = str(dtype).removeprefix("torch.")
+    return "float64" if dtype is None or "float" in name else name
+
+
+def _cast(x: Array, dtype: object = None, **rest: object) -> Array:
+    return x if dtype is None else x.astype(_kind(dtype))
+
+
+def _zeros(size: Sequence[int], dtype: object = None, **rest: object) -> Array:
+    return np.zeros(tuple(size), _kind(dtype))
 
 
 FLOAT_OPERATORS: dict[str, Callable[..., Any]] = {
+    "aten._to_copy.default": _cast,
     "aten.abs.default": np.abs,
     "aten.adaptive_avg_pool2d.default": _adaptive_average,
     "aten.add.Tensor": _add,
     "aten.add.Scalar": _add,
+    "aten.addcmul.default": _addcmul,
+    "aten.avg_pool1d.default": _average_pool_1d,
     "aten.avg_pool2d.default": _average_pool,
-    "aten.bmm.default": np.matmul,
+    "aten.bitwise_not.default": np.invert,
     "aten.clamp.default": _clamp,
     "aten.clamp_max.default": lambda x, high: np.minimum(x, high),
     "aten.clamp_min.default": lambda x, low: np.maximum(x, low),
+    "aten.copy.default": lambda x, source, block=False: np.broadcast_to(source, x.shape),
+    "aten.cos.default": np.cos,
+    "aten.cumsum.default": lambda x, axis, dtype=None: _cast(x, dtype).cumsum(axis),
     "aten.div.Tensor": lambda x, y: x / y,
     "aten.elu.default": _elu,
     "aten.exp.default": np.exp,
@@ -173,7 +204,6 @@ FLOAT_OPERATORS: dict[str, Callable[..., Any]] = {
     "aten.index.Tensor": _index,
     "aten.leaky_relu.default": lambda x, slope=0.01: np.where(x > 0, x, x * slope),
     "aten.log_sigmoid.default": lambda x: -_softplus(-x),
-    "aten.matmul.default": np.matmul,
     "aten.maximum.default": np.maximum,
     "aten.mean.dim": _mean,
     "aten.minimum.default": np.minimum,
@@ -185,21 +215,20 @@ FLOAT_OPERATORS: dict[str, Callable[..., Any]] = {
     "aten.prelu.default": _prelu,
     "aten.relu.default": lambda x: np.maximum(x, 0),
     "aten.relu6.default": lambda x: _clamp(x, 0, 6),
+    "aten.rsqrt.default": lambda x: 1 / np.sqrt(x),
     "aten.rsub.Scalar": lambda x, y, alpha=1: y - alpha * x,
     "aten.sigmoid.default": _sigmoid,
     "aten.silu.default": lambda x: x * _sigmoid(x),
-    "aten.softmax.int": _softmax,
+    "aten.sin.default": np.sin,
     "aten.softplus.default": _softplus,
     "aten.sqrt.default": np.sqrt,
     "aten.sub.Tensor": _sub,
     "aten.sum.dim_IntList": _total,
     "aten.tanh.default": np.tanh,
     "aten.threshold.default": lambda x, limit, other: np.where(x > limit, x, other),
+    "aten.zeros.default": _zeros,
 }
-"""Operators that make new values; they are evaluated on reals."""
-
-SUMS_OF_REALS = {"aten.bmm.default", "aten.matmul.default", "aten.softmax.int"}
-"""Those that add many reals, whose order moves the last bits."""
+"""Operators that make new values; they are evaluated on reals, as those of ``SUMS_OF_REALS``."""
 
 SIZE_OPERATORS: dict[object, Callable[..., Any]] = {
     "aten.sym_size.int": lambda x, axis: x.shape[axis],

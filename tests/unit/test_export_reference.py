@@ -18,6 +18,7 @@ from lrq_deploy.export.reference import (
     reference_logits,
 )
 from lrq_deploy.export.reference_operators import FLOAT_OPERATORS, MOVEMENTS
+from lrq_deploy.export.reference_sums import SUMS_OF_REALS
 from lrq_deploy.export.simulation import exact_logits
 from lrq_deploy.student.frozen import LayerSpec, QuantizedModel
 
@@ -100,6 +101,8 @@ MOVING: list[tuple[Any, tuple[Any, ...]]] = [
     (aten.upsample_nearest2d.vec, ([9, 5], None)),
     (aten.upsample_nearest2d.default, ([9, 5],)),
     (aten.expand.default, ([3, -1, -1, -1, -1],)),
+    (aten.repeat_interleave.self_int, (3, 1)),
+    (aten.unfold.default, (-2, 3, 2)),
 ]
 
 
@@ -146,6 +149,7 @@ MAKING: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = [
     (aten.avg_pool2d.default, ([3, 3], [2, 2], [1, 1], True), {}),
     (aten.avg_pool2d.default, ([2, 2], [3, 3], [1, 1], True, False), {}),
     (aten.avg_pool2d.default, ([3, 3], [1, 1], [1, 1], False, True, 5), {}),
+    (aten.cumsum.default, (2,), {}),
     (aten.mean.dim, ([2, 3], True), {}),
     (aten.mean.dim, ([-1],), {}),
     (aten.clamp.default, (-0.5, None), {}),
@@ -155,12 +159,13 @@ MAKING: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = [
     (aten.gelu.default, (), {}),
     (aten.gelu.default, (), {"approximate": "tanh"}),
     (aten.softplus.default, (2.0, 3.0), {}),
-    (aten.softmax.int, (1,), {}),
     (aten.add.Tensor, (0.5,), {"alpha": 3}),
+    (aten.addcmul.default, (torch.linspace(-1, 2, 7), torch.linspace(3, 0, 7)), {"value": 3}),
     *(
         (getattr(aten, name).default, (), {})
         for name in (
             "abs",
+            "cos",
             "exp",
             "hardsigmoid",
             "hardswish",
@@ -170,17 +175,124 @@ MAKING: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = [
             "relu6",
             "sigmoid",
             "silu",
+            "sin",
             "tanh",
         )
     ),
 ]
 
 
+def _numpy(value: Any) -> Any:
+    return value.numpy() if isinstance(value, Tensor) else value
+
+
+def _double(value: Any) -> Any:
+    floats = isinstance(value, Tensor) and value.is_floating_point()
+    return value.double() if floats else value
+
+
 @pytest.mark.parametrize(("operator", "args", "kwargs"), MAKING, ids=lambda v: str(v))
 def test_operators_on_reals(operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     x = 3 * torch.randn(IMAGE, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-    found = FLOAT_OPERATORS[str(operator)](x.numpy(), *args, **kwargs)
-    torch.testing.assert_close(torch.from_numpy(found), operator(x, *args, **kwargs))
+    found = FLOAT_OPERATORS[str(operator)](x.numpy(), *map(_numpy, args), **kwargs)
+    expected = operator(x, *map(_double, args), **kwargs)
+    torch.testing.assert_close(torch.from_numpy(found), expected)
+
+
+ROW = torch.tensor([0.5, -2.0, 3.0, 1.0])
+MASK = torch.tensor([[True, False, True, True, False, True]])
+SUMMING: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = [
+    (aten.softmax.int, (1,), {}),
+    (aten.matmul.default, (torch.linspace(-1, 1, 7),), {}),
+    (aten.layer_norm.default, ([7], torch.linspace(-1, 2, 7), torch.linspace(3, 0, 7)), {}),
+    (aten.layer_norm.default, ([6, 7], None, None, 0.1), {}),
+    (aten.group_norm.default, (2, ROW, ROW + 1), {}),
+    (aten.group_norm.default, (1, None, None, 0.1), {}),
+    (aten.instance_norm.default, (ROW, ROW, None, None, True, 0.1, 1e-5, False), {}),
+    (aten.instance_norm.default, (None, ROW, ROW, ROW**2, False, 0.1, 1e-3, False), {}),
+    (aten.rms_norm.default, ([7], torch.linspace(-1, 2, 7), 1e-3), {}),
+    (aten.rms_norm.default, ([6, 7],), {}),
+    (aten.linalg_vector_norm.default, (2, [1], True), {}),
+    (aten.linalg_vector_norm.default, (3, [1, 2]), {}),
+    (aten.linalg_vector_norm.default, (1, None), {}),
+    (aten.linalg_vector_norm.default, (0, [-1]), {}),
+    (aten.linalg_vector_norm.default, (float("inf"), [-1]), {}),
+    (aten.linalg_vector_norm.default, (float("-inf"), [-1]), {}),
+    (aten.upsample_bilinear2d.vec, ([9, 4], False, None), {}),
+    (aten.upsample_bilinear2d.vec, ([9, 1], True, None), {}),
+    (aten.upsample_bilinear2d.vec, (None, False, [1.6, 0.7]), {}),
+    (aten.upsample_bicubic2d.vec, ([13, 5], False, None), {}),
+    (aten.upsample_bicubic2d.vec, ([13, 5], True, None), {}),
+    (aten.upsample_bicubic2d.vec, (None, False, [1.6, 0.7]), {}),
+]
+
+
+@pytest.mark.parametrize(("operator", "args", "kwargs"), SUMMING, ids=lambda v: str(v))
+def test_sums_of_reals(operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    x = 3 * torch.randn(IMAGE, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    found = SUMS_OF_REALS[str(operator)](x.numpy(), *map(_numpy, args), **kwargs)
+    expected = operator(x, *map(_double, args), **kwargs)
+    torch.testing.assert_close(torch.from_numpy(np.asarray(found)), expected)
+
+
+@pytest.mark.parametrize(
+    ("heads", "args", "kwargs"),
+    [
+        (4, (), {}),
+        (4, (MASK,), {}),
+        (4, (torch.linspace(-2, 2, 30).reshape(5, 6),), {"scale": 0.3}),
+        (4, (None, 0.0, True), {}),
+        (2, (), {"enable_gqa": True}),
+    ],
+)
+def test_attention(heads: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    generator = torch.Generator().manual_seed(2)
+    query, key, value = (
+        torch.randn(2, count, length, 8, generator=generator, dtype=torch.float64)
+        for count, length in ((4, 5), (heads, 6), (heads, 6))
+    )
+    operator: Any = aten.scaled_dot_product_attention.default
+    ours = SUMS_OF_REALS[str(operator)](
+        query.numpy(), key.numpy(), value.numpy(), *map(_numpy, args), **kwargs
+    )
+    theirs = operator(query, key, value, *map(_double, args), **kwargs)
+    torch.testing.assert_close(torch.from_numpy(ours), theirs)
+
+
+@pytest.mark.parametrize("args", [([3],), ([3], [2]), ([3], [2], [1], True, False)])
+def test_average_of_rows(args: tuple[Any, ...]) -> None:
+    x = torch.randn(2, 4, 8, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    found = FLOAT_OPERATORS["aten.avg_pool1d.default"](x.numpy(), *args)
+    torch.testing.assert_close(torch.from_numpy(found), aten.avg_pool1d.default(x, *args))
+
+
+def test_places_of_a_mask_become_reals() -> None:
+    """As EdgeNeXt counts the places of its maps."""
+    size = [2, 3]
+    hidden = aten.zeros.default(size, dtype=torch.bool)
+    theirs: Tensor = aten._to_copy.default(
+        aten.cumsum.default(aten.bitwise_not.default(hidden), 1, dtype=torch.float32),
+        dtype=torch.float32,
+    )
+    zeros, seen, count, cast, copy = (
+        FLOAT_OPERATORS[f"aten.{name}.default"]
+        for name in ("zeros", "bitwise_not", "cumsum", "_to_copy", "copy")
+    )
+    ours = cast(
+        count(seen(zeros(size, dtype=torch.bool, device="cpu")), 1, dtype=torch.float32),
+        dtype=torch.float32,
+    )
+    assert ours.dtype == np.float64
+    assert ours.tolist() == theirs.tolist() == [[1, 2, 3]] * 2
+    assert copy(zeros(size), ours[0]).tolist() == theirs.tolist()
+
+
+def test_einsum_and_inverse_root() -> None:
+    x = 1 + torch.rand(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    found = SUMS_OF_REALS["aten.einsum.default"]("...i,ji->...j", [x.numpy(), x.numpy()])
+    torch.testing.assert_close(torch.from_numpy(found), x @ x.T)
+    root = FLOAT_OPERATORS["aten.rsqrt.default"](x.numpy())
+    torch.testing.assert_close(torch.from_numpy(root), x.rsqrt())
 
 
 @st.composite
