@@ -255,7 +255,15 @@ def _accumulator(x: Integers, weight: Integers, axis: int) -> type[np.int32] | t
 
 def _matrix_product(x: Integers, weight: Integers, spec: LayerSpec) -> Integers:
     kind = _accumulator(x, weight, 0)
-    return np.asarray(np.matmul(x.astype(kind), weight.astype(kind).T))
+    rows = x.reshape(-1, x.shape[-1]).astype(kind)
+    return _products(rows, weight.astype(kind)).reshape(*x.shape[:-1], len(weight))
+
+
+def _products(rows: Array, weight: Array) -> Array:
+    """``rows @ weight.T``; numpy multiplies integers a third as fast by that."""
+    if np.issubdtype(rows.dtype, np.integer):
+        return np.asarray(np.einsum("ij,kj->ik", rows, weight))
+    return np.asarray(rows @ weight.T)
 
 
 def integer_convolution(x: Integers, weight: Integers, spec: LayerSpec) -> Integers:
@@ -305,7 +313,7 @@ def _convolve(
     outputs = []
     for part, rows in zip(np.split(taps, groups, 1), np.split(weight, groups), strict=True):
         matrix = part.transpose(0, 2, 3, 1, 4, 5).reshape(n * high * wide, columns)
-        product = matrix @ rows.reshape(len(rows), columns).T
+        product = _products(matrix, rows.reshape(len(rows), columns))
         outputs.append(product.reshape(n, high, wide, len(rows)))
     return np.concatenate(outputs, 3).transpose(0, 3, 1, 2)
 
