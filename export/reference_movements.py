@@ -215,6 +215,7 @@ MOVEMENTS: dict[object, Callable[..., Any]] = {
     "aten.pixel_unshuffle.default": _pixel_unshuffle,
     "aten.reflection_pad2d.default": lambda x, pads: _pad(x, pads, "reflect"),
     "aten.replication_pad2d.default": lambda x, pads: _pad(x, pads, "replicate"),
+    "aten.repeat.default": np.tile,
     "aten.repeat_interleave.self_int": lambda x, times, axis=None: x.repeat(times, axis),
     "aten.reshape.default": _reshape,
     "aten.select.int": lambda x, axis, index: x.take(index, axis),

@@ -178,6 +178,21 @@ def _zeros(size: Sequence[int], dtype: object = None, **rest: object) -> Array:
     return np.zeros(tuple(size), _kind(dtype))
 
 
+def _slice_scatter(
+    x: Array,
+    source: Array,
+    axis: int = 0,
+    start: int | None = None,
+    end: int | None = None,
+    step: int = 1,
+) -> Array:
+    written = x.copy()
+    cut: list[Any] = [slice(None)] * x.ndim
+    cut[axis] = slice(start, end, step)
+    written[tuple(cut)] = source
+    return written
+
+
 FLOAT_OPERATORS: dict[str, Callable[..., Any]] = {
     "aten._to_copy.default": _cast,
     "aten.abs.default": np.abs,
@@ -196,7 +211,9 @@ FLOAT_OPERATORS: dict[str, Callable[..., Any]] = {
     "aten.cumsum.default": lambda x, axis, dtype=None: _cast(x, dtype).cumsum(axis),
     "aten.div.Tensor": lambda x, y: x / y,
     "aten.elu.default": _elu,
+    "aten.eq.Scalar": lambda x, value: x == value,
     "aten.exp.default": np.exp,
+    "aten.fill.Scalar": np.full_like,
     "aten.gelu.default": _gelu,
     "aten.hardsigmoid.default": _hardsigmoid,
     "aten.hardswish.default": lambda x: x * _hardsigmoid(x),
@@ -204,13 +221,16 @@ FLOAT_OPERATORS: dict[str, Callable[..., Any]] = {
     "aten.index.Tensor": _index,
     "aten.leaky_relu.default": lambda x, slope=0.01: np.where(x > 0, x, x * slope),
     "aten.log_sigmoid.default": lambda x: -_softplus(-x),
+    "aten.masked_fill.Scalar": lambda x, mask, value: np.where(mask, value, x),
     "aten.maximum.default": np.maximum,
     "aten.mean.dim": _mean,
     "aten.minimum.default": np.minimum,
     "aten.mish.default": lambda x: x * np.tanh(_softplus(x)),
     "aten.mul.Tensor": lambda x, y: x * y,
     "aten.mul.Scalar": lambda x, y: x * y,
+    "aten.ne.Scalar": lambda x, value: x != value,
     "aten.neg.default": np.negative,
+    "aten.new_zeros.default": lambda x, size, **rest: _zeros(size, **rest),
     "aten.pow.Tensor_Scalar": np.power,
     "aten.prelu.default": _prelu,
     "aten.relu.default": lambda x: np.maximum(x, 0),
@@ -220,6 +240,7 @@ FLOAT_OPERATORS: dict[str, Callable[..., Any]] = {
     "aten.sigmoid.default": _sigmoid,
     "aten.silu.default": lambda x: x * _sigmoid(x),
     "aten.sin.default": np.sin,
+    "aten.slice_scatter.default": _slice_scatter,
     "aten.softplus.default": _softplus,
     "aten.sqrt.default": np.sqrt,
     "aten.sub.Tensor": _sub,

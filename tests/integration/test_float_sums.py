@@ -56,7 +56,7 @@ def vision_transformer() -> nn.Module:
 
 
 def swin() -> nn.Module:
-    network: nn.Module = SwinTransformer([2, 2], 16, [1, 1], [2, 2], [2, 2], num_classes=5)
+    network: nn.Module = SwinTransformer([2, 2], 16, [2], [2], [2, 2], num_classes=5)
     return network
 
 

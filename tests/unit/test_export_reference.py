@@ -101,6 +101,8 @@ MOVING: list[tuple[Any, tuple[Any, ...]]] = [
     (aten.upsample_nearest2d.vec, ([9, 5], None)),
     (aten.upsample_nearest2d.default, ([9, 5],)),
     (aten.expand.default, ([3, -1, -1, -1, -1],)),
+    (aten.repeat.default, ([2, 1, 1, 3],)),
+    (aten.repeat.default, ([3, 1, 1, 2, 1],)),
     (aten.repeat_interleave.self_int, (3, 1)),
     (aten.unfold.default, (-2, 3, 2)),
 ]
@@ -285,6 +287,21 @@ def test_places_of_a_mask_become_reals() -> None:
     assert ours.dtype == np.float64
     assert ours.tolist() == theirs.tolist() == [[1, 2, 3]] * 2
     assert copy(zeros(size), ours[0]).tolist() == theirs.tolist()
+
+
+def test_windows_that_a_shift_parts_are_masked() -> None:
+    """As torchvision's Swin numbers regions and hides what lies in others."""
+    x = torch.arange(12.0).reshape(3, 4)
+    theirs = aten.slice_scatter.default(x.new_zeros([3, 4]), aten.fill.Scalar(x[1:], 2), 0, 1, 3)
+    theirs = aten.masked_fill.Scalar(theirs, aten.ne.Scalar(theirs, 0), -100.0)
+    theirs = aten.masked_fill.Scalar(theirs, aten.eq.Scalar(theirs, 0), 7.0)
+    operators = {name.split(".")[1]: kernel for name, kernel in FLOAT_OPERATORS.items()}
+    zeros = operators["new_zeros"](x.numpy(), [3, 4], pin_memory=False)
+    ours = operators["slice_scatter"](zeros, operators["fill"](x.numpy()[1:], 2), 0, 1, 3)
+    ours = operators["masked_fill"](ours, operators["ne"](ours, 0), -100.0)
+    ours = operators["masked_fill"](ours, operators["eq"](ours, 0), 7.0)
+    assert not zeros.any()
+    assert ours.tolist() == theirs.tolist()
 
 
 def test_einsum_and_inverse_root() -> None:
