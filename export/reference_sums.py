@@ -20,6 +20,7 @@ _CUBIC = -0.75
 
 
 def _softmax(x: Array, axis: int, dtype: object = None) -> Array:
+    """``exp(x) / sum(exp(x))`` along an axis; the largest power is 1, so that none overflows."""
     powers = np.exp(x - x.max(axis, keepdims=True))
     return np.asarray(powers / powers.sum(axis, keepdims=True))
 
@@ -34,7 +35,12 @@ def _attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Array:
-    """``softmax(query key^T scale + mask) value``; False in a mask of truth values hides."""
+    """``softmax(query key^T scale + mask) value`` (Vaswani et al. 2017, arXiv 1706.03762).
+
+    ``query [..., L, E]``, ``key [..., S, E]``, ``value [..., S, V]``, ``mask [..., L, S]``. False
+    in a mask of truth values hides a key; where all are hidden the result is 0, as torch has it.
+    A frozen network drops nothing out.
+    """
     if enable_gqa:
         key, value = (x.repeat(query.shape[-3] // x.shape[-3], -3) for x in (key, value))
     scores = query @ key.swapaxes(-1, -2)
@@ -43,10 +49,13 @@ def _attention(
         mask = np.tri(*scores.shape[-2:], dtype=bool)
     if mask is not None:
         scores = np.where(mask, scores, -np.inf) if mask.dtype == bool else scores + mask
-    return np.asarray(_softmax(scores, -1) @ value)
+    blind = np.isneginf(scores.max(-1, keepdims=True))
+    shares = np.where(blind, 0.0, _softmax(np.where(blind, 0.0, scores), -1))
+    return np.asarray(shares @ value)
 
 
 def _standardised(x: Array, axes: tuple[int, ...], eps: float) -> Array:
+    """``(x - mean) / sqrt(variance + eps)`` over ``axes``, the variance divided by the count."""
     centred = x - x.mean(axes, keepdims=True)
     return np.asarray(centred / np.sqrt(np.square(centred).mean(axes, keepdims=True) + eps))
 
@@ -68,6 +77,7 @@ def _layer_norm(
     eps: float = 1e-5,
     cudnn: bool = True,
 ) -> Array:
+    """Over the last axes, of ``shape`` (Ba et al. 2016, arXiv 1607.06450)."""
     return _affine(_standardised(x, tuple(range(-len(shape), 0)), eps), weight, bias)
 
 
@@ -79,6 +89,7 @@ def _group_norm(
     eps: float = 1e-5,
     cudnn: bool = True,
 ) -> Array:
+    """Over ``C / groups`` channels of ``[N, C, ...]`` (Wu and He 2018, arXiv 1803.08494)."""
     parts = _standardised(x.reshape(len(x), groups, -1), (2,), eps)
     return _affine(parts.reshape(x.shape), weight, bias, axis=1)
 
@@ -94,7 +105,10 @@ def _instance_norm(
     eps: float,
     cudnn: bool,
 ) -> Array:
-    """By the statistics of each map (``own``), or by those that are stored."""
+    """By each map's statistics (``own``; Ulyanov et al. 2016, arXiv 1607.08022) or stored ones.
+
+    ``x [N, C, ...]``, the others ``[C]``.
+    """
     if own or mean is None or variance is None:
         return _group_norm(x, x.shape[1], weight, bias, eps)
     scale = 1 / np.sqrt(variance.astype(np.float64) + eps)
@@ -104,6 +118,7 @@ def _instance_norm(
 def _rms_norm(
     x: Array, shape: Sequence[int], weight: Array | None = None, eps: float | None = None
 ) -> Array:
+    """``x / sqrt(mean(x^2) + eps)`` over the last axes (Zhang and Sennrich 2019, 1910.07467)."""
     axes = tuple(range(-len(shape), 0))
     eps = float(np.finfo(x.dtype).eps) if eps is None else eps
     root = np.sqrt(np.square(x).mean(axes, keepdims=True) + eps)
@@ -117,6 +132,7 @@ def _vector_norm(
     keepdim: bool = False,
     dtype: object = None,
 ) -> Array:
+    """``sum(|x|^order)^(1 / order)``; the largest, the smallest, the count of others than 0."""
     along = None if axes is None else tuple(axes)
     size = np.abs(x)
     if math.isinf(order):
@@ -146,7 +162,11 @@ def _cubic_taps(fraction: Array) -> Iterator[tuple[int, Array]]:
 
 
 def _resampling(length: int, count: int, step: float, aligned: bool, taps: _Taps) -> Array:
-    """``[count, length]``: what each new position takes of each old one."""
+    """``[count, length]``: what each new position takes of each old one.
+
+    Position ``i`` lies at ``(i + 0.5) step - 0.5``, or with its corners ``aligned`` at ``i (length
+    - 1) / (count - 1)``, as ONNX's Resize states ``half_pixel`` and ``align_corners``.
+    """
     places = np.arange(count)
     if aligned:
         source = places * ((length - 1) / (count - 1) if count > 1 else 0.0)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support.tiny_run import TINY
 
 from lrq_deploy.cli import main
 from lrq_deploy.cli.demo_network import TrainedDigits
@@ -14,22 +15,11 @@ from lrq_deploy.cli.pipeline import quantize
 from lrq_deploy.cli.preparing import load_teacher
 from lrq_deploy.errors import OptionError
 from lrq_deploy.export.bundle import load_bundle
-from lrq_deploy.method.recipe import RecipeSettings
 from lrq_deploy.options import QuantizeOptions
 from lrq_deploy.scheme import LayerBits, Scheme
 from lrq_deploy.sensitivity import SensitivityTable
 
 pytestmark = pytest.mark.integration
-
-TINY = RecipeSettings(
-    generator_steps=3,
-    refinement_steps=2,
-    pool_images=48,
-    held_out_images=16,
-    student_steps=3,
-    batch_size=16,
-    calibration_images=16,
-)
 
 
 def test_a_mixed_bundle_keeps_its_size_and_passes_every_rung(
