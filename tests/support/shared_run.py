@@ -11,8 +11,8 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
+import traceback
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -25,7 +25,7 @@ import torch
 from lrq_deploy.calibration.synthetic_store import synthesize_once
 from lrq_deploy.checkpoint.fingerprint import fingerprint
 from lrq_deploy.cli import pipeline
-from lrq_deploy.errors import DeviceMemoryError, OutputError, RankLostError
+from lrq_deploy.errors import DeviceMemoryError, LrqError, OutputError, RankLostError
 from lrq_deploy.graph.statistics import NormStatistics
 from lrq_deploy.launch import launch
 from lrq_deploy.method import back_off
@@ -66,15 +66,20 @@ DIGIT_SETTINGS = RecipeSettings(
 
 def started(job: str, folder: Path, count: int = 2) -> list[Any]:
     """What the processes of a job return."""
-    done = subprocess.run(
+    done = ended(job, folder, count)
+    assert done.returncode == 0, done.stderr
+    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(count)]
+
+
+def ended(job: str, folder: Path, count: int = 2) -> "subprocess.CompletedProcess[str]":
+    """How the processes of a job end, without a launcher that would end them all."""
+    return subprocess.run(
         [sys.executable, __file__, job, str(folder), str(count)],
         capture_output=True,
         text=True,
         check=False,
         env=environment(),
     )
-    assert done.returncode == 0, done.stderr
-    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(count)]
 
 
 def environment() -> dict[str, str]:
@@ -209,16 +214,22 @@ def _late() -> str:
 def bundle(folder: Path) -> None:
     """A tiny bundle; where there is a file ``kill``, rank 1 dies once a student state is kept."""
     out = folder / "bundle"
-    if launch().rank == 1 and (folder / "kill").exists():
-        threading.Thread(target=_die_after, args=(run_folder_of(out),), daemon=True).start()
-    with stop_on_signals() as stop:
+    dies = launch().rank == 1 and (folder / "kill").exists()
+    with stop_on_signals() as stop, pytest.MonkeyPatch.context() as patched:
+        if dies:
+            patched.setattr(Ranks, "average_gradients", _dying_after(run_folder_of(out)))
         run(out, control=RunControl(resume=True, checkpoint_every=ALWAYS, stop=stop))
 
 
-def _die_after(state: Path) -> None:
-    while not list(state.glob("student-*")):
-        time.sleep(0.002)
-    os.kill(os.getpid(), signal.SIGKILL)
+def _dying_after(state: Path) -> Callable[[Ranks, torch.optim.Optimizer], None]:
+    average = Ranks.average_gradients
+
+    def die_or_average(ranks: Ranks, optimizer: torch.optim.Optimizer) -> None:
+        if list(state.glob("student-*")):
+            os.kill(os.getpid(), signal.SIGKILL)
+        average(ranks, optimizer)
+
+    return die_or_average
 
 
 def memory(folder: Path) -> dict[str, Any]:
@@ -286,6 +297,8 @@ def _fork(job: str, folder: Path, count: int) -> int:
                 result = JOBS[job](folder)
                 (folder / f"rank{rank}.json").write_text(json.dumps(result))
                 code = 0
+            except LrqError:
+                traceback.print_exc()
             finally:
                 os._exit(code)
         children.append(child)
