@@ -95,8 +95,10 @@ def onnx_trace(
     session = open_session(proto.SerializeToString(), threads, level)
     array = np.ascontiguousarray(images.detach().cpu().numpy(), np.float32)
     arrays = session.runtime.run(list(names.values()), {"input": array})
+    zero_points = _zero_points(proto.graph)
     return {
-        label: _centred(model, label, array) for label, array in zip(names, arrays, strict=True)
+        label: array.astype(np.int64) - zero_points[name]
+        for (label, name), array in zip(names.items(), arrays, strict=True)
     }
 
 
@@ -138,15 +140,16 @@ def _recorded(recorder: _Recorder, model: QuantizedModel, images: Tensor) -> Tra
     return trace
 
 
-def _centred(model: QuantizedModel, label: str, stored: NDArray[Any]) -> NDArray[np.int64]:
-    """uint8 carries ``q - qmin``; int8 carries q, with zero point 0."""
-    integers = stored.astype(np.int64)
-    if stored.dtype != np.uint8:
-        return integers
-    entries = model.table.entries
-    # A label ends with the number of the call where a quantizer is shared.
-    qparams = entries[label] if label in entries else entries[label.rpartition(".")[0]]
-    return integers + qparams.qmin - int(qparams.zero_point)
+def _zero_points(graph: onnx.GraphProto) -> dict[str, int]:
+    """What zero is stored as, of the results of quantizers and of the limits behind them."""
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    found: dict[str, int] = {}
+    for node in graph.node:
+        if node.op_type == "QuantizeLinear":
+            found[node.output[0]] = int(onnx.numpy_helper.to_array(constants[node.input[2]]))
+        elif node.op_type == "Clip" and node.input[0] in found:
+            found[node.output[0]] = found[node.input[0]]
+    return found
 
 
 def _layers_before(model: QuantizedModel, node: fx.Node) -> tuple[str, ...]:

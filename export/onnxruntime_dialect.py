@@ -15,6 +15,7 @@ from lrq_deploy.export.passes.integer_movement import IntegerMovementPass
 from lrq_deploy.export.passes.integer_weights import IntegerWeightsPass
 from lrq_deploy.export.passes.requantization import RequantizationPass
 from lrq_deploy.export.passes.uint8_activations import Uint8ActivationsPass
+from lrq_deploy.export.passes.upper_saturation import UpperSaturationPass
 from lrq_deploy.export.runtime_version import (
     DEQUANTIZES_INT4,
     MOVES_INTEGERS_TO_CHANNELS,
@@ -66,6 +67,7 @@ class OnnxRuntimeTarget:
             IntegerMovementPass(),
             RequantizationPass(),
             CurvedActivationsPass(),
+            UpperSaturationPass(),
             IntegerWeightsPass(self.oldest >= UNPACKS_INT4),
             Int4WeightsPass(),
         ):

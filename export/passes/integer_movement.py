@@ -5,11 +5,11 @@ import onnx_ir as ir
 
 from lrq_deploy.export.passes._matching import add_initializer, constant, require_lowered
 
-__all__ = ["IntegerMovementPass"]
+__all__ = ["MOVES", "IntegerMovementPass"]
 
 # Operators that only move, repeat or select elements: they commute with a per-tensor
 # dequantization, and ONNX Runtime has uint8 kernels for each.
-_MOVES = frozenset(
+MOVES = frozenset(
     {
         "DepthToSpace",
         "Flatten",
@@ -85,7 +85,7 @@ def _movable(node: ir.Node) -> bool:
     if node.op_type == "Resize":
         return "mode" not in node.attributes or node.attributes["mode"].as_string() == "nearest"
     if node.op_type != "Pad":
-        return node.op_type in _MOVES or node.op_type == "Concat"
+        return node.op_type in MOVES or node.op_type == "Concat"
     if "mode" in node.attributes and node.attributes["mode"].as_string() != "constant":
         return True
     fill = constant(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] else np.zeros(1)
