@@ -27,7 +27,7 @@ _SIZE_OPERATORS: dict[str, Callable[..., Any]] = {
     "operator.sub": operator.sub,
 }
 _SIZE_NAMES = {function: name for name, function in _SIZE_OPERATORS.items()}
-_CREATORS = frozenset({"arange", "full", "ones", "scalar_tensor", "zeros"})
+_CREATORS = frozenset({"arange", "eye", "full", "linspace", "ones", "scalar_tensor", "zeros"})
 _TORCH_CONSTANTS = {
     "dtype": torch.dtype,
     "layout": torch.layout,
@@ -88,6 +88,12 @@ def _target_name(node: fx.Node) -> str:
     if node.op != "call_function":
         return str(node.target)
     if isinstance(node.target, torch._ops.OpOverload):
+        if not _allowed(node.target):
+            raise ExportError(
+                "a bundle may hold only ATen operators on tensors",
+                str(node.target),
+                "replace the operator in the network, or report it with the network's name",
+            )
         return str(node.target)
     name = _SIZE_NAMES.get(node.target)  # type: ignore[arg-type]
     if name is None:
@@ -115,13 +121,17 @@ def _aten_operator(name: str) -> Any:
         raise _refused(name)
     packet = getattr(torch.ops.aten, parts[1], None)
     overload = getattr(packet, parts[2], None)
-    if not isinstance(overload, torch._ops.OpOverload):
-        raise _refused(name)
-    schema = overload._schema
-    takes_tensor = any("Tensor" in str(argument.type) for argument in schema.arguments)
-    if schema.is_mutable or not (takes_tensor or parts[1] in _CREATORS):
+    if not isinstance(overload, torch._ops.OpOverload) or not _allowed(overload):
         raise _refused(name)
     return overload
+
+
+def _allowed(overload: torch._ops.OpOverload) -> bool:
+    """Whether it is of ATen, changes nothing, and takes a tensor or makes a constant."""
+    schema = overload._schema
+    takes_tensor = any("Tensor" in str(argument.type) for argument in schema.arguments)
+    creates = schema.name.removeprefix("aten::") in _CREATORS
+    return overload.namespace == "aten" and not schema.is_mutable and (takes_tensor or creates)
 
 
 def _encode(value: Any) -> Any:

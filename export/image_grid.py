@@ -1,6 +1,9 @@
 """The synthetic images as one picture."""
 
 import io
+import json
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,11 +13,13 @@ from torch import Tensor
 from lrq_deploy.classify import CHANNELS
 from lrq_deploy.teacher import Preprocessing
 
-__all__ = ["grid_images", "grid_png"]
+__all__ = ["grid_images", "grid_png", "noted_range"]
 
 _MAX_SIDE = 8
 _GAP = 2
 _MIN_PIXELS = 64
+_RANGE = "range of each channel"
+"""Key of a note in the file: values that are drawn as 0, and as 255."""
 
 
 def grid_png(images: Tensor, preprocessing: Preprocessing) -> bytes:
@@ -23,11 +28,16 @@ def grid_png(images: Tensor, preprocessing: Preprocessing) -> bytes:
     Args:
         images: normalised ``[N, C, H, W]``, N at least 1. One channel is drawn grey, three in
             colour, others grey and side by side.
-        preprocessing: undone; where it is not known, each channel is spread over 0..255.
+        preprocessing: undone; where it is not known, each channel is spread over 0..255, and the
+            file notes from where to where.
     """
     from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
 
-    pixels = _drawn(_pixels(images[: _MAX_SIDE**2].detach().cpu().float(), preprocessing))
+    images, notes = images[: _MAX_SIDE**2].detach().cpu().float(), PngInfo()
+    if not preprocessing.known:
+        notes.add_text(_RANGE, json.dumps([ends.flatten().tolist() for ends in _ends(images)]))
+    pixels = _drawn(_pixels(images, preprocessing))
     count, channels, height, width = pixels.shape
     zoom = _zoom(height, width)
     pixels = pixels.repeat_interleave(zoom, 2).repeat_interleave(zoom, 3)
@@ -40,7 +50,7 @@ def grid_png(images: Tensor, preprocessing: Preprocessing) -> bytes:
         sheet[:, top : top + height * zoom, left : left + width * zoom] = image
     array = sheet[0].numpy() if channels == 1 else sheet.permute(1, 2, 0).numpy()
     buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, format="PNG")
+    Image.fromarray(array).save(buffer, format="PNG", pnginfo=notes)
     return buffer.getvalue()
 
 
@@ -67,6 +77,23 @@ def grid_images(sheet: NDArray[np.uint8], shape: tuple[int, int, int]) -> Tensor
     # The last row may end with empty cells, which are white.
     drawn = torch.nonzero((images != 255).flatten(1).any(1)).flatten()
     return _undrawn(images[: int(drawn[-1]) + 1 if len(drawn) else 1], shape)
+
+
+def noted_range(notes: Mapping[Any, Any]) -> tuple[Tensor, Tensor] | None:
+    """Normalised values of 0 and of 255, ``[C, 1, 1]`` each; None where the file notes none.
+
+    Args:
+        notes: texts of the file, by their keys.
+    """
+    if _RANGE not in notes:
+        return None
+    low, high = torch.tensor(json.loads(notes[_RANGE])).unflatten(1, (-1, 1, 1))
+    return low, high
+
+
+def _ends(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Smallest and largest value of each channel, ``[1, C, 1, 1]``."""
+    return images.amin((0, 2, 3), True), images.amax((0, 2, 3), True)
 
 
 def _drawn(images: Tensor) -> Tensor:
@@ -98,6 +125,6 @@ def _pixels(images: Tensor, preprocessing: Preprocessing) -> Tensor:
         )
         unit = images * std + mean
     else:
-        low, high = images.amin((0, 2, 3), True), images.amax((0, 2, 3), True)
+        low, high = _ends(images)
         unit = (images - low) / (high - low).clamp_min(1e-12)
     return (unit.clamp(0, 1) * 255).round().to(torch.uint8)

@@ -14,11 +14,14 @@ from torch import Tensor
 
 from lrq_deploy.errors import BundleError
 from lrq_deploy.export.bundle import GRID_NAME, Bundle
-from lrq_deploy.export.image_grid import grid_images
+from lrq_deploy.export.image_grid import grid_images, noted_range
 from lrq_deploy.images import ImageReader
 from lrq_deploy.student.frozen import FrozenQuantizer, QuantizedModel
 
 __all__ = ["NOISE", "grid_of", "synthetic_batches"]
+
+_Ends = tuple[Tensor, Tensor]
+"""Values that a pixel of 0 and one of 255 stand for."""
 
 NOISE = 16
 """Largest change of a pixel by noise, of 255."""
@@ -32,13 +35,13 @@ def synthetic_batches(
     Raises:
         BundleError: the bundle's grid does not hold images of the network's shape.
     """
-    grid = grid_of(bundle)
+    grid, ends = _grid_and_range(bundle)
     generator = torch.Generator().manual_seed(0)
     for start in range(0, count, batch_size):
         size = min(batch_size, count - start)
         own = grid[start : start + size]
         mixed = _mixtures(grid, size - len(own), generator)
-        yield _normalised(torch.cat([own, mixed]), model)
+        yield _normalised(torch.cat([own, mixed]), model, ends)
 
 
 def grid_of(bundle: Bundle) -> Tensor:
@@ -47,12 +50,17 @@ def grid_of(bundle: Bundle) -> Tensor:
     Raises:
         BundleError: there is no such file, or it holds no images of the network's shape.
     """
+    return _grid_and_range(bundle)[0]
+
+
+def _grid_and_range(bundle: Bundle) -> tuple[Tensor, _Ends | None]:
     path = bundle.file(GRID_NAME)
     channels, height, width = bundle.manifest.input_shape
     try:
         with Image.open(path, formats=("PNG",)) as picture:
+            ends = noted_range(picture.info)
             sheet = np.array(picture.convert("RGB" if channels == 3 else "L"))
-        return grid_images(sheet, (channels, height, width))
+        return grid_images(sheet, (channels, height, width)), ends
     except (OSError, ValueError, UnidentifiedImageError) as error:
         raise BundleError(
             f"{GRID_NAME} must be a grid of {channels}x{height}x{width} images",
@@ -73,16 +81,16 @@ def _mixtures(grid: Tensor, count: int, generator: torch.Generator) -> Tensor:
     return mixed.round().clamp(0, 255).to(torch.uint8)
 
 
-def _normalised(pixels: Tensor, model: QuantizedModel) -> Tensor:
+def _normalised(pixels: Tensor, model: QuantizedModel, ends: _Ends | None) -> Tensor:
     if model.preprocessing.known:
         return ImageReader(model.input_shape, model.preprocessing).normalise(pixels)
-    low, high = _input_range(model)
+    # Bundles without the note: all that is known then is what the first quantizer can hold.
+    low, high = ends or _range_of_the_first(model)
     return low + pixels.to(torch.float32) / 255 * (high - low)
 
 
-def _input_range(model: QuantizedModel) -> tuple[float, float]:
-    """What the first quantizer can hold: all that is known of an unknown normalisation."""
+def _range_of_the_first(model: QuantizedModel) -> tuple[Tensor, Tensor]:
     first: FrozenQuantizer = next(iter(model.quantizers().values()))
     qparams = first.qparams
-    scale, zero_point = float(qparams.scale), int(qparams.zero_point)
-    return (qparams.qmin - zero_point) * scale, (qparams.qmax - zero_point) * scale
+    low, high = (end - int(qparams.zero_point) for end in (qparams.qmin, qparams.qmax))
+    return low * qparams.scale, high * qparams.scale

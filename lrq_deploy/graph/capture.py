@@ -45,6 +45,12 @@ _UNLIKELY_BATCHES = (7, 5)
 _OTHER_FLOATS = re.compile(r"\b(Half|BFloat16|[Dd]ouble)\b")
 """A type in an error of torch that no weight has: networks are read as float32."""
 
+_RECURRENT = {
+    aten.lstm.input,
+    aten.gru.input,
+    aten.rnn_tanh.input,
+    aten.rnn_relu.input,
+}
 _VIEWS = {aten.view.default, aten.reshape.default, aten._unsafe_view.default}
 
 _TAKEN_NAMES = set(dir(fx.GraphModule({}, fx.Graph()))) - set(dir(nn.Module()))
@@ -256,6 +262,8 @@ def _make_batch_symbolic(graph_module: fx.GraphModule) -> None:
     source = next(n for n in graph_module.graph.nodes if n.op == "placeholder")
     value = source.meta.get("val")
     static = value.shape[0] if value is not None and isinstance(value.shape[0], int) else None
+    if static is not None:
+        _check_recurrence(graph_module)
     for node in graph_module.graph.nodes:
         if node.op == "call_function" and node.target in _VIEWS:
             node.target = aten.reshape.default
@@ -270,6 +278,17 @@ def _make_batch_symbolic(graph_module: fx.GraphModule) -> None:
                 node.args = (node.args[0], [-1, *shape[1:]])
     if static is not None:
         _repeat_constants(graph_module, source, static)
+
+
+def _check_recurrence(graph_module: fx.GraphModule) -> None:
+    """First states are constants of the archive's batch; torch reads beyond them for others."""
+    for node in graph_module.graph.nodes:
+        if node.op == "call_function" and node.target in _RECURRENT:
+            raise UnsupportedNetworkError(
+                "an archive of a recurrent network must take any batch",
+                f"{node.target} with first states for a fixed batch",
+                "export the archive with a dynamic batch",
+            )
 
 
 def _repeat_constants(graph_module: fx.GraphModule, source: fx.Node, static: int) -> None:
@@ -322,12 +341,7 @@ def _check_output(
             remedy = "check --input-shape, or export the archive with a dynamic batch"
             raise _cannot_run(error, input_shape, remedy) from error
         if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.shape[0] != batch:
-            shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise UnsupportedNetworkError(
-                "the network must return logits [N, classes]",
-                f"{shape} for a batch of {batch}",
-                "detection and segmentation heads are not supported; wrap a classifier",
-            )
+            raise _no_logits(logits, batch)
         if logits.shape[1] < fewest:
             raise UnsupportedNetworkError(
                 "the network must have at least 2 classes",
@@ -336,6 +350,16 @@ def _check_output(
             )
         _check_alone(logits, known)
         known = logits
+
+
+def _no_logits(result: Any, batch: int) -> UnsupportedNetworkError:
+    shape = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
+    remedy = "detection and segmentation heads are not supported; wrap a classifier"
+    if isinstance(result, Tensor) and result.dim() == 2:
+        remedy = "the batch is written into the network; export the archive with a dynamic batch"
+    return UnsupportedNetworkError(
+        "the network must return logits [N, classes]", f"{shape} for a batch of {batch}", remedy
+    )
 
 
 def _check_alone(logits: Tensor, known: Tensor | None) -> None:

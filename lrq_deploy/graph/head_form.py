@@ -1,6 +1,7 @@
 """Pass: a network that ends in a convolution over one place ends in a linear layer.
 
-Requires: weights are stored; nodes carry the shapes of the trace.
+Requires: weights are stored; nodes carry the shapes of the trace; a softmax or sigmoid that ends
+the network is its last node.
 Ensures: the same function. A convolution whose kernel covers its whole input and whose result is
 only reshaped to the logits is ``linear`` over ``[N, features]``: runtimes give a linear layer a
 float result in integers, and the student's training reads what enters it.

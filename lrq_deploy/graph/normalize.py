@@ -1,9 +1,10 @@
 """Pass: bring a captured graph into the few forms that later passes know.
 
 Requires: a functional ATen graph in evaluation mode.
-Ensures: no constant subgraph, dropout, clone, assertion or full slice; one operator per function
-(see ``variants``, ``average_forms``, ``movement_forms``, ``gates`` and ``head_form``); every
-BatchNorm is one node with one output and stored statistics; the graph runs as before.
+Ensures: no tensor without values, constant subgraph, dropout, clone, assertion or full slice;
+one operator per function (see ``variants``, ``average_forms``, ``movement_forms``, ``gates`` and
+``head_form``); every BatchNorm is one node with one output and stored statistics; a sigmoid, or a
+softmax over the classes, that ends the network is its last node; the graph runs as before.
 """
 
 import operator
@@ -21,11 +22,19 @@ from lrq_deploy.graph.gates import recognize_gates
 from lrq_deploy.graph.head_form import unify_head
 from lrq_deploy.graph.movement_forms import unify_movements
 from lrq_deploy.graph.operators import BATCH_NORMS, IDENTITIES, WEIGHTED, is_call
+from lrq_deploy.graph.outputs import put_probabilities_last
 from lrq_deploy.graph.variants import unify_variants
 
 __all__ = ["normalize"]
 
 aten = torch.ops.aten
+
+_ZEROS = {
+    aten.empty.memory_format: aten.zeros.default,
+    aten.empty_like.default: aten.zeros_like.default,
+    aten.new_empty.default: aten.new_zeros.default,
+}
+"""For tensors that the network fills itself: what it leaves out should not differ by run."""
 
 
 def normalize(graph_module: fx.GraphModule) -> None:
@@ -37,6 +46,10 @@ def normalize(graph_module: fx.GraphModule) -> None:
     """
     graph = graph_module.graph
     _drop_assertions(graph)
+    for node in graph.nodes:
+        if is_call(node, _ZEROS):
+            node.target = _ZEROS[node.target]
+            node.kwargs = {k: v for k, v in node.kwargs.items() if k != "memory_format"}
     fold_constants(graph_module)
     for node in list(graph.nodes):
         if is_call(node, IDENTITIES) or _is_full_slice(node) or _keeps_type(node):
@@ -50,6 +63,7 @@ def normalize(graph_module: fx.GraphModule) -> None:
     unify_averages(graph)
     unify_movements(graph_module)
     recognize_gates(graph)
+    put_probabilities_last(graph)
     unify_head(graph_module)
     for node in list(graph.nodes):
         if "batch_norm" in str(node.target) and node.op == "call_function":

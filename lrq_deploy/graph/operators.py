@@ -147,6 +147,8 @@ NON_NEGATIVE = {
 }
 
 
+_SIZE_ARITHMETIC = {operator.add, operator.floordiv, operator.mul, operator.sub}
+
 _KNOWN = {operator.getitem, aten.sym_size.int}.union(
     WEIGHTED,
     BATCH_NORMS,
@@ -189,4 +191,7 @@ def tensor_inputs(node: fx.Node) -> list[fx.Node]:
 
 
 def _is_size(node: fx.Node) -> bool:
+    """Whether ``node`` is a number made of sizes of the image, such as the batch times 4."""
+    if is_call(node, _SIZE_ARITHMETIC):
+        return all(_is_size(n) for n in node.all_input_nodes)
     return is_call(node, {aten.sym_size.int})

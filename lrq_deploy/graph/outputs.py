@@ -8,21 +8,40 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from lrq_deploy.errors import OptionError, UnsupportedNetworkError
+from lrq_deploy.graph.clipping import clip_limits
 from lrq_deploy.graph.operators import is_call
 from lrq_deploy.task import Task
 
-__all__ = ["LOGITS", "PROBABILITIES", "pick_output", "take_off_probabilities"]
+__all__ = [
+    "LOGITS",
+    "PROBABILITIES",
+    "pick_output",
+    "put_probabilities_last",
+    "take_off_probabilities",
+]
 
 aten = torch.ops.aten
 
-_SOFTMAX = {
-    aten.softmax.int,
-    aten._softmax.default,
-    aten.log_softmax.int,
-    aten._log_softmax.default,
-}
+_LOG_SOFTMAX = {aten.log_softmax.int, aten._log_softmax.default}
+_SOFTMAX = _LOG_SOFTMAX | {aten.softmax.int, aten._softmax.default}
 PROBABILITIES = _SOFTMAX | {aten.sigmoid.default}
 """What turns logits into probabilities."""
+
+_ONLY_MOVE = {
+    aten._unsafe_view.default,
+    aten.flatten.using_ints,
+    aten.permute.default,
+    aten.reshape.default,
+    aten.select.int,
+    aten.slice.Tensor,
+    aten.squeeze.dim,
+    aten.squeeze.dims,
+    aten.transpose.int,
+    aten.unflatten.int,
+    aten.unsqueeze.default,
+    aten.view.default,
+}
+"""Movements that hold each value of their input once at most, and nothing else."""
 
 LOGITS = "logits"
 """Name that decides among several outputs of shape ``[N, classes]``."""
@@ -76,6 +95,36 @@ def pick_output(output: fx.Node, spec: pytree.TreeSpec, wanted: str | None) -> f
     )
 
 
+def put_probabilities_last(graph: fx.Graph) -> None:
+    """Move a softmax or sigmoid behind the movements that make rows of its result, in place.
+
+    Clamps that keep a probability from 0 and 1 are left out. A softmax over anything but the
+    classes stays where it is.
+    """
+    output = graph.output_node()
+    last: Any = output.args[0]
+    chain, found = _ending(last)
+    if not chain or not is_call(found, PROBABILITIES):
+        return
+    rest: tuple[Any, ...] = found.args[1:]
+    if is_call(found, _SOFTMAX):
+        if not _is_over_classes(found, last):
+            return
+        rest = (1, *found.args[2:])
+    # Nothing else reads the chain: all of a graph leads to its end, and each link has one input.
+    logits: Any = found.args[0]
+    found.replace_all_uses_with(logits)
+    with graph.inserting_before(output):
+        moved = graph.call_function(found.target, (last, *rest), found.kwargs)
+    moved.meta = dict(last.meta)
+    output.args = (moved,)
+    graph.erase_node(found)
+    for clamp in (node for node in chain if not is_call(node, _ONLY_MOVE)):
+        source: Any = clamp.args[0]
+        clamp.replace_all_uses_with(source)
+        graph.erase_node(clamp)
+
+
 def take_off_probabilities(graph_module: fx.GraphModule, task: Task) -> None:
     """Make the input of a softmax or sigmoid that ends a normalised graph its result, in place.
 
@@ -85,7 +134,7 @@ def take_off_probabilities(graph_module: fx.GraphModule, task: Task) -> None:
         UnsupportedNetworkError: what ends the network contradicts ``task``.
     """
     output = graph_module.graph.output_node()
-    last: Any = output.args[0]
+    chain, last = _ending(output.args[0])
     if not is_call(last, PROBABILITIES):
         return
     sigmoid = not is_call(last, _SOFTMAX)
@@ -96,9 +145,39 @@ def take_off_probabilities(graph_module: fx.GraphModule, task: Task) -> None:
             f"{'sigmoid' if sigmoid else 'softmax'} with --task {task}",
             f"pass --task {'multilabel' if sigmoid else 'multiclass'}",
         )
+    if chain or not (sigmoid or _is_over_classes(last, last)):
+        return
     output.args = (last.args[0],)
     graph_module.graph.eliminate_dead_code()
     graph_module.recompile()
+
+
+def _ending(last: Any) -> tuple[list[fx.Node], Any]:
+    """The movements and clamps that end a graph, last one first, and what they work on."""
+    chain: list[fx.Node] = []
+    node = last
+    while is_call(node, _ONLY_MOVE) or _clamps_probabilities(node):
+        chain.append(node)
+        node = node.args[0]
+    clamped = any(not is_call(n, _ONLY_MOVE) for n in chain)
+    return ([], last) if clamped and is_call(node, _LOG_SOFTMAX) else (chain, node)
+
+
+def _clamps_probabilities(node: fx.Node) -> bool:
+    """Whether a clamp leaves the yes and no of a probability, as ``clamp(eps, 1 - eps)`` does."""
+    low, high = clip_limits(node) or (1.0, 0.0)
+    return (low is None or low < 0.5) and (high is None or high > 0.5)
+
+
+def _is_over_classes(softmax: fx.Node, last: fx.Node) -> bool:
+    """Whether the axis of a softmax is all that ``last``, which only moves it, has per image."""
+    value, rows = softmax.meta.get("val"), last.meta.get("val")
+    axis: Any = softmax.args[1]
+    if not isinstance(value, Tensor) or not isinstance(rows, Tensor) or rows.dim() != 2:
+        return False
+    sizes = list(value.shape)
+    classes = sizes.pop(axis)
+    return axis % value.dim() != 0 and all(n == 1 for n in sizes[1:]) and classes == rows.shape[1]
 
 
 def _named(found: list[_Output], wanted: str) -> fx.Node:

@@ -66,7 +66,8 @@ def place_quantizers(
         signed = not all(node in positive for node in group.nodes)
         bits = _act_bits(group, scheme)
         wide = max(bits, _residual_bits(scheme)) if group.summed else bits
-        image = bounds if group.role is Role.IMAGE else []
+        # What is concatenated with the image shares its quantizer, and has no such limits.
+        image = bounds if all(node.op == "placeholder" for node in group.nodes) else []
         path = _insert(student, group, _quantizer(wide, signed, scheme, target, image))
         if wide > bits and group.multiplied:
             make = partial(_quantizer, bits, signed, scheme, target, image)

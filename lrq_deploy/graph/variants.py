@@ -3,9 +3,9 @@
 Requires: constants are folded.
 Ensures: weighted layers are ``conv2d.default``, ``conv_transpose2d.input`` or
 ``linear.default`` with stored weights; maximum pooling is ``max_pool2d.default`` and a maximum
-along an axis ``amax.default``; a gated linear unit is a product; an operator of two names has the
-usual one. The graph computes the same. Archives decomposed to core ATen then look like any other
-network.
+along an axis ``amax.default``; a gated linear unit is a product; limits of floats are floats; an
+operator of two names has the usual one. The graph computes the same. Archives decomposed to core
+ATen then look like any other network.
 """
 
 import operator
@@ -16,7 +16,7 @@ from torch import fx
 
 from lrq_deploy.errors import UnsupportedNetworkError
 from lrq_deploy.graph.attributes import add_tensor_node, layer_of, tensor_of
-from lrq_deploy.graph.operators import WEIGHTED, is_call
+from lrq_deploy.graph.operators import RECTIFIERS, WEIGHTED, is_call
 from lrq_deploy.graph.replacement import replace_call
 
 __all__ = ["unify_variants"]
@@ -78,6 +78,8 @@ def unify_variants(graph_module: fx.GraphModule) -> None:
             _state_axes(node)
         elif is_call(node, {aten.glu.default}):
             _state_gate(node)
+        elif is_call(node, RECTIFIERS):
+            _state_limits(node)
         elif is_call(node, _OTHER_RANKS):
             raise _wrong_rank(str(node.target))
     for node in graph_module.graph.nodes:
@@ -245,6 +247,14 @@ def _state_gate(node: fx.Node) -> None:
         kept, read = (graph.call_function(operator.getitem, (halves, place)) for place in (0, 1))
         gate = graph.call_function(aten.sigmoid.default, (read,))
     replace_call(node, aten.mul.Tensor, (kept, gate))
+
+
+def _state_limits(node: fx.Node) -> None:
+    """``clamp(0, 6.0)`` has limits of one type, as torch's exporter to ONNX wants them."""
+    value = node.meta.get("val")
+    if isinstance(value, torch.Tensor) and value.is_floating_point():
+        x, *limits = node.args
+        node.args = (x, *(float(n) if isinstance(n, int) else n for n in limits))
 
 
 def _check_stored(node: fx.Node) -> None:

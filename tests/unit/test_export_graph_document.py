@@ -112,6 +112,15 @@ def test_other_targets_and_arguments_cannot_be_stored() -> None:
         graph_to_json(graph)
 
 
+@pytest.mark.parametrize("name", ["empty.memory_format", "randn.default", "relu_.default"])
+def test_what_could_not_be_read_again_is_not_stored(name: str) -> None:
+    graph = fx.Graph()
+    packet, overload = name.split(".")
+    graph.call_function(getattr(getattr(aten, packet), overload), (graph.placeholder("input"),))
+    with pytest.raises(ExportError, match=f"aten.{name}"):
+        graph_to_json(graph)
+
+
 def one_node(kind: str, target: str) -> dict[str, Any]:
     image = {"name": "input", "op": "placeholder", "target": "input"}
     node = {"name": "y", "op": kind, "target": target}

@@ -65,6 +65,26 @@ def test_a_network_that_can_be_written_passes(scheme: Scheme) -> None:
     rehearse(stand_in(Residual(), scheme), BOTH)
 
 
+class Clamped(nn.Module):
+    """A clamp between two convolutions."""
+
+    def __init__(self, low: float, high: float) -> None:
+        super().__init__()
+        self.stem, self.conv = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1)
+        self.head = nn.Linear(4, 5)
+        self.low, self.high = low, high
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(self.stem(x).clamp(self.low, self.high))
+        result: Tensor = self.head(x.mean((2, 3)))
+        return result
+
+
+@pytest.mark.parametrize("limits", [(0, 6.0), (-1, 2.5), (-1.0, 1)])
+def test_a_clamp_with_limits_of_two_types_passes(limits: tuple[float, float]) -> None:
+    rehearse(stand_in(Clamped(*limits)), BOTH)
+
+
 def test_each_graph_answers_one_image_and_several(monkeypatch: pytest.MonkeyPatch) -> None:
     asked, answer = [], Session.logits
 

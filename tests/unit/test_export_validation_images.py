@@ -62,11 +62,31 @@ def test_batches_are_the_grid_then_mixtures(tmp_path: Path) -> None:
     assert torch.equal(made, again)
 
 
-def test_an_unknown_normalisation_spans_the_first_quantizer(tmp_path: Path) -> None:
+def unknown_normalisation() -> QuantizedModel:
     model = residual_student()
     unknown = Preprocessing(model.preprocessing.mean, model.preprocessing.std, known=False)
-    model = replace(model, preprocessing=unknown)
+    return replace(model, preprocessing=unknown)
+
+
+@pytest.mark.parametrize("shift", [0.0, 40.0])
+def test_an_unknown_normalisation_spans_the_images_of_the_run(shift: float, tmp_path: Path) -> None:
+    model = unknown_normalisation()
+    images = torch.randn(6, *model.input_shape) * torch.tensor([1.0, 20.0, 0.1]).view(3, 1, 1)
+    images = images + shift
+    bundle = write_bundle(tmp_path / "out", model, {"model.onnx": b""}, images, 0, {}, {})
+    made = torch.cat(list(synthetic_batches(bundle, model, 40)))
+    low, high = images.amin((0, 2, 3)), images.amax((0, 2, 3))
+    steps = ((high - low) / 255).view(3, 1, 1)
+    assert float(((made[:6] - images).abs() / steps).max()) < 0.51
+    torch.testing.assert_close(made.amin((0, 2, 3)), low)
+    torch.testing.assert_close(made.amax((0, 2, 3)), high)
+
+
+def test_a_grid_without_a_note_spans_the_first_quantizer(tmp_path: Path) -> None:
+    model = unknown_normalisation()
     bundle = bundle_of(tmp_path, model, camera_images(6))
+    path = bundle.file("synthetic.png")
+    Image.open(path).copy().save(path)
     made = torch.cat(list(synthetic_batches(bundle, model, 40)))
     first = next(iter(model.quantizers().values())).qparams
     low, high = (float(first.scale) * q for q in (first.qmin, first.qmax))

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from support.small_networks import SHAPE, Residual, graph_of, images, targets, with_statistics
 from torch import Tensor, nn
 
-from lrq_deploy.errors import CaptureError, UnsupportedNetworkError
+from lrq_deploy.errors import CaptureError, LrqError, UnsupportedNetworkError
 from lrq_deploy.graph.capture import capture, example_input
 from lrq_deploy.graph.teach import make_teacher
 from lrq_deploy.teacher import Preprocessing
@@ -227,6 +227,44 @@ def test_a_batch_that_torch_reads_as_a_number_runs_at_any_batch() -> None:
     graph = capture(Tied(), SHAPE)
     for batch in (1, 2, 7):
         torch.testing.assert_close(graph(images(batch)), Tied()(images(batch)))
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.LSTM(12, 8, batch_first=True)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.head(self.layer(x.mean(1))[0][:, -1])
+        return result
+
+
+@pytest.mark.filterwarnings("ignore:The tensor attributes")
+@pytest.mark.parametrize("example_batch", [1, 2, 4])
+def test_a_recurrence_with_a_fixed_batch_is_refused(example_batch: int) -> None:
+    # torch would write behind the first states, which are those of the example.
+    program = torch.export.export(
+        with_statistics(Recurrent()), (images(example_batch),), strict=False
+    )
+    with pytest.raises(UnsupportedNetworkError, match="dynamic batch"):
+        capture(program, SHAPE)
+
+
+def test_a_recurrence_with_any_batch_is_taken() -> None:
+    module = with_statistics(Recurrent())
+    graph = capture(module, SHAPE)
+    torch.testing.assert_close(graph(images(5)), module(images(5)))
+
+
+def test_logits_of_a_fixed_batch_are_refused_with_the_remedy() -> None:
+    class Indexed(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x[torch.arange(4)].mean((2, 3))
+
+    program = torch.export.export(Indexed(), (example_input(SHAPE, 4),))
+    with pytest.raises(LrqError, match="dynamic batch"):
+        capture(program, SHAPE)
 
 
 def test_a_batch_that_cannot_be_loosened_is_refused_with_the_remedy() -> None:

@@ -44,7 +44,14 @@ class Squeeze(nn.Module):
         return x.squeeze(-1).squeeze(-1)
 
 
-ROWS = [nn.Flatten(), View(), Squeeze(), nn.Sequential(nn.Flatten(), nn.Softmax(1))]
+ROWS = [
+    nn.Flatten(),
+    View(),
+    Squeeze(),
+    nn.Sequential(nn.Flatten(), nn.Softmax(1)),
+    nn.Sequential(nn.Softmax(1), nn.Flatten()),
+    nn.Sequential(nn.Softmax(1), Squeeze()),
+]
 
 
 @pytest.mark.parametrize("end", ROWS)

@@ -11,8 +11,9 @@ from support.small_networks import SHAPE, graph_of, images, targets, with_statis
 from torch import Tensor, nn
 
 from lrq_deploy.errors import UnsupportedNetworkError
+from lrq_deploy.export.graph_document import graph_from_json, graph_to_json
 from lrq_deploy.graph.capture import capture
-from lrq_deploy.graph.operators import WEIGHTED, is_call, is_movement, tensor_inputs
+from lrq_deploy.graph.operators import RECTIFIERS, WEIGHTED, is_call, is_movement, tensor_inputs
 
 pytestmark = pytest.mark.unit
 
@@ -45,6 +46,23 @@ def test_in_place_and_functional_forms_become_the_same_graph() -> None:
     assert targets(graph_of(InPlace())) == targets(graph_of(Functional()))
 
 
+def test_a_tensor_that_is_filled_later_starts_with_zeros() -> None:
+    class Filled(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            kept = torch.empty(x.shape[0], 6, *x.shape[2:])
+            kept[:, :3] = F.relu(x)
+            kept[:, 3:] = F.relu(-x)
+            more = torch.empty_like(x)
+            more[:, :2] = x[:, 1:]
+            more[:, 2:] = x[:, :1]
+            return torch.cat([kept, more], 1).mean((2, 3))
+
+    graph = graph_of(Filled())
+    assert not any("empty" in str(target) for target in targets(graph))
+    torch.testing.assert_close(graph(images(4)), Filled()(images(4)))
+    assert graph_from_json(graph_to_json(graph.graph), graph)
+
+
 def test_operators_with_two_names_have_the_usual_one() -> None:
     class Aliases(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
@@ -59,6 +77,40 @@ def test_operators_with_two_names_have_the_usual_one() -> None:
             return (y - z).mean((2, 3))
 
     assert targets(graph_of(Aliases())) == targets(graph_of(Usual()))
+
+
+@pytest.mark.parametrize(
+    ("body", "limits"),
+    [
+        (lambda x: x.clamp(0, 6.0), [0.0, 6.0]),
+        (lambda x: x.clamp(-1.0, 1), [-1.0, 1.0]),
+        (lambda x: torch.clip(x, max=6), [None, 6.0]),
+        (lambda x: x.clamp_min(0), [0.0]),
+        (lambda x: F.hardtanh(x, -2, 2.5), [-2.0, 2.5]),
+        (lambda x: F.hardtanh(x), [-1.0, 1.0]),
+    ],
+)
+def test_limits_of_floats_are_floats(
+    body: Callable[[Tensor], Tensor], limits: list[float | None]
+) -> None:
+    class Clipped(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return body(x).mean((2, 3))
+
+    graph = graph_of(Clipped())
+    [clip] = [node for node in graph.graph.nodes if is_call(node, RECTIFIERS)]
+    found = [*clip.args[1:], *clip.kwargs.values()]
+    assert [(n, type(n)) for n in found] == [(n, type(n)) for n in limits]
+    torch.testing.assert_close(graph(images()), Clipped()(images()))
+
+
+def test_limits_of_integers_stay() -> None:
+    class Positions(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return (x.argmax(1).clamp(0, 1) * x[:, 0]).mean(2)
+
+    [clip] = [n for n in graph_of(Positions()).graph.nodes if is_call(n, RECTIFIERS)]
+    assert [type(n) for n in clip.args[1:]] == [int, int]
 
 
 def test_what_does_nothing_is_gone() -> None:
