@@ -1,8 +1,11 @@
 """The float network that a student stands for: the same operators without quantizers.
 
 It measures latency, not accuracy. A bundle holds no float weights, so they are the dequantized
-ones; kernels of ONNX Runtime take the same time for any of them.
+ones; kernels of ONNX Runtime take the same time for any of them. Nor does a bundle hold the limits
+of a clip that a quantizer repeats: 0 is read off the quantizer, an upper limit is not known.
 """
+
+import math
 
 import numpy as np
 import onnx
@@ -20,30 +23,38 @@ from lrq_deploy.export.passes._matching import (
     is_weight,
     string_attribute,
 )
+from lrq_deploy.export.signs import Sign, Signs
 from lrq_deploy.student.frozen import QuantizedModel
 
 __all__ = ["WithoutQuantizersPass", "float_twin"]
-
-# A tensor from one of these may be negative; behind others a ReLU would be one too many.
-_SIGNED = frozenset({"Add", "Conv", "ConvTranspose", "Gemm", "MatMul", "Sub"})
 
 
 class WithoutQuantizersPass(ir.passes.InPlacePass):
     """Quantizers go, weights become float32.
 
     A quantizer without negative integers is all that is left of the ReLU in front of it (see
-    ``absorb_rectifiers``), so a ReLU takes its place behind operators that give negative numbers.
+    ``absorb_rectifiers``), so a ReLU takes its place behind what may be negative.
+
+    Args:
+        images: the sign of the graph's input.
 
     Ensures: nothing of the neutral domain is left.
     """
 
+    def __init__(self, images: Sign = Sign.ANY) -> None:
+        super().__init__()
+        self._images = images
+
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Apply the pass."""
+        signs = Signs(dict.fromkeys(model.graph.inputs, self._images))
         for node in list(model.graph):
             if is_quantizer(node):
-                _replace_quantizer(model.graph, node)
+                _replace_quantizer(model.graph, node, signs)
             elif is_weight(node) or is_int4_weight(node):
                 _replace_weight(model.graph, node)
+            else:
+                signs.learn(node)
         return ir.passes.PassResult(model, True)
 
     def ensures(self, model: ir.Model) -> None:
@@ -65,21 +76,26 @@ def float_twin(model: QuantizedModel, neutral: ir.Model | None = None) -> onnx.M
         ExportError: an operator has no ONNX form.
     """
     graph = neutral_graph(model) if neutral is None else neutral.clone()
-    WithoutQuantizersPass()(graph)
+    lowest = min((low for low, _ in _image_bounds(model)), default=-math.inf)
+    WithoutQuantizersPass(Sign.NON_NEGATIVE if lowest >= 0 else Sign.ANY)(graph)
     return finish(graph, {"lrq_schema_version": str(ONNX_SCHEMA), "lrq_target": "float"})
 
 
-def _replace_quantizer(graph: ir.Graph, node: ir.Node) -> None:
+def _image_bounds(model: QuantizedModel) -> list[tuple[float, float]]:
+    return model.preprocessing.bounds() if model.preprocessing.known else []
+
+
+def _replace_quantizer(graph: ir.Graph, node: ir.Node, signs: Signs) -> None:
     x, output = node.inputs[0], node.outputs[0]
     if x is None:
         raise ExportError("a quantizer must have an input", str(node.name), "report the network")
-    producer = x.producer()
     rectifies = int_attribute(node, "qmin") >= int_attribute(node, "zero_point")
-    if rectifies and producer is not None and producer.op_type in _SIGNED:
+    if rectifies and signs.of(x) is Sign.ANY:
         relu = ir.node("Relu", [x])
         real = relu.outputs[0]
         real.name, real.shape, real.type = f"{output.name}.relu", output.shape, output.type
         graph.insert_before(node, relu)
+        signs.learn(relu)
         x = real
     output.replace_all_uses_with(x, replace_graph_outputs=True)
     graph.remove(node, safe=True)

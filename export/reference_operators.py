@@ -104,15 +104,14 @@ def _average_pool(
         ]
         values = np.pad(values, [*[(0, 0)] * (x.ndim - 2), *extra])
         counted = np.pad(counted, extra)
-    # A window of nothing but padding counts no position; there is none without ceil_mode.
-    keep = [
-        _ceil_count(n, k, s, p) if ceil_mode else n
-        for n, k, s, p in zip(x.shape[-2:], size, step, pad, strict=True)
-    ]
-    total, share = (
-        _windows(part, size, step).sum((-2, -1))[..., : keep[0], : keep[1]]
-        for part in (values, counted)
-    )
+    total, share = (_windows(part, size, step).sum((-2, -1)) for part in (values, counted))
+    if ceil_mode:
+        # A window of nothing but padding counts no position; there is none without ceil_mode.
+        rows, columns = (
+            _ceil_count(n, k, s, p)
+            for n, k, s, p in zip(x.shape[-2:], size, step, pad, strict=True)
+        )
+        total, share = (part[..., :rows, :columns] for part in (total, share))
     return np.asarray(total / (share if divisor is None else divisor))
 
 

@@ -151,6 +151,9 @@ MAKING: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = [
     (aten.avg_pool2d.default, ([3, 3], [2, 2], [1, 1], True), {}),
     (aten.avg_pool2d.default, ([2, 2], [3, 3], [1, 1], True, False), {}),
     (aten.avg_pool2d.default, ([3, 3], [1, 1], [1, 1], False, True, 5), {}),
+    (aten.avg_pool2d.default, ([2, 2], [1, 1], [1, 1]), {}),  # larger than its input
+    (aten.avg_pool2d.default, ([2, 4], [1, 3], [1, 2], False, False), {}),
+    (aten.avg_pool2d.default, ([4, 2], [3, 1], [2, 1], True, True, 3), {}),
     (aten.cumsum.default, (2,), {}),
     (aten.mean.dim, ([2, 3], True), {}),
     (aten.mean.dim, ([-1],), {}),
@@ -192,7 +195,9 @@ def test_operators_on_reals(operator: Any, args: tuple[Any, ...], kwargs: dict[s
     torch.testing.assert_close(torch.from_numpy(found), expected)
 
 
-@pytest.mark.parametrize("args", [([3],), ([3], [2]), ([3], [2], [1], True, False)])
+@pytest.mark.parametrize(
+    "args", [([3],), ([3], [2]), ([2], [1], [1]), ([3], [2], [1], True, False)]
+)
 def test_average_of_rows(args: tuple[Any, ...]) -> None:
     x = torch.randn(2, 4, 8, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     found = FLOAT_OPERATORS["aten.avg_pool1d.default"](x.numpy(), *args)

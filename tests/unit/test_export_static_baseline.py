@@ -4,12 +4,15 @@ import io
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import helper, numpy_helper
 from PIL import Image
 from support.frozen_graphs import residual_student
 
-from lrq_deploy.errors import ImageError
+from lrq_deploy.errors import ExportError, ImageError
 from lrq_deploy.export.float_twin import float_twin
 from lrq_deploy.export.latency import BenchmarkOptions, measure_latency
 from lrq_deploy.export.latency_picture import latency_png
@@ -49,3 +52,25 @@ def test_three_graphs_of_one_network_are_compared(tmp_path: Path) -> None:
 def test_it_needs_images(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="none"):
         static_baseline(tmp_path / "float.onnx", iter(()), tmp_path / "out.onnx")
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_graph_whose_values_are_not_numbers_is_refused(tmp_path: Path) -> None:
+    weight = np.ones((2, 3, 1, 1), np.float32)
+    nodes = [
+        helper.make_node("Sqrt", ["input"], ["root"]),
+        helper.make_node("Conv", ["root", "weight"], ["logits"]),
+    ]
+    kind = onnx.TensorProto.FLOAT
+    graph = helper.make_graph(
+        nodes,
+        "roots",
+        [helper.make_tensor_value_info("input", kind, ["batch", 3, 4, 4])],
+        [helper.make_tensor_value_info("logits", kind, ["batch", 2, 4, 4])],
+        [numpy_helper.from_array(weight, "weight")],
+    )
+    opset = [helper.make_opsetid("", 21)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=10), tmp_path / "f.onnx")
+    images = torch.full((2, 3, 4, 4), -1.0)
+    with pytest.raises(ExportError, match="AssertionError"):
+        static_baseline(tmp_path / "f.onnx", iter([images]), tmp_path / "out.onnx")
