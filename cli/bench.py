@@ -18,6 +18,8 @@ from lrq_deploy.progress import ProgressCallback, silent
 if TYPE_CHECKING:
     from lrq_deploy.export.bundle import Bundle
     from lrq_deploy.export.latency import Benchmark, BenchmarkOptions, EngineBenchmark
+    from lrq_deploy.images import ImageSet
+    from lrq_deploy.student.frozen import QuantizedModel
 
 __all__ = ["BENCHMARK_SCHEMA", "bench", "bench_bundle"]
 
@@ -136,6 +138,7 @@ def bench_bundle(
     Raises:
         BundleError: not a bundle, changed, of another schema, or with a graph that is not its
             own; or the float graph is missing.
+        ImageError: ``static_images`` is no folder of images.
         ExportError: ONNX Runtime does not accept a graph, or the graphs do not compare.
     """
     from lrq_deploy.export.bundle import load_bundle
@@ -166,23 +169,35 @@ def _graphs_measured(
     from lrq_deploy.export.latency import measure_latency
     from lrq_deploy.export.onnx_graph import save_onnx
     from lrq_deploy.export.static_baseline import agreements, static_baseline
-    from lrq_deploy.images import read_image_folder
 
     graph, model = bundle.file("model.onnx"), bundle.model()
+    images = None if static_images is None else _images(static_images, model)
     with tempfile.TemporaryDirectory() as folder:
         if float_model is None:
             float_model = Path(folder) / "float.onnx"
             save_onnx(float_twin(model), float_model)
-        if static_images is None:
+        if images is None:
             return measure_latency(float_model, graph, options, progress)
-        images = read_image_folder(
-            static_images, model.input_shape, model.preprocessing, None, AGREEMENT_IMAGES
-        )
         static = Path(folder) / "static.onnx"
         static_baseline(float_model, images.batches(1), static)
         found = measure_latency(float_model, graph, options, progress, static)
         ours, theirs = agreements(float_model, (graph, static), images.batches(32), model.task)
-    return replace(found, images=len(images), agreement=ours, static_agreement=theirs)
+    return replace(
+        found,
+        images=len(images),
+        agreement=ours,
+        static_agreement=theirs,
+        images_remarks=images.remarks(),
+    )
+
+
+def _images(folder: Path, model: "QuantizedModel") -> "ImageSet":
+    """The real images of ``--against-static``."""
+    from lrq_deploy.images import FolderOption, read_image_folder
+
+    option = FolderOption("--against-static", "that graph is then not measured")
+    about = (model.input_shape, model.preprocessing, None, AGREEMENT_IMAGES)
+    return read_image_folder(folder, *about, option)
 
 
 def _engine_measured(

@@ -3,6 +3,7 @@
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from lrq_deploy.cli.sizes import size_change, size_text
 from lrq_deploy.export.latency import BatchLatency, Benchmark, Distribution, EngineBenchmark
@@ -24,6 +25,8 @@ def print_benchmark(console: Console, found: Benchmark) -> None:
         highlight=False,
         markup=False,
     )
+    for remark in found.images_remarks:
+        console.print(Text(f"warning: {remark}", style="yellow"))
     console.print(_table(found.batches, "float"))
     console.print(
         _line("file", found.float_bytes, found.quantized_bytes, found.static_bytes),

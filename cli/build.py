@@ -19,6 +19,7 @@ __all__ = ["BUILD_SCHEMA", "build"]
 
 BUILD_SCHEMA = 1
 _MIB = 2.0**20
+_BATCH = "1,1,8"
 
 BundleFolder = Annotated[
     Path,
@@ -60,8 +61,12 @@ Sm = Annotated[
     ),
 ]
 Batch = Annotated[
-    str,
-    typer.Option(metavar="MIN,OPT,MAX", help="Batch sizes: smallest, tuned for, largest."),
+    str | None,
+    typer.Option(
+        metavar="MIN,OPT,MAX",
+        show_default=False,
+        help=f"Batch sizes: smallest, tuned for, largest. {_BATCH} unless given.",
+    ),
 ]
 Workspace = Annotated[
     int | None,
@@ -88,7 +93,7 @@ def build(
     preoptimize: Preoptimize = False,
     onnxruntime: OlderRuntime = None,
     sm: Sm = None,
-    batch: Batch = "1,1,8",
+    batch: Batch = None,
     workspace: Workspace = None,
     fp16_rest: Fp16Rest = False,
     out: Out = None,
@@ -105,8 +110,13 @@ def build(
             "pass --engine tensorrt-rtx, --preoptimize, or --onnxruntime 1.18",
         )
     if engine is None:
-        if fp16_rest:
-            raise OptionError("--fp16-rest is for engines", given[0], "pass --engine tensorrt-rtx")
+        of_engines = {
+            "--sm": sm is not None,
+            "--batch": batch is not None,
+            "--workspace": workspace is not None,
+            "--fp16-rest": fp16_rest,
+        }
+        _refuse_options_of_engines([flag for flag, set_ in of_engines.items() if set_], given[0])
         if onnxruntime is None:
             _preoptimize(bundle, out, force, json)
         else:
@@ -126,6 +136,19 @@ def build(
         console.print_json(data=_document(result))
     else:
         _print(console, result)
+
+
+def _refuse_options_of_engines(flags: list[str], built: str) -> None:
+    """Refuse what would have no effect, because no engine is built."""
+    if not flags:
+        return
+    named = ", ".join(flags)
+    raise OptionError(
+        f"{named} {'is' if len(flags) == 1 else 'are'} for engines",
+        f"{named} with {built}",
+        f"leave {'it' if len(flags) == 1 else 'them'} out, "
+        f"or pass --engine tensorrt-rtx instead of {built}",
+    )
 
 
 def _preoptimize(folder: Path, out: Path | None, force: bool, json: bool) -> None:
@@ -179,14 +202,15 @@ def _for_runtime(folder: Path, version: str, out: Path | None, force: bool, json
 
 
 def _options(
-    engine: str, sm: str | None, batch: str, workspace: int | None, fp16_rest: bool
+    engine: str, sm: str | None, batch: str | None, workspace: int | None, fp16_rest: bool
 ) -> "EngineOptions":
     from lrq_deploy.export.engine_options import BatchProfile, EngineOptions
 
-    sizes = parse_integers("batch", batch, "1,1,8") or ()
+    batch = _BATCH if batch is None else batch
+    sizes = parse_integers("batch", batch, _BATCH) or ()
     if len(sizes) != 3:
         raise OptionError(
-            "--batch must be MIN,OPT,MAX", batch, "pass three numbers such as --batch 1,1,8"
+            "--batch must be MIN,OPT,MAX", batch, f"pass three numbers such as --batch {_BATCH}"
         )
     sms = parse_integers("sm", sm, "86,89") or ()
     kind: Any = engine  # judged by EngineOptions

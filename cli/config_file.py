@@ -23,6 +23,10 @@ ALLOWED_KEYS = tuple(
     flag_name(field.name) for field in fields(QuantizeFlags) if field.name not in _BY_HAND
 )
 
+_SWITCHES = tuple(
+    flag_name(field.name) for field in fields(QuantizeFlags) if field.type == bool | None
+)
+
 
 def read_config(path: Path) -> QuantizeFlags:
     """Read flags from a ``[quantize]`` table or from the top level of a TOML file.
@@ -42,7 +46,7 @@ def read_config(path: Path) -> QuantizeFlags:
             ", ".join(unknown),
             "remove or rename them",
         )
-    return _validated(path, {_field_name(key): _parsed(key, table[key]) for key in table})
+    return _validated(path, {_field_name(key): _parsed(path, key, table[key]) for key in table})
 
 
 def _read_table(path: Path) -> Mapping[str, Any]:
@@ -59,10 +63,27 @@ def _read_table(path: Path) -> Mapping[str, Any]:
             "--config must name a valid TOML file", f"{path}: {error}", "correct the file"
         ) from error
     table = document.get("quantize")
-    return table if isinstance(table, dict) and len(document) == 1 else document
+    if not isinstance(table, dict):
+        return document
+    others = sorted(set(document) - {"quantize"})
+    if others:
+        raise OptionError(
+            f"{path} may hold nothing beside its [quantize] table, which alone is read",
+            ", ".join(others),
+            "move the keys of a run into [quantize], and the rest to another file",
+        )
+    return table
 
 
-def _parsed(key: str, value: object) -> object:
+def _parsed(path: Path, key: str, value: object) -> object:
+    parts = value if isinstance(value, list) else [value]
+    if key not in _SWITCHES and any(isinstance(part, bool) for part in parts):
+        # Python would count true as 1.
+        raise OptionError(
+            f"{key} in {path} is no switch",
+            repr(value).lower(),
+            "write the value as on the command line",
+        )
     if isinstance(value, str) and key == "input-shape":
         return parse_integers(key, value)
     if isinstance(value, str) and key in ("mean", "std"):

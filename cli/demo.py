@@ -18,6 +18,8 @@ __all__ = ["demo", "demo_flags"]
 
 DEFAULT_OUT = Path("runs") / "demo"
 BUNDLE = "bundle"
+MODEL = "model.pt"
+DIGITS = "digits"
 
 
 def demo(
@@ -29,7 +31,7 @@ def demo(
     quiet: parameter.Quiet = False,
 ) -> None:
     """Train a digit classifier in seconds, then quantize it to 4 bits and show the verdict."""
-    model = out / "model.pt"
+    model = out / MODEL
     flags = demo_flags(out, seed=seed, recipe=recipe, force=force)
     options = options_from(model, flags)
     _check_folder(out, options)
@@ -78,7 +80,7 @@ def demo_flags(
         bits=4,
         mean=(0.0,),
         std=(1.0,),
-        images=out / "digits",
+        images=out / DIGITS,
         out=out / BUNDLE,
         seed=seed,
         recipe=recipe,
@@ -89,10 +91,41 @@ def demo_flags(
 def _check_folder(out: Path, options: QuantizeOptions) -> None:
     from lrq_deploy.export.output_directory import check_output
 
-    if not options.force and out.is_dir() and any(out.iterdir()):
+    used = out.is_dir() and any(out.iterdir())
+    if used and not options.force:
         raise OutputError(
             "--out must be a new or empty folder",
             f"{out}, which holds files",
             "pass another folder, or --force to overwrite a former demo",
         )
+    if used and (foreign := _foreign(out)):
+        raise OutputError(
+            "--force replaces only a former demo",
+            f"{out}, which also holds {', '.join(foreign[:5])}",
+            "pass another folder, or move these away",
+        )
     check_output(options.out, options.force)
+    if used:
+        from lrq_deploy.resume.control import RunControl
+        from lrq_deploy.resume.run_folder import RunFolder, run_folder_of
+
+        RunFolder(run_folder_of(options.out), RunControl()).check(options.force)
+
+
+def _foreign(out: Path) -> list[str]:
+    """What no demo wrote. The bundle and the state of its run are checked elsewhere."""
+    from lrq_deploy.cli.demo_network import image_names
+
+    files = {f"{DIGITS}/{name}" for name in image_names()}
+    folders = {BUNDLE, DIGITS, *(name.rpartition("/")[0] for name in files)}
+    if any((out / name).is_file() for name in files):
+        # Many a network is called so; the demo's lies beside its digits.
+        files.add(MODEL)
+    foreign = []
+    for path in (*out.iterdir(), *(out / DIGITS).rglob("*")):
+        name = path.relative_to(out).as_posix()
+        ours = name in (folders if path.is_dir() else files)
+        # Other commands put their files beside the bundle, and none is overwritten here.
+        if not ours and not name.startswith(f"{BUNDLE}."):
+            foreign.append(name)
+    return sorted(foreign)

@@ -15,7 +15,14 @@ from torch import Tensor, nn
 
 from lrq_deploy.progress import ProgressCallback, StageProgress, silent
 
-__all__ = ["DigitData", "DigitNetwork", "TrainedDigits", "load_digit_data", "train_digits"]
+__all__ = [
+    "DigitData",
+    "DigitNetwork",
+    "TrainedDigits",
+    "image_names",
+    "load_digit_data",
+    "train_digits",
+]
 
 HELD_OUT = 450
 EPOCHS = 15
@@ -91,6 +98,12 @@ def load_digit_data() -> DigitData:
     return DigitData(train_pixels, train_labels, test_pixels, test_labels)
 
 
+def image_names() -> frozenset[str]:
+    """``<class>/<n>.png`` of every held-out digit, as ``train_digits`` writes them."""
+    labels = load_digit_data().test_labels.tolist()
+    return frozenset(_image_name(index, label) for index, label in enumerate(labels))
+
+
 def train_digits(
     folder: Path, seed: int, progress: ProgressCallback = silent, epochs: int = EPOCHS
 ) -> TrainedDigits:
@@ -112,8 +125,9 @@ def train_digits(
         predicted = network(data.test_pixels.float() / 255).argmax(dim=1)
     accuracy = 100 * float((predicted == data.test_labels).double().mean())
     folder.mkdir(parents=True, exist_ok=True)
-    _write_archive(network, folder / "model.pt")
+    # The network last: by the digits beside it a later demo knows that it may be replaced.
     _write_images(data, folder / "digits")
+    _write_archive(network, folder / "model.pt")
     return TrainedDigits(folder / "model.pt", folder / "digits", accuracy)
 
 
@@ -159,6 +173,10 @@ def _write_archive(network: DigitNetwork, path: Path) -> None:
 
 def _write_images(data: DigitData, folder: Path) -> None:
     for index, (pixels, label) in enumerate(zip(data.test_pixels, data.test_labels, strict=True)):
-        directory = folder / str(int(label))
-        directory.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels[0].numpy()).save(directory / f"{index:03}.png")
+        path = folder / _image_name(index, int(label))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels[0].numpy()).save(path)
+
+
+def _image_name(index: int, label: int) -> str:
+    return f"{label}/{index:03}.png"

@@ -14,7 +14,7 @@ from lrq_deploy.cli.improvement import improvements
 from lrq_deploy.cli.result import QuantizeResult
 from lrq_deploy.cli.run import Fitted, Prepared, Run
 from lrq_deploy.cli.run_identity import plain_options
-from lrq_deploy.cli.verdict import judge, next_commands
+from lrq_deploy.cli.verdict import judge
 from lrq_deploy.export.bundle import write_bundle
 from lrq_deploy.export.float_twin import float_twin
 from lrq_deploy.export.neutral import neutral_graph
@@ -153,7 +153,6 @@ def _result(
         refused_targets=dict(choice.refused),
         ship=verdict.ship,
         verdict=verdict.sentence,
-        next_commands=next_commands(options, verdict.ship),
     )
 
 

@@ -1,13 +1,13 @@
 """What would improve each figure of a verdict, from what was measured on these runtimes."""
 
 from lrq_deploy.cli.checking import Checked
+from lrq_deploy.cli.sizes import PACKED_BITS, wider_in_same_room
 from lrq_deploy.cli.verdict import MAX_DROP_POINTS, MIN_AGREEMENT
 from lrq_deploy.export.coverage import Coverage
 from lrq_deploy.export.intervals import images_to_decide
 from lrq_deploy.export.latency import Benchmark
 from lrq_deploy.export.targets import REFERENCE, TargetChoice, targets
 from lrq_deploy.options import QuantizeOptions
-from lrq_deploy.scheme import Scheme
 from lrq_deploy.student.frozen import QuantizedModel
 
 __all__ = ["improvements"]
@@ -17,7 +17,6 @@ GOOD_RATIO = 0.75
 
 _ALONE = f"--target {REFERENCE}"
 _CARRIER_BITS = 8
-_PACKED_BITS = 4
 _WORTH = 0.05
 """Share of the file that a narrower layer must save to be named."""
 
@@ -62,14 +61,18 @@ def _accuracy(options: QuantizeOptions, checked: Checked, narrowed: bool) -> str
     if not lost:
         return ""
     ways = []
+    weight_bits = options.scheme.weight_bits
+    wider = wider_in_same_room(weight_bits)
+    if wider is not None:
+        ways.append(f"--weight-bits {wider} takes the same room in the file")
     if options.scheme.act_bits < 8:
         ways.append("--act-bits 8 costs neither size nor speed in ONNX Runtime")
     if narrowed:
         # Exact sums of such pairs leave the weights a bit less on CPUs without VNNI.
-        price = ", weights -64..64" if options.scheme.weight_bits == _CARRIER_BITS else ""
+        price = ", weights -64..64" if weight_bits == _CARRIER_BITS else ""
         ways.append(f"{_ALONE} gives activations 0..255, not 0..127{price}, and one graph only")
-    if options.scheme.weight_bits < 8:
-        ways.append(f"--weight-bits {_wider(options.scheme)} makes the file larger")
+    if weight_bits == PACKED_BITS:
+        ways.append(f"--weight-bits {_CARRIER_BITS} makes the file larger")
     if options.recipe != "best":
         ways.append("--recipe best takes longer")
     return "; ".join(ways)
@@ -90,10 +93,6 @@ def _certainty(checked: Checked) -> str:
     needed = images_to_decide(value, interval, limit, count)
     enough = "more" if needed is None else f"about {needed:,}"
     return f"{count:,} images do not tell on which side of the limit it is, {enough} would"
-
-
-def _wider(scheme: Scheme) -> int:
-    return _PACKED_BITS if scheme.weight_bits < _PACKED_BITS else 8
 
 
 def _integers(coverage: Coverage) -> str:
@@ -121,7 +120,7 @@ def _size(model: QuantizedModel, student_bytes: int) -> str:
     wide = {
         name: layer.weight_q.numel()
         for name, layer in model.layers().items()
-        if layer.qparams.bits > _PACKED_BITS
+        if layer.qparams.bits > PACKED_BITS
     }
     names = list(model.layers())
     edge = sum(count for name, count in wide.items() if name in (names[0], names[-1]))

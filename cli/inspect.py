@@ -97,6 +97,8 @@ def inspection_json(found: "Inspection") -> dict[str, Any]:
         "advice": advice.sentence,
         "python": advice.python or None,
         "example": advice.example or None,
+        "averaged": outline.averaged.location if outline.averaged else None,
+        "averaged_python": outline.averaged.python if outline.averaged else None,
         "commands": [run_command(run) for run in advice.runs],
         "tensors": {
             name: {"dtype": t.dtype, "shape": list(t.shape)} for name, t in outline.tensors.items()

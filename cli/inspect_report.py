@@ -37,6 +37,10 @@ def print_inspection(console: Console, found: Inspection, all_tensors: bool = Fa
     if advice.python:
         runs = ", which runs the code in the file" if found.outline.unsafe_globals else ""
         _command(console, f"\nIn Python{runs}:", [advice.python])
+    averaged = found.outline.averaged
+    if averaged:
+        said = averaged.sentence[0].upper() + averaged.sentence[1:]
+        _command(console, f"\n{said}. In Python, to save them alone:", [averaged.python])
     if advice.example:
         _command(console, "\nA Python file to start from:", advice.example.splitlines())
     if advice.runs:
@@ -45,7 +49,7 @@ def print_inspection(console: Console, found: Inspection, all_tensors: bool = Fa
 
 
 def _command(console: Console, title: str, lines: list[str]) -> None:
-    console.print(title, highlight=False)
+    console.print(title, highlight=False, markup=False)
     for line in lines:
         console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
 

@@ -15,6 +15,7 @@ from lrq_deploy.cli.inspect import inspect
 from lrq_deploy.cli.plan import plan
 from lrq_deploy.cli.quantize import quantize
 from lrq_deploy.cli.sensitivity import sensitivity
+from lrq_deploy.cli.stdout import encode_everything
 from lrq_deploy.cli.validate import validate
 from lrq_deploy.errors import LrqError
 from lrq_deploy.launch import speaker
@@ -64,6 +65,7 @@ def _global_options(
 
 def run() -> None:
     """Run the command line and exit: 0 done, 1 a fault, 2 bad input, 130 interrupted."""
+    encode_everything()
     try:
         app(prog_name="lrq-deploy")
     except LrqError as error:

@@ -72,12 +72,11 @@ def file_sizes(teacher: Teacher, options: QuantizeOptions) -> FileSizes:
     sizes = FileSizes(
         fixed, {name: -(-count // 2) + extra for name, count in weights.items()}, weights
     )
-    target = options.target_size or 0.0
-    if target * MEGABYTE < sizes.smallest:
+    if _target_bytes(options) < sizes.smallest:
         raise OptionError(
-            f"--target-size must be at least {sizes.smallest / MEGABYTE:.3f} MB, the size of "
+            f"--target-size must be at least {_rounded_up(sizes.smallest)} MB, the size of "
             f"model.onnx with {NARROW}-bit weights",
-            f"{target:g}",
+            f"{options.target_size}",
             "pass a larger target"
             + ("" if options.scheme.edge_bits is None else ", or --edge-bits same"),
         )
@@ -119,13 +118,23 @@ def choose_widths(
         )
         for name in sizes.wide_bytes
     ]
-    room = int((options.target_size or 0.0) * MEGABYTE) - sizes.fixed_bytes
+    room = _target_bytes(options) - sizes.fixed_bytes
     bits = allocate(offers, room) or (NARROW,) * len(offers)
     chosen = tuple(LayerBits(name, b) for name, b in zip(sizes.wide_bytes, bits, strict=True))
     return replace(scheme, layer_bits=chosen), table
 
 
 _BOTH = (NARROW, WIDE)
+
+
+def _target_bytes(options: QuantizeOptions) -> int:
+    # Rounded first: 1.001 times a million is a little less than 1,001,000.
+    return int(round((options.target_size or 0.0) * MEGABYTE, 3))
+
+
+def _rounded_up(size: int) -> str:
+    """In MB with three decimals, as a size that is then accepted."""
+    return f"{-(-size // 1000) / 1000:.3f}"
 
 
 def _placed(teacher: Teacher, scheme: Scheme) -> fx.GraphModule:

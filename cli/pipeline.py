@@ -21,7 +21,7 @@ from lrq_deploy.cli.run_identity import run_identity
 from lrq_deploy.cli.sensitivity import table_files
 from lrq_deploy.cli.stage_clock import StageClock
 from lrq_deploy.errors import DivergenceError, OptionError
-from lrq_deploy.export.bundle import check_output
+from lrq_deploy.export.output_directory import check_output, check_writable
 from lrq_deploy.export.targets import TargetChoice, targets
 from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
 from lrq_deploy.graph.placement import place_quantizers
@@ -96,6 +96,8 @@ def _begun(
 
     def check_free() -> None:
         check_output(options.out, options.force)
+        if control.cache is not None:
+            check_writable("--cache", control.cache)
         folder.check(options.force)
 
     ranks.on_first(check_free)
@@ -126,10 +128,11 @@ def _prepared(run: Run, network: nn.Module | None, settings: RecipeSettings | No
 
 def _remarks(run: Run, teacher: Teacher) -> tuple[str, ...]:
     """Said before training too, which would be lost on a network that is fed wrongly."""
-    remark = normalisation_remark(teacher)
-    if remark:
+    remarks = [*teacher.remarks, normalisation_remark(teacher)]
+    said = tuple(remark for remark in remarks if remark)
+    for remark in said:
         StageProgress(run.progress, "load", 1).advance(message=remark)
-    return (remark,) if remark else ()
+    return said
 
 
 def _suited(run: Run, teacher: Teacher) -> QuantizeOptions:

@@ -1,16 +1,19 @@
 """``lrq-deploy plan``: parse, one call, print. Nothing is trained or written."""
 
+import sys
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
 from lrq_deploy.cli import quantize_parameters as parameter
 from lrq_deploy.cli.flag_signature import NETWORK, WIDTHS, with_flags
 from lrq_deploy.cli.quantize_flags import QuantizeFlags, command_line, options_from
+from lrq_deploy.errors import OptionError
 from lrq_deploy.options import QuantizeOptions
 
 __all__ = ["plan"]
 
-DEFAULT_BITS = 4
+DEFAULT_BITS = "4"
 
 
 @with_flags(*WIDTHS, "target", *NETWORK, "trust_pickle", "long_range", "method", "recipe")
@@ -23,8 +26,20 @@ def plan(
     quiet: parameter.Quiet = False,
 ) -> None:
     """Say what quantize would do, in seconds: layers, sizes, runtimes, time. Trains nothing."""
-    flags = replace(flags, bits=bits)
+    flags = replace(flags, bits=_one_width(bits))
     _print(model, flags, options_from(model, flags), json, quiet)
+
+
+def _one_width(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise OptionError(
+            "--bits of a plan must be one number of bits; mixed widths are chosen by quantize "
+            "--bits mixed, and sensitivity shows what each costs",
+            repr(text),
+            "pass --bits 4",
+        ) from None
 
 
 def _print(
@@ -44,7 +59,9 @@ def _print(
     shown = {target.name for target in choice.targets} | set(choice.refused)
     runtimes = [forecast for forecast in forecasts() if forecast.name in shown]
     console = Console()
-    with progress_view(Console(stderr=True), quiet=quiet, plain=json) as view:
+    screen = Console(stderr=True)
+    # Stdout is the plan's: the code of the network writes what it likes.
+    with progress_view(screen, quiet=quiet, plain=json) as view, redirect_stdout(sys.stderr):
         found = make_plan(
             options,
             runtimes,

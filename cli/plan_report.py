@@ -96,6 +96,7 @@ def _figures(plan: Plan) -> Table:
         ("BatchNorm enough?", plan.batch_norm.verdict),
         ("time of the run", _time(plan)),
     ]
+    rows += [("weights", remark) for remark in plan.remarks]
     if plan.normalisation:
         rows.append(("pixels", plan.normalisation))
     if plan.obstacle:

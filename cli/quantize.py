@@ -98,6 +98,7 @@ def run_and_report(
     from lrq_deploy.cli.pipeline import quantize as run_pipeline
     from lrq_deploy.cli.progress_view import view_beside
     from lrq_deploy.cli.report import print_report
+    from lrq_deploy.cli.verdict import next_commands
 
     options, control = options_from(model, flags), control_from(flags)
     stdout = Console()
@@ -110,6 +111,7 @@ def run_and_report(
             result = run_pipeline(options, view, control=replace(control, stop=stop))
     except RunStopped as stopped:
         raise _stopped(model, flags, options, stopped) from stopped
+    result = replace(result, next_commands=next_commands(options, flags, result.ship))
     if json and first:
         stdout.print_json(data=result.to_json())
     elif first:

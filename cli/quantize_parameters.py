@@ -64,7 +64,7 @@ Model = Annotated[
 ]
 
 PlannedBits = Annotated[
-    int | None,
+    str,
     typer.Option(
         "--bits",
         metavar="2..8",

@@ -43,7 +43,7 @@ class QuantizeResult:
         refused_targets: why a runtime has no graph in the bundle, by its name.
         ship: whether the figures say that the student may be shipped.
         verdict: one sentence with the reason.
-        next_commands: command lines to run next.
+        next_commands: command lines to run next, where the run was started by one.
         model_remarks: on the model and how it is read, such as pixels that do not fit it.
         images_remarks: on the user's images, such as files that were skipped.
         label_f1: F1 in percent of the yes answers, ``None`` where an image has one class.
@@ -81,7 +81,7 @@ class QuantizeResult:
     refused_targets: dict[str, str]
     ship: bool
     verdict: str
-    next_commands: tuple[str, ...]
+    next_commands: tuple[str, ...] = ()
     model_remarks: tuple[str, ...] = ()
     images_remarks: tuple[str, ...] = ()
     label_f1: float | None = None

@@ -10,6 +10,8 @@ from lrq_deploy.sensitivity import PROBED_WIDTHS, Damage, Sensitivity, Sensitivi
 __all__ = ["print_sensitivity"]
 
 RANKED_AT = 4
+_NARROW = 80
+"""Columns of a terminal below which a share stands under its divergence, not beside it."""
 _WORST = 3
 """So many of each column are set in bold."""
 _STYLES = ((0.1, "red"), (0.01, "yellow"))
@@ -22,8 +24,11 @@ def print_sensitivity(console: Console, table: SensitivityTable) -> None:
         console: where to write; lines stay within its width.
         table: what was measured.
     """
-    console.print(_ranked(table, "layer", table.ranked("weight", RANKED_AT), "W"))
-    console.print(_ranked(table, "activation", table.ranked("activation", RANKED_AT), "A"))
+    between = "\n" if console.width < _NARROW else " "
+    layers = table.ranked("weight", RANKED_AT)
+    activations = table.ranked("activation", RANKED_AT)
+    console.print(_ranked(table, "layer", layers, "W", between))
+    console.print(_ranked(table, "activation", activations, "A", between))
     console.print(
         Text(
             f"Each value: KL(teacher || student) in nats over {table.images} synthetic images with "
@@ -35,12 +40,19 @@ def print_sensitivity(console: Console, table: SensitivityTable) -> None:
 
 
 def _ranked(
-    table: SensitivityTable, title: str, entries: tuple[Sensitivity, ...], letter: str
+    table: SensitivityTable,
+    title: str,
+    entries: tuple[Sensitivity, ...],
+    letter: str,
+    between: str,
 ) -> Table:
     shown = Table(box=SIMPLE_HEAD, pad_edge=False)
-    shown.add_column("", justify="right")
+    shown.add_column("", justify="right", no_wrap=True)
     shown.add_column(title, overflow="fold")
-    shown.add_column("weights" if letter == "W" else "read by", justify="right", overflow="fold")
+    # Names fold where room is short, numbers would be another number.
+    counts = letter == "W"
+    about = "weights" if counts else "read by"
+    shown.add_column(about, justify="right", overflow="fold", no_wrap=counts)
     for bits in PROBED_WIDTHS:
         shown.add_column(f"{letter}{bits}", justify="right", no_wrap=True)
     worst = {
@@ -54,18 +66,18 @@ def _ranked(
             str(rank),
             Text(_short(entry.name)),
             Text(f"{entry.elements:,}" if letter == "W" else readers),
-            *(_cell(entry.at(bits), entry.name in worst[bits]) for bits in PROBED_WIDTHS),
+            *(_cell(entry.at(bits), entry.name in worst[bits], between) for bits in PROBED_WIDTHS),
         )
     return shown
 
 
-def _cell(damage: Damage, is_worst: bool) -> Text:
+def _cell(damage: Damage, is_worst: bool, between: str) -> Text:
     style = next((style for least, style in _STYLES if damage.kl >= least), "")
     value = (
         "0" if damage.kl < 1e-5 else f"{damage.kl:.1e}" if damage.kl < 1e-3 else f"{damage.kl:.3f}"
     )
     changed = 100 * (1 - damage.agreement)
-    share = f" {changed:.1f} %" if changed else ""
+    share = f"{between}{changed:.1f} %" if changed else ""
     return Text(value + share, style=f"bold {style}" if is_worst else style)
 
 

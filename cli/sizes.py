@@ -1,7 +1,11 @@
-"""Sizes in words."""
+"""Sizes in words, and which widths of weights have the same."""
 
-__all__ = ["size_change", "size_text"]
+__all__ = ["PACKED_BITS", "size_change", "size_text", "wider_in_same_room"]
 
+PACKED_BITS = 4
+"""Two weights of up to so many bits share a byte of ``model.onnx``; wider ones take one each."""
+
+_BYTE_BITS = 8
 _KIB = 1024
 
 
@@ -18,3 +22,9 @@ def size_change(before: int, after: int) -> str:
     if after <= before:
         return f"{before / after:.1f} x smaller"
     return f"{after / before:.1f} x larger"
+
+
+def wider_in_same_room(weight_bits: int) -> int | None:
+    """The widest weights that make the file no larger; ``None`` where these are the widest."""
+    widest = PACKED_BITS if weight_bits <= PACKED_BITS else _BYTE_BITS
+    return widest if weight_bits < widest else None

@@ -11,6 +11,11 @@ from lrq_deploy.export.ladder import Ladder, Rung
 
 __all__ = ["print_validation"]
 
+_HEADINGS = ("images", "top-1", "rows", "bits", "max", "mean")
+_NARROW_HEADINGS = ("top-1", "max")
+_NARROW = 76
+"""Columns of a terminal below which all figures leave no room for the names."""
+
 
 def print_validation(console: Console, found: Validation) -> None:
     """Print the ladder, where forms part, and the integer audit.
@@ -24,7 +29,7 @@ def print_validation(console: Console, found: Validation) -> None:
     console.print(title, highlight=False, markup=False)
     for remark in found.remarks:
         console.print(Text(f"warning: {remark}", style="yellow"))
-    console.print(_ladder(found.ladder))
+    console.print(_ladder(found.ladder, console.width))
     for rung in found.ladder.rungs:
         if rung.where:
             console.print(f"  {rung.name} parts at {rung.where}", highlight=False, markup=False)
@@ -48,21 +53,25 @@ def _sentence(found: Validation) -> str:
     return "every form is within its bound."
 
 
-def _ladder(ladder: Ladder) -> Table:
+def _ladder(ladder: Ladder, width: int) -> Table:
+    """Names fold where room is short; figures and verdicts, which would be cut, do not."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, title_justify="left")
-    table.add_column("form of the student", no_wrap=True)
-    for heading in ("images", "top-1", "rows", "bits", "max", "mean"):
+    table.add_column("form of the student", overflow="fold")
+    shown = _NARROW_HEADINGS if width < _NARROW else _HEADINGS
+    for heading in shown:
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for rung in ladder.rungs:
-        table.add_row(rung.title, *_figures(rung))
+        *figures, verdict = _figures(rung)
+        kept = dict(zip(_HEADINGS, figures, strict=True))
+        table.add_row(rung.title, *(kept[heading] for heading in shown), verdict)
     return table
 
 
 def _figures(rung: Rung) -> tuple[str, ...]:
     parity = rung.parity
     if parity is None:
-        return ("-",) * 6 + ("not run",)
+        return ("-",) * len(_HEADINGS) + ("not run",)
     verdict = "ok" if rung.passes else "below"
     shares = (parity.same_top1, parity.same_rows, parity.identical_rows)
     return (

@@ -1,15 +1,15 @@
 """Whether to ship: stated limits, one sentence, and what to run next."""
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
-from lrq_deploy.checkpoint.transformers_config import task_beside
 from lrq_deploy.cli.checking import Checked
-from lrq_deploy.cli.sizes import size_change
+from lrq_deploy.cli.quantize_flags import QuantizeFlags, command_line
+from lrq_deploy.cli.sizes import size_change, wider_in_same_room
 from lrq_deploy.export.accuracy import Fidelity
 from lrq_deploy.export.latency import Benchmark
 from lrq_deploy.options import QuantizeOptions
-from lrq_deploy.scheme import Scheme
 
 __all__ = [
     "MAX_DROP_POINTS",
@@ -119,53 +119,30 @@ def _parity(checked: Checked) -> str:
     return f"{said}, but look at {', '.join(failures)} with validate" if failures else said
 
 
-def next_commands(options: QuantizeOptions, ship: bool) -> tuple[str, ...]:
-    """Command lines to run next: check the bundle closer, or the cheapest ways to a better one."""
+def next_commands(options: QuantizeOptions, flags: QuantizeFlags, ship: bool) -> tuple[str, ...]:
+    """Command lines to run next: check the bundle closer, or the cheapest ways to a better one.
+
+    Args:
+        options: of the run.
+        flags: that they were made from; another run has the same, but for what it tries.
+        ship: whether the bundle is good enough.
+    """
     bundle, scheme = str(options.out), options.scheme
-    stated = task_beside(options.model, options.arch)
     images = [] if options.images is None else ["--images", str(options.images)]
-    again = [
-        *("lrq-deploy", "quantize", str(options.model)),
-        *(["--arch", options.arch] if options.arch else []),
-        *_shape_flags(options),
-        *(["--output", options.output] if options.output else []),
-        *(["--task", options.task] if options.task != stated else []),
-        *_width_flags(scheme, options.target_size),
-        *([] if options.target == "auto" else ["--target", options.target]),
-    ]
-    commands = [["lrq-deploy", "validate", bundle, *images]]
+    commands = [shlex.join(["lrq-deploy", "validate", bundle, *images])]
     if ship:
-        commands.append(["lrq-deploy", "bench", bundle])
-    elif scheme.act_bits < 8:
-        commands.append([*again, "--act-bits", "8", "--out", f"{bundle}-a8"])
-    if not ship and options.recipe != "best":
-        same = ["--act-bits", str(scheme.act_bits)]
-        commands.append([*again, *same, "--recipe", "best", "--out", f"{bundle}-best"])
-    return tuple(shlex.join(command) for command in commands)
-
-
-def _width_flags(scheme: Scheme, target_size: float | None) -> list[str]:
-    edge = "same" if scheme.edge_bits is None else str(scheme.edge_bits)
-    widths = ["--weight-bits", str(scheme.weight_bits)]
-    if target_size is not None:
-        widths = ["--bits", "mixed", "--target-size", f"{target_size:g}"]
-    flags = [*widths, "--edge-bits", edge]
-    if scheme.residual_bits != Scheme.residual_bits:
-        flags += ["--residual-bits", str(scheme.residual_bits or "same")]
-    if scheme.act_symmetry != "symmetric":
-        flags += ["--act-symmetry", scheme.act_symmetry]
-    if scheme.depthwise != "int8":
-        flags += ["--depthwise", scheme.depthwise]
-    if scheme.int4_linear:
-        flags += ["--int4-linear"]
-    return flags
-
-
-def _shape_flags(options: QuantizeOptions) -> list[str]:
-    flags: list[str] = []
-    if options.input_shape is not None:
-        flags += ["--input-shape", ",".join(str(n) for n in options.input_shape)]
-    for name, values in (("--mean", options.mean), ("--std", options.std)):
-        if values is not None:
-            flags.append(f"{name}=" + ",".join(str(v) for v in values))
-    return flags
+        return (*commands, shlex.join(["lrq-deploy", "bench", bundle]))
+    # Neither what is kept of this run nor leave to overwrite is meant for another folder.
+    again = replace(flags, resume=None, force=None)
+    tries: list[tuple[str, QuantizeFlags]] = []
+    wider = wider_in_same_room(scheme.weight_bits)
+    if wider is not None and options.target_size is None:
+        tries.append((f"w{wider}", replace(again, weight_bits=wider)))
+    if scheme.act_bits < 8:
+        tries.append(("a8", replace(again, act_bits=8)))
+    if options.recipe != "best":
+        tries.append(("best", replace(again, recipe="best")))
+    for suffix, changed in tries:
+        changed = replace(changed, out=Path(f"{bundle}-{suffix}"))
+        commands.append(command_line(options.model, changed))
+    return tuple(commands)

@@ -49,12 +49,12 @@ def build_from_bundle(
 
     Raises:
         BundleError: the bundle has no graph for TensorRT.
-        OutputError: ``out`` cannot be written.
+        OutputError: ``out`` cannot be written, or is the bundle's own.
         OptionError: the builder or a GPU is missing, or it cannot build for these options.
         ExportError: the build fails.
     """
     graph_path = _graph_of(bundle)
-    check_engine_output(out, force)
+    check_engine_output(out, bundle, force)
     shape = bundle.manifest.input_shape
     trt = load_builder(options.kind, trtexec_command(graph_path, out, shape, options))
     graph = graph_path.read_bytes()
@@ -75,7 +75,7 @@ def build_from_bundle(
         fp16_rest=options.fp16_rest,
         audit=None if coverage is None else coverage.to_json(),
     )
-    write_engine(out, built.data, record, force)
+    write_engine(out, built.data, record, bundle, force)
     return EngineResult(out, record, coverage)
 
 

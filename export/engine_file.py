@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from lrq_deploy.errors import BundleError, OutputError
+from lrq_deploy.export.bundle import Bundle
 from lrq_deploy.export.manifest import FileRecord
+from lrq_deploy.export.output_file import check_output_file
 
 __all__ = [
     "ENGINE_SCHEMA",
@@ -66,34 +68,25 @@ def sidecar_of(engine: Path) -> Path:
     return engine.with_name(f"{engine.name}.json")
 
 
-def check_engine_output(out: Path, force: bool) -> None:
-    """Refuse an output file before anything is built; writes nothing.
+def check_engine_output(out: Path, bundle: Bundle, force: bool) -> None:
+    """Refuse an engine file or its record before anything is built; writes nothing.
 
     Raises:
-        OutputError: its folder cannot be written, or something is there already.
+        OutputError: see ``check_output_file``.
     """
-    if not out.parent.is_dir() or not os.access(out.parent, os.W_OK | os.X_OK):
-        raise OutputError(
-            "--out must lie in a folder that can be written", f"{out}", "choose another --out"
-        )
-    existing = [path for path in (out, sidecar_of(out)) if path.exists()]
-    if any(path.is_dir() for path in existing):
-        raise OutputError("--out must be a file", f"the folder {out}", "name a file in it")
-    if existing and not force:
-        raise OutputError(
-            "--out must not exist yet",
-            str(existing[0]),
-            "choose another --out, or replace it with --force",
-        )
+    check_output_file(out, bundle, force)
+    check_output_file(sidecar_of(out), bundle, force)
 
 
-def write_engine(out: Path, data: bytes, record: EngineRecord, force: bool = False) -> None:
+def write_engine(
+    out: Path, data: bytes, record: EngineRecord, bundle: Bundle, force: bool = False
+) -> None:
     """Write the engine and its record; each appears whole.
 
     Raises:
         OutputError: as ``check_engine_output``, or the disk refuses.
     """
-    check_engine_output(out, force)
+    check_engine_output(out, bundle, force)
     try:
         # An engine without a record is refused, so the record comes last.
         sidecar_of(out).unlink(missing_ok=True)

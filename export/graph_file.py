@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 
 from lrq_deploy.errors import ExportError, OutputError
+from lrq_deploy.export.bundle import Bundle
+from lrq_deploy.export.output_file import check_output_file
 from lrq_deploy.export.session import Session
 
 __all__ = ["require_same_bits", "write_graph"]
@@ -15,16 +17,13 @@ __all__ = ["require_same_bits", "write_graph"]
 _CHECKED_IMAGES = 4
 
 
-def write_graph(out: Path, force: bool, make: Callable[[Path], None]) -> int:
+def write_graph(out: Path, bundle: Bundle, force: bool, make: Callable[[Path], None]) -> int:
     """Let ``make`` write a file, and give it its name once it is whole; its size in bytes.
 
     Raises:
-        OutputError: ``out`` exists and ``force`` is not set, or cannot be written.
+        OutputError: see ``check_output_file``, or the disk refuses.
     """
-    if out.exists() and not force:
-        raise OutputError(
-            "--out must not exist yet", f"{out}", "choose another --out, or pass --force"
-        )
+    check_output_file(out, bundle, force)
     try:
         with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
             partial = Path(folder) / out.name
@@ -33,9 +32,9 @@ def write_graph(out: Path, force: bool, make: Callable[[Path], None]) -> int:
             os.replace(partial, out)
     except OSError as error:
         raise OutputError(
-            "--out must lie in a folder that can be written",
+            "the graph must be written completely",
             f"{error.strerror or error} at {out}",
-            "choose another --out or free space on the disk",
+            "free space on the disk or choose another --out",
         ) from error
     return size
 

@@ -150,6 +150,7 @@ class Benchmark:
         images: real images behind the next two figures.
         agreement, static_agreement: share of images with the top-1 of the float graph, 0..1;
             None without real images.
+        images_remarks: what the user should know of those images, a sentence each.
         engine: what was measured of the engine; None where none was built, or it cannot run here.
         engine_remark: why an engine that was built was not measured; empty otherwise.
     """
@@ -167,6 +168,7 @@ class Benchmark:
     images: int = 0
     agreement: float | None = None
     static_agreement: float | None = None
+    images_remarks: tuple[str, ...] = ()
     engine: EngineBenchmark | None = None
     engine_remark: str = ""
 

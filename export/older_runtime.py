@@ -7,6 +7,7 @@ from lrq_deploy.export.bundle import Bundle
 from lrq_deploy.export.graph_file import require_same_bits, write_graph
 from lrq_deploy.export.onnx_graph import to_onnx
 from lrq_deploy.export.onnxruntime_dialect import OnnxRuntimeTarget
+from lrq_deploy.export.output_file import check_output_file
 from lrq_deploy.export.runtime_version import RuntimeVersion, needed_version, version_text
 from lrq_deploy.export.session import open_session
 
@@ -35,9 +36,10 @@ def write_for_runtime(
 
     Raises:
         OptionError: a layer has no form that the version knows.
-        OutputError: ``out`` exists and ``force`` is not set, or cannot be written.
+        OutputError: see ``check_output_file``, or the disk refuses.
         ExportError: the written graph does not give the bits of ``model.onnx``.
     """
+    check_output_file(out, bundle, force)  # the conversion takes seconds
     target = OnnxRuntimeTarget(version)
     model = bundle.model()
     target.check(model.scheme)
@@ -48,5 +50,5 @@ def write_for_runtime(
         path.write_bytes(proto.SerializeToString(deterministic=True))
         require_same_bits(reference, open_session(path), model.input_shape)
 
-    size = write_graph(out, force, make)
+    size = write_graph(out, bundle, force, make)
     return RuntimeGraph(out, version_text(needed_version(proto.graph)), size)

@@ -10,7 +10,7 @@ from lrq_deploy.durable import sync_directory
 from lrq_deploy.errors import BundleError, OutputError
 from lrq_deploy.export.manifest import MANIFEST_NAME, Manifest
 
-__all__ = ["check_output", "publish"]
+__all__ = ["check_output", "check_writable", "publish"]
 
 
 def check_output(out: Path, force: bool) -> None:
@@ -22,10 +22,10 @@ def check_output(out: Path, force: bool) -> None:
     """
     if out.exists() and not out.is_dir():
         raise OutputError("--out must be a directory", f"the file {out}", "choose another --out")
-    existing = next(p for p in [out, *out.absolute().parents] if p.exists())
-    _check_writable(existing)
+    _check_not_current(out)
+    check_writable("--out", out)
     if out.exists():
-        _check_writable(out.absolute().parent)
+        check_writable("--out", out.absolute().parent)
     entries = {entry.name for entry in out.iterdir()} if out.exists() else set()
     if not entries:
         return
@@ -36,6 +36,25 @@ def check_output(out: Path, force: bool) -> None:
             "choose another --out, or replace the bundle there with --force",
         )
     _check_replaceable(out, entries)
+
+
+def check_writable(option: str, folder: Path) -> None:
+    """Refuse a folder that cannot be created or written; writes nothing.
+
+    Raises:
+        OutputError: of the option that names the folder.
+    """
+    existing = next(p for p in [folder, *folder.absolute().parents] if p.exists())
+    refusal = OutputError(
+        f"{option} must lie in a directory that can be written", f"{existing}", "choose another"
+    )
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise refusal
+    try:
+        # The superuser may write everywhere by permission, and yet not below /proc.
+        Path(tempfile.mkdtemp(prefix=".lrq.", dir=existing)).rmdir()
+    except OSError as error:
+        raise refusal from error
 
 
 def publish(out: Path, files: Mapping[str, bytes], force: bool) -> None:
@@ -67,17 +86,14 @@ def publish(out: Path, files: Mapping[str, bytes], force: bool) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _check_writable(directory: Path) -> None:
-    refusal = OutputError(
-        "--out must lie in a directory that can be written", f"{directory}", "choose another"
-    )
-    if not directory.is_dir() or not os.access(directory, os.W_OK | os.X_OK):
-        raise refusal
-    try:
-        # The superuser may write everywhere by permission, and yet not below /proc.
-        Path(tempfile.mkdtemp(prefix=".lrq.", dir=directory)).rmdir()
-    except OSError as error:
-        raise refusal from error
+def _check_not_current(out: Path) -> None:
+    """The bundle replaces the folder, and whoever is in it would be left in a deleted one."""
+    if out.name == ".." or (out.exists() and out.samefile(".")):
+        raise OutputError(
+            "--out must not be the current folder or end in '..': it is replaced as a whole",
+            f"{out}",
+            f"pass a new folder such as --out {out / 'bundle'}",
+        )
 
 
 def _check_replaceable(out: Path, entries: set[str]) -> None:

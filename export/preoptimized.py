@@ -78,7 +78,7 @@ def preoptimize(bundle: Bundle, out: Path, force: bool = False) -> Preoptimized:
     """Write the optimised graph of a bundle for this CPU, marked as such.
 
     Raises:
-        OutputError: ``out`` exists and ``force`` is not set, or cannot be written.
+        OutputError: see ``check_output_file``, or the disk refuses.
         ExportError: the written graph does not give the bits of the graph it was made from.
     """
     source = bundle.file(OnnxRuntimeTarget().file_name)
@@ -89,7 +89,7 @@ def preoptimize(bundle: Bundle, out: Path, force: bool = False) -> Preoptimized:
         _mark(path, cpu, FileRecord.of(source.read_bytes()).sha256)
         require_same_bits(reference, open_preoptimized(path), bundle.manifest.input_shape)
 
-    size = write_graph(out, force, make)
+    size = write_graph(out, bundle, force, make)
     return Preoptimized(out, cpu, _runtime_version(), size)
 
 

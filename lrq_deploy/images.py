@@ -1,6 +1,7 @@
 """The user's image folder, read only to measure and never to train."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from lrq_deploy.classify import CHANNELS, DECODING_ERRORS, FORMATS, normalise, r
 from lrq_deploy.errors import ImageError
 from lrq_deploy.teacher import Preprocessing
 
-__all__ = ["ImageReader", "ImageSet", "read_image_folder"]
+__all__ = ["FolderOption", "ImageReader", "ImageSet", "read_image_folder"]
 
 # Decoded sets up to this size stay in memory as bytes; larger ones are decoded again per batch.
 _MEMORY_LIMIT_BYTES = 256 * 1024 * 1024
@@ -137,6 +138,22 @@ class ImageSet:
 
 
 @dataclass(frozen=True)
+class FolderOption:
+    """The option that names an image folder, for messages.
+
+    Attributes:
+        name: as the user passes it.
+        without: what a command does where it is left out.
+    """
+
+    name: str = "--images"
+    without: str = "the student is then measured on synthetic images"
+
+
+_IMAGES = FolderOption()
+
+
+@dataclass(frozen=True)
 class _Listing:
     """Image files of a folder with the index of their class folder."""
 
@@ -152,6 +169,7 @@ def read_image_folder(
     preprocessing: Preprocessing,
     num_classes: int | None,
     limit: int | None = None,
+    option: FolderOption = _IMAGES,
 ) -> ImageSet:
     """Read an ImageFolder (one subfolder per class) or a folder of unlabelled images.
 
@@ -164,6 +182,7 @@ def read_image_folder(
         preprocessing: resizing and normalisation.
         num_classes: length of a row of logits; None where a folder cannot tell the labels.
         limit: read at most this many files, spread evenly over the folder.
+        option: that named the folder.
 
     Raises:
         ImageError: the folder is missing or holds no readable image, or it has more class
@@ -173,10 +192,10 @@ def read_image_folder(
     if input_shape[0] not in CHANNELS:
         raise ImageError(
             "image files hold 1 channel (grey) or 3 (RGB)",
-            f"a network of {input_shape[0]} channels with --images {folder}",
-            "leave out --images; the student is then measured on synthetic images",
+            f"a network of {input_shape[0]} channels with {option.name} {folder}",
+            f"leave out {option.name}; {option.without}",
         )
-    listing = _list_images(folder, num_classes)
+    listing = _list_images(folder, num_classes, option)
     kept = _spread(len(listing.paths), limit)
     reader = ImageReader(input_shape, preprocessing)
     channels, height, width = input_shape
@@ -210,27 +229,73 @@ def read_image_folder(
     )
 
 
-def _list_images(folder: Path, num_classes: int | None) -> _Listing:
+def _list_images(folder: Path, num_classes: int | None, option: FolderOption) -> _Listing:
     if not folder.is_dir():
         raise ImageError(
-            "--images must name a folder",
+            f"{option.name} must name a folder",
             f"{folder}, which is {'a file' if folder.exists() else 'missing'}",
-            "pass a folder of images, or leave the option out to measure on synthetic images",
+            f"pass a folder of images, or leave out {option.name}; {option.without}",
         )
-    subfolders = sorted(p for p in folder.iterdir() if p.is_dir() and not _hidden(p))
-    by_class = [_images_below(p) for p in subfolders]
+    if not _open(folder):
+        raise ImageError(
+            f"{option.name} must name a folder that can be read",
+            f"{folder}",
+            "check its permissions",
+        )
+    closed: list[OSError] = []
+    subfolders = _subfolders(folder)
+    by_class = [_images_below(p, closed.append) for p in subfolders]
     loose = sorted(p for p in folder.iterdir() if _is_image(p))
+    left_out = f"{len(closed)} folders could not be read and were left out" if closed else ""
     if not loose and not any(by_class):
         raise ImageError(
             "the image folder must hold images",
-            f"no image file in {folder}",
+            f"no image file in {folder}" + (f", where {left_out}" if closed else ""),
             "pass one subfolder per class, or a folder of unlabelled images",
         )
     if len(subfolders) < 2 or not any(by_class):
-        return _Listing(loose or by_class[0], None, (), "")
-    if num_classes is None:
-        return _Listing([*loose, *(path for files in by_class for path in files)], None, (), "")
-    return _listing_by_class(folder, subfolders, by_class, len(loose), num_classes)
+        note = _note_of_one(subfolders[0], loose, num_classes, option) if any(by_class) else ""
+        listing = _Listing(loose or by_class[0], None, (), note)
+    elif num_classes is None:
+        every = [*loose, *(path for files in by_class for path in files)]
+        listing = _Listing(every, None, (), "")
+    else:
+        listing = _listing_by_class(folder, subfolders, by_class, len(loose), num_classes)
+    return replace(listing, note="; ".join(note for note in (listing.note, left_out) if note))
+
+
+def _note_of_one(
+    subfolder: Path, loose: list[Path], num_classes: int | None, option: FolderOption
+) -> str:
+    """What the only subfolder means, beside images or alone."""
+    if loose:
+        note = f"images in the subfolder {subfolder.name} were left out, for some lie outside it"
+    elif num_classes is None:
+        return ""
+    else:
+        note = f"one subfolder, {subfolder.name}, tells no labels"
+    wanted = None if num_classes is None else _with_classes(subfolder, num_classes)
+    if wanted is None:
+        return note if loose else f"{note}; agreement with the teacher is measured instead"
+    return f"{note}; for its {num_classes} class folders pass {option.name} {wanted}"
+
+
+def _with_classes(folder: Path, num_classes: int) -> Path | None:
+    """The first folder with a folder per logit, down from one that may hold nothing else."""
+    inner = _subfolders(folder)
+    while len(inner) == 1 and num_classes > 1:
+        folder, inner = inner[0], _subfolders(inner[0])
+    return folder if len(inner) == num_classes > 1 else None
+
+
+def _open(folder: Path) -> bool:
+    return os.access(folder, os.R_OK | os.X_OK)
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    if not _open(folder):
+        return []
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not _hidden(p))
 
 
 def _listing_by_class(
@@ -261,8 +326,10 @@ def _listing_by_class(
     return _Listing(paths, indices, tuple(p.name for p in subfolders), "; ".join(notes))
 
 
-def _images_below(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if _is_image(path))
+def _images_below(folder: Path, on_closed: Callable[[OSError], None]) -> list[Path]:
+    """Image files of a folder and those below; a folder that cannot be read is reported."""
+    walk = os.walk(folder, onerror=on_closed)  # rglob passes over such folders
+    return sorted(path for at, _, names in walk for n in names if _is_image(path := Path(at, n)))
 
 
 def _is_image(path: Path) -> bool:

@@ -40,6 +40,7 @@ class LoadedModel:
         preprocessing: normalisation of the input.
         name: for reports.
         origin: where the weights came from, for reports.
+        remarks: on the weights, which the user should know.
     """
 
     program: nn.Module | ExportedProgram
@@ -47,6 +48,7 @@ class LoadedModel:
     preprocessing: Preprocessing
     name: str
     origin: str
+    remarks: tuple[str, ...] = ()
 
 
 def load_model(options: QuantizeOptions) -> LoadedModel:
@@ -91,6 +93,7 @@ def load_model(options: QuantizeOptions) -> LoadedModel:
         preprocessing=_preprocessing(options, input_shape, architecture),
         name=architecture.name,
         origin=origin,
+        remarks=() if weights.averaged is None else (weights.averaged.remark(),),
     )
 
 

@@ -73,7 +73,7 @@ class QuantizeOptions:
         precision: of the multiplications in training: bfloat16 where the device is made for it, or
             float32 everywhere.
         compile: compile the student before it is trained.
-        seed: of every random generator, 0 or more.
+        seed: of every random generator, from 0 to below 2**63.
         trust_pickle: allow a pickled module or TorchScript to run its code.
         force: replace an existing bundle.
         method: ablation switches.
@@ -125,8 +125,11 @@ class QuantizeOptions:
             raise OptionError(
                 "target_size must be above 0 MB", f"{self.target_size}", "pass --target-size 0.2"
             )
-        if self.seed < 0:
-            raise OptionError("seed must be 0 or more", str(self.seed), "pass --seed 0")
+        # torch takes a bit more, and some stages count on from the seed.
+        if not 0 <= self.seed < 2**63:
+            raise OptionError(
+                "seed must be 0 or more and below 2**63", str(self.seed), "pass --seed 0"
+            )
         if self.input_shape is not None:
             _check_input_shape(self.input_shape)
         _check_preprocessing(self.mean, self.std, self.input_shape)

@@ -51,6 +51,7 @@ class Teacher:
         name: what the user called it, for reports.
         fingerprint: SHA-256 over names, shapes and values of the parameters and buffers.
         task: what the logits mean.
+        remarks: on the weights, which the user should know.
     """
 
     graph: fx.GraphModule
@@ -60,6 +61,7 @@ class Teacher:
     name: str
     fingerprint: str
     task: Task = "multiclass"
+    remarks: tuple[str, ...] = ()
 
     def logits(self, images: torch.Tensor) -> torch.Tensor:
         """Logits ``[N, classes]`` of normalised images ``[N, C, H, W]``, without gradients."""

@@ -10,13 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from lrq_deploy.architecture import Architecture
-from lrq_deploy.checkpoint.transformers_config import TransformersConfig
+from lrq_deploy.checkpoint.transformers_config import PROCESSOR, TransformersConfig
 from lrq_deploy.errors import CheckpointError, OptionError
 from lrq_deploy.image_processor import observe_processor
 
 __all__ = ["load_transformers"]
 
-_PROCESSOR = "preprocessor_config.json"
 _BICUBIC = 3  # as Pillow counts
 _SHOWN = 5
 _COUNTER = "num_batches_tracked"
@@ -55,7 +54,7 @@ def load_transformers(
         architecture = Architecture(network.float().eval(), config.network)
         if images_known:
             return architecture
-        if (folder / _PROCESSOR).is_file():
+        if (folder / PROCESSOR).is_file():
             return _as_processed(architecture, transformers, folder)
     return replace(architecture, input_shape=(3, side, side)) if side else architecture
 
@@ -105,7 +104,7 @@ def _as_processed(architecture: Architecture, transformers: Any, folder: Path) -
         ]
         return pixels[0]
 
-    with _reading(folder / _PROCESSOR):
+    with _reading(folder / PROCESSOR):
         processor = transformers.AutoImageProcessor.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lrq_deploy.checkpoint.averaged import AveragedWeights, averaged_weights
 from lrq_deploy.checkpoint.identify import CheckpointFile, identify
 from lrq_deploy.checkpoint.naming import NESTING_KEYS, strip_wrappers
 from lrq_deploy.checkpoint.pickle_globals import PickleGlobals, archive_globals, legacy_globals
@@ -43,12 +44,14 @@ class StateDict:
         origin: what was read, for reports.
         module: the whole network in evaluation mode where a trusted pickle held one.
         stated: what the file calls its architecture.
+        averaged: weights beside these, which were not read.
     """
 
     tensors: dict[str, Tensor]
     origin: str
     module: nn.Module | None = None
     stated: tuple[str, ...] = ()
+    averaged: AveragedWeights | None = None
 
 
 def read_state_dict(path: Path, trust_pickle: bool = False) -> StateDict:
@@ -81,14 +84,16 @@ def read_state_dict(path: Path, trust_pickle: bool = False) -> StateDict:
     content = _unpickle_trusted(path) if found.unsafe else _unpickle_tensors(file, found)
     origin = f"{form} {path.name}"
     payload, keys = _unwrap(content, path)
+    plain = not (found.unsafe or found.inert)
+    averaged = averaged_weights(content, keys, path, _is_module, _is_tensor, plain)
     if keys:
         origin += f" under {'.'.join(keys)}"
     if isinstance(payload, nn.Module):
         module = payload.float().eval().cpu()
         clean = _clean(dict(module.state_dict()), origin + ", pickled module", file.size_bytes)
-        return StateDict(clean.tensors, clean.origin, module)
+        return StateDict(clean.tensors, clean.origin, module, averaged=averaged)
     clean = _clean(payload, origin, file.size_bytes)
-    return replace(clean, stated=stated_architectures(content))
+    return replace(clean, stated=stated_architectures(content), averaged=averaged)
 
 
 def check_finite(tensors: Mapping[str, Tensor], origin: str) -> None:

@@ -42,6 +42,12 @@ class _Namespace(_Inert):
         self.state = state
 
 
+class _Array(_Inert):
+    """Tells an array from other leftovers, for the message where there are no tensors."""
+
+    qualified_name = "numpy.ndarray"
+
+
 def _dictionary(*_: object) -> dict[Any, Any]:
     return {}
 
@@ -56,6 +62,8 @@ _STAND_INS: dict[str, Callable[..., Any]] = {
     "collections.deque": _list,
     "argparse.Namespace": _Namespace,
     "types.SimpleNamespace": _Namespace,
+    "numpy.core.multiarray._reconstruct": _Array,
+    "numpy._core.multiarray._reconstruct": _Array,
 }
 
 

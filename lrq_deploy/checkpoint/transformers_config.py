@@ -1,5 +1,6 @@
 """The ``config.json`` that transformers writes beside the weights of an image classifier."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,7 +8,10 @@ from lrq_deploy.checkpoint.hub_config import read_hub_config
 from lrq_deploy.checkpoint.json_beside import read_json_object
 from lrq_deploy.task import Task
 
-__all__ = ["TransformersConfig", "read_transformers_config", "task_beside"]
+__all__ = ["PROCESSOR", "TransformersConfig", "read_transformers_config", "task_beside"]
+
+PROCESSOR = "preprocessor_config.json"
+"""What an image processor says of itself, in the same folder."""
 
 _KIND = "ForImageClassification"
 _TASKS: dict[object, Task] = {
@@ -24,11 +28,13 @@ class TransformersConfig:
         path: the file.
         network: class of transformers that the weights are of.
         task: what its logits mean; None where the file does not say.
+        sized: whether it or an image processor beside it tells the size of the images.
     """
 
     path: Path
     network: str
     task: Task | None = None
+    sized: bool = False
 
 
 def read_transformers_config(weights: Path) -> TransformersConfig | None:
@@ -47,7 +53,15 @@ def read_transformers_config(weights: Path) -> TransformersConfig | None:
     if not name.isidentifier() or _KIND not in name:
         return None
     problem = document.get("problem_type")
-    return TransformersConfig(path, name, _TASKS.get(problem) if isinstance(problem, str) else None)
+    task = _TASKS.get(problem) if isinstance(problem, str) else None
+    return TransformersConfig(path, name, task, _tells_size(document, path.parent))
+
+
+def _tells_size(document: Mapping[str, object], folder: Path) -> bool:
+    """The side is taken from the file for RGB alone, as ``transformers_network`` does."""
+    side = document.get("image_size")
+    stated = isinstance(side, int) and side > 0 and document.get("num_channels", 3) == 3
+    return stated or (folder / PROCESSOR).is_file()
 
 
 def task_beside(weights: Path, arch: str | None) -> Task:

@@ -1,12 +1,18 @@
 """Where the weights are in what a checkpoint holds, read by torch or by stand-ins alike."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from lrq_deploy.checkpoint.naming import keys_to_weights, sets_of_weights
 from lrq_deploy.errors import CheckpointError
 
 __all__ = ["place_of_weights"]
+
+_PUT_AT_THE_TOP = "put the state dict at the top or under 'state_dict' or 'model'"
+_FROM_ARRAYS = (
+    "make tensors of its NumPy arrays, and pass the file that has these: "
+    "torch.save({name: torch.from_numpy(array) for name, array in arrays.items()}, path)"
+)
 
 
 def place_of_weights(
@@ -35,7 +41,7 @@ def place_of_weights(
         raise CheckpointError(
             "a checkpoint must hold named tensors",
             f"{path} with {description}",
-            "put the state dict at the top or under 'state_dict' or 'model'",
+            _FROM_ARRAYS if _holds_arrays(content) else _PUT_AT_THE_TOP,
         )
     first = "".join(f"[{key!r}]" for key in sets[0])
     raise CheckpointError(
@@ -44,3 +50,17 @@ def place_of_weights(
         "save the one to quantize alone, for instance with "
         f"torch.save(torch.load({str(path)!r}, 'cpu', weights_only=True){first}, 'weights.pt')",
     )
+
+
+def _holds_arrays(content: object) -> bool:
+    """Whether arrays are where weights may be: at the top, or below one key."""
+    values = list(content.values()) if isinstance(content, Mapping) else []
+    inner = [x for value in values if isinstance(value, Mapping) for x in value.values()]
+    return any(_is_array(value) for value in (*values, *inner))
+
+
+def _is_array(value: object) -> bool:
+    """One of NumPy, or what stands in for it where no code of the file may run."""
+    kind = type(value)
+    name = str(getattr(value, "qualified_name", f"{kind.__module__}.{kind.__name__}"))
+    return name.startswith("numpy.") and name.endswith((".ndarray", "._reconstruct"))

@@ -121,9 +121,10 @@ def _for_script(found: Inspection, path: str) -> Advice:
 def _sentence(found: Inspection) -> str:
     match = found.match
     if found.described:
+        missing = "" if found.sized else " No file beside it tells the size of its images."
         return (
             f"It is a {found.described} of transformers, as the config.json beside it says; "
-            "quantize builds it where transformers is installed."
+            f"quantize builds it where transformers is installed.{missing}"
         )
     if match.chosen is not None:
         return f"It is {match.chosen.spec}: {match.reason}."
@@ -150,7 +151,7 @@ def _sentence(found: Inspection) -> str:
 def _runs(found: Inspection, path: str) -> tuple[Run, ...]:
     match = found.match
     if found.described:
-        return (Run(path),)
+        return (Run(path, "", "" if found.sized else _shape_text(found)),)
     if match.chosen is not None:
         return (Run(path, match.chosen.spec),)
     if match.candidates:

@@ -7,6 +7,7 @@ import struct
 import zipfile
 from collections.abc import Mapping
 
+from lrq_deploy.checkpoint.averaged import averaged_weights
 from lrq_deploy.checkpoint.identify import CheckpointFile
 from lrq_deploy.checkpoint.pickle_globals import (
     MAX_PICKLE_BYTES,
@@ -66,6 +67,8 @@ def _outline(
     content: object, found: PickleGlobals, form: str, writer: str, file: CheckpointFile
 ) -> Outline:
     keys = place_of_weights(content, file.path, is_module, _is_tensor, _describe(content))
+    plain = not (found.unsafe or found.inert)
+    averaged = averaged_weights(content, keys, file.path, is_module, _is_tensor, plain)
     weights = content
     facts: dict[str, str] = {}
     beside: list[str] = []
@@ -94,6 +97,7 @@ def _outline(
         unsafe_globals=tuple(printable(name, 120) for name in found.unsafe),
         module_class=module_class,
         stated=stated_architectures(content),
+        averaged=averaged,
     )
 
 

@@ -43,6 +43,7 @@ class Inspection:
         match: known architectures that fit.
         described: class of transformers that a ``config.json`` beside the file says it is; empty
             for none.
+        sized: whether the files beside such weights tell the size of the images.
     """
 
     path: Path
@@ -55,6 +56,7 @@ class Inspection:
     input_channels: int | None
     match: Match
     described: str = ""
+    sized: bool = False
 
     @property
     def arch(self) -> Candidate | None:
@@ -102,6 +104,7 @@ def inspect_model(path: Path, progress: ProgressCallback = silent) -> Inspection
         input_channels=_input_channels(outline),
         match=match,
         described="" if beside is None else beside.network,
+        sized=beside is not None and beside.sized,
     )
 
 

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from lrq_deploy.checkpoint.averaged import AveragedWeights
+
 __all__ = ["Outline", "TensorOutline", "printable"]
 
 
@@ -42,6 +44,7 @@ class Outline:
         input_shape: ``[N, C, H, W]`` where the file states it, -1 for an open size.
         num_classes: length of a row of logits where the file states it.
         stated: what the file calls its architecture.
+        averaged: weights beside these, which quantize does not read.
     """
 
     description: str
@@ -55,6 +58,7 @@ class Outline:
     input_shape: tuple[int, ...] | None = None
     num_classes: int | None = None
     stated: tuple[str, ...] = ()
+    averaged: AveragedWeights | None = None
 
 
 def printable(value: object, length: int = 60) -> str:

@@ -95,6 +95,7 @@ def make_plan(
         duration=duration,
         advice={r.name: r.what_bits_buy(scheme, sizes) for r in runtimes},
         alternative=_alternative(scheme, sizes),
+        remarks=loaded.remarks,
     )
 
 

@@ -188,6 +188,7 @@ class Plan:
         duration: of the run.
         advice: sentences on what the widths buy, by the runtime's name.
         alternative: what 8-bit activations would change; empty where they are planned.
+        remarks: on the weights, which the user should know.
     """
 
     name: str
@@ -205,6 +206,7 @@ class Plan:
     duration: Duration
     advice: Mapping[str, tuple[str, ...]]
     alternative: str
+    remarks: tuple[str, ...] = ()
 
     @property
     def multiply_adds(self) -> int:

@@ -28,7 +28,8 @@ STATES_KEPT = 2
 
 def run_folder_of(out: Path) -> Path:
     """Where the state of the run that writes ``out`` is kept."""
-    return out.with_name(f"{out.name}.run")
+    # Not with_name, which fails on "." and "/"; check_output refuses these with a reason.
+    return out.parent / f"{out.name}.run"
 
 
 class RunFolder:

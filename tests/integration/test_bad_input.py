@@ -223,6 +223,28 @@ def test_an_output_that_cannot_be_written(case: Case, out: str) -> None:
     assert (case.folder / "full" / "thesis.tex").read_text() == "mine"
 
 
+@pytest.mark.parametrize("force", [(), ("--force",)])
+@pytest.mark.parametrize("out", [".", "..", "new/..", "../here", "/"])
+def test_the_current_folder_is_no_output(
+    case: Case, monkeypatch: pytest.MonkeyPatch, out: str, force: tuple[str, ...]
+) -> None:
+    (case.folder / "here").mkdir()
+    monkeypatch.chdir(case.folder / "here")
+    refusal = case.refused(case.weights(), "--out", out, *force)
+    assert "--out" in refusal.rule + refusal.remedy
+    assert refusal.received.startswith(out)
+
+
+@pytest.mark.parametrize("cache", ["file", "file/c", "/proc/c"])
+def test_a_cache_that_cannot_be_written(case: Case, cache: str) -> None:
+    (case.folder / "file").write_text("mine", encoding="utf-8")
+    if cache.startswith("/proc") and not Path("/proc/1").exists():
+        pytest.skip("this system has no /proc")
+    refusal = case.refused(case.weights(), "--cache", str(case.folder / cache))
+    assert refusal.rule.startswith("--cache must")
+    assert refusal.received == str(case.folder / cache).removesuffix("/c")
+
+
 def test_force_does_not_replace_what_is_no_bundle(case: Case) -> None:
     case.out.mkdir()
     (case.out / "thesis.tex").write_text("mine", encoding="utf-8")

@@ -1,6 +1,7 @@
 """``--bits mixed``: widths per layer within a size, in every file of the bundle."""
 
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from support.tiny_run import TINY
 
 from lrq_deploy.cli import main
 from lrq_deploy.cli.demo_network import TrainedDigits
-from lrq_deploy.cli.mixed_widths import MEGABYTE, file_sizes
+from lrq_deploy.cli.mixed_widths import MEGABYTE, FileSizes, file_sizes
 from lrq_deploy.cli.pipeline import quantize
 from lrq_deploy.cli.preparing import load_teacher
 from lrq_deploy.errors import OptionError
@@ -69,6 +70,22 @@ def test_a_size_out_of_reach_is_refused_before_training(
         quantize(options, settings=TINY)
     assert "--edge-bits same" in caught.value.remedy
     assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize("size", [36_001, 36_499, 1_001_000])
+def test_the_smallest_size_that_is_stated_is_accepted(
+    digits_teacher: TrainedDigits, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    options = QuantizeOptions(
+        digits_teacher.model_file, Path("b"), Scheme(8, 8), device="cpu", target_size=0.001
+    )
+    teacher = load_teacher(options)
+    monkeypatch.setattr(FileSizes, "smallest", size)
+    with pytest.raises(OptionError, match="--target-size must be at least") as caught:
+        file_sizes(teacher, options)
+    (stated,) = re.findall(r"at least (\S+) MB", caught.value.rule)
+    assert size <= round(float(stated) * MEGABYTE) < size + 1000
+    file_sizes(teacher, replace(options, target_size=float(stated)))
 
 
 @pytest.mark.parametrize(

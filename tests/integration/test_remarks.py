@@ -1,14 +1,28 @@
 """What a run says of pixels and labels that do not fit the network."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from support.small_networks import with_statistics
 from support.tiny_run import tiny
+from torch import nn
 
 from lrq_deploy.cli.demo_network import TrainedDigits
 from lrq_deploy.progress import ProgressEvent
 
 pytestmark = pytest.mark.integration
+
+ARCH_FILE = """
+from torch import nn
+
+def build():
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10),
+    )
+"""
 
 
 def test_pixels_that_do_not_fit_are_told_before_training_and_in_the_end(
@@ -41,3 +55,27 @@ def test_labels_in_another_order_than_the_logits_are_not_judged(
     assert "of 450 labelled images, and chance gives 10.0 %: labels are left out" in remark
     assert "images, your images (limit 95 %)" in run.result.verdict
     assert run.bundle.manifest.metrics["images_remarks"] == [remark]
+
+
+def test_averaged_weights_beside_are_told(digits_teacher: TrainedDigits, tmp_path: Path) -> None:
+    events: list[ProgressEvent] = []
+    factory: dict[str, Callable[[], nn.Module]] = {}
+    exec(ARCH_FILE, factory)
+    state = with_statistics(factory["build"]()).state_dict()
+    model, arch = tmp_path / "both.pt", tmp_path / "net.py"
+    torch.save({"model": state, "ema": state}, model)
+    arch.write_text(ARCH_FILE, encoding="utf-8")
+    run = tiny(
+        digits_teacher,
+        tmp_path / "bundle",
+        progress=events.append,
+        model=model,
+        arch=f"{arch}:build",
+        input_shape=(1, 8, 8),
+        mean=(0.5,),
+        std=(0.25,),
+    )
+    remark = run.result.model_remarks[0]
+    assert remark.startswith("averaged weights lie under ema beside those that are read")
+    assert remark in [event.message for event in events]
+    assert remark in run.bundle.manifest.metrics["model_remarks"]

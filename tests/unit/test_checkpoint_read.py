@@ -76,6 +76,70 @@ def test_weights_go_before_their_moving_average(tmp_path: Path) -> None:
     assert _equal(read_state_dict(tmp_path / "c.pt").tensors, _weights())
 
 
+@pytest.mark.parametrize(
+    ("content", "location"),
+    [
+        ({"state_dict": 0, "state_dict_ema": 1}, "state_dict_ema"),
+        ({"model": 0, "model_ema": 1}, "model_ema"),
+        ({"checkpoint": {"model": 0, "EMA": {"module": 1}}}, "checkpoint.EMA.module"),
+        ({"model": 0, "schema": 1}, ""),
+        ({"model": 0, "ema": {"decay": torch.ones(())}}, ""),
+        ({"state_dict_ema": 1}, ""),
+    ],
+)
+@pytest.mark.parametrize("args", [None, argparse.Namespace(lr=1)])
+def test_averaged_weights_beside_are_told_with_the_line_that_saves_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: Any, location: str, args: object
+) -> None:
+    averaged = {name: tensor + 1 for name, tensor in _weights().items()}
+
+    def filled(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: filled(x) for key, x in value.items()}
+        return (_weights(), averaged)[value] if isinstance(value, int) else value
+
+    monkeypatch.chdir(tmp_path)
+    path = Path("net.pth.tar")
+    torch.save({**filled(content), "args": args}, path)
+    found = read_state_dict(path).averaged
+    assert found == inspect_model(path).outline.averaged
+    assert (found.location if found else "") == location
+    if found:
+        assert f"weights_only={args is None}" in found.python
+        assert found.python in found.remark()
+        exec(found.python, {})
+        assert _equal(read_state_dict(Path("net-averaged.pt")).tensors, averaged)
+
+
+def test_an_averaged_module_is_saved_as_a_state_dict(tmp_path: Path) -> None:
+    path = tmp_path / "net.pt"
+    torch.save({"model": nn.Linear(2, 3), "ema": nn.Linear(2, 3)}, path)
+    found = read_state_dict(path, trust_pickle=True).averaged
+    assert found is not None
+    assert found == inspect_model(path).outline.averaged
+    assert "weights_only=False)['ema'].state_dict()" in found.python
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+@pytest.mark.parametrize("nested", [False, True])
+def test_arrays_are_to_be_made_tensors(tmp_path: Path, trusted: bool, nested: bool) -> None:
+    path = tmp_path / "net.pt"
+    arrays = {name: tensor.numpy() for name, tensor in _weights().items()}
+    torch.save({"state_dict": arrays, "epoch": 3} if nested else arrays, path)
+    with pytest.raises(CheckpointError, match=r"torch\.from_numpy"):
+        read_state_dict(path, trusted)
+    with pytest.raises(CheckpointError, match=r"torch\.from_numpy"):
+        inspect_model(path)
+
+
+def test_a_number_of_numpy_is_no_array(tmp_path: Path) -> None:
+    path = tmp_path / "net.pt"
+    torch.save({"accuracy": np.float64(0.5)}, path)
+    for read in (read_state_dict, inspect_model):
+        with pytest.raises(CheckpointError, match="put the state dict at the top"):
+            read(path)
+
+
 def test_safetensors_and_recompressed_archives(tmp_path: Path) -> None:
     save_file(_weights(), tmp_path / "a.pt")
     assert _equal(read_state_dict(tmp_path / "a.pt").tensors, _weights())

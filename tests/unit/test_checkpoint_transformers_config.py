@@ -43,6 +43,26 @@ def test_what_the_logits_mean_is_read(tmp_path: Path, problem: object, task: str
 
 
 @pytest.mark.parametrize(
+    ("stated", "processor", "sized"),
+    [
+        ({}, False, False),
+        ({}, True, True),
+        ({"image_size": 32}, False, True),
+        ({"image_size": [32, 32]}, False, False),
+        ({"image_size": 32, "num_channels": 1}, False, False),
+    ],
+)
+def test_whether_the_size_of_the_images_is_told(
+    tmp_path: Path, stated: dict[str, object], processor: bool, sized: bool
+) -> None:
+    if processor:
+        (tmp_path / "preprocessor_config.json").write_text("{}", encoding="utf-8")
+    found = read_transformers_config(_beside(tmp_path, CONFIG | stated))
+    assert found is not None
+    assert found.sized == sized
+
+
+@pytest.mark.parametrize(
     "content",
     [
         CONFIG | {"architectures": ["BertForSequenceClassification"]},

@@ -53,7 +53,6 @@ def test_keys_are_read_from_the_top_level_or_the_table(tmp_path: Path, header: s
         ("trust-pickle = true", "trust-pickle"),
         ("json = true", "json"),
         ("[quantise]\nbits = 4", "quantise"),
-        ("seed = 1\n[quantize]\nbits = 4", "quantize"),
     ],
 )
 def test_unknown_keys_are_refused_with_the_allowed_ones(
@@ -63,6 +62,29 @@ def test_unknown_keys_are_refused_with_the_allowed_ones(
         read_config(write(tmp_path, text))
     assert caught.value.received == received
     assert ", ".join(ALLOWED_KEYS) in caught.value.rule
+
+
+@pytest.mark.parametrize(
+    ("text", "others"),
+    [
+        ("[quantize]\nbits = 4\n[train]\nlr = 1\n[other]", "other, train"),
+        ("seed = 1\n[quantize]\nbits = 4", "seed"),
+    ],
+)
+def test_the_table_of_the_run_stands_alone(tmp_path: Path, text: str, others: str) -> None:
+    with pytest.raises(OptionError, match=r"beside its \[quantize\] table") as caught:
+        read_config(write(tmp_path, text))
+    assert caught.value.received == others
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["bits = true", "seed = false", "output = true", "edge-bits = true", "mean = [0, true, 1]"],
+)
+def test_a_truth_value_is_no_number(tmp_path: Path, text: str) -> None:
+    with pytest.raises(OptionError, match="no switch") as caught:
+        read_config(write(tmp_path, text))
+    assert caught.value.received == text.partition(" = ")[2]
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,20 @@ def test_another_head_shows_a_file_to_start_from() -> None:
     assert "nn.Linear(512, 10)" in document["example"]
 
 
+def test_averaged_weights_are_shown_with_the_line_to_run_first() -> None:
+    states = [nn.Conv2d(3, 4, 3).state_dict() for _ in range(2)]
+    torch.save(dict(zip(("model", "model_ema"), states, strict=True)), "x.pt")
+    text = _text(Path("x.pt"))
+    line = (
+        "import torch; torch.save(torch.load('x.pt', 'cpu', weights_only=True)['model_ema'], "
+        "'x-averaged.pt')"
+    )
+    assert "Averaged weights lie under model_ema beside those that are read" in text
+    assert f"  {line}\n" in text
+    document = inspection_json(inspect_model(Path("x.pt")))
+    assert (document["averaged"], document["averaged_python"]) == ("model_ema", line)
+
+
 def test_json_holds_the_finding() -> None:
     document = json.loads(json.dumps(inspection_json(inspect_model(_resnet18()))))
     assert document["schema_version"] == INSPECTION_SCHEMA
@@ -135,6 +149,21 @@ def test_bad_input_is_exit_code_2() -> None:
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert "remedy: " in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("stated", "flags"), [({}, ["--input-shape", "3,H,W"]), ({"image_size": 64}, [])]
+)
+def test_a_folder_of_transformers_without_a_size_needs_one(
+    stated: dict[str, object], flags: list[str]
+) -> None:
+    about = {"architectures": ["ResNetForImageClassification"], "model_type": "resnet"}
+    Path("config.json").write_text(json.dumps(about | stated), encoding="utf-8")
+    torch.save(nn.Sequential(nn.Conv2d(3, 4, 3)).state_dict(), "model.pt")
+    document = inspection_json(inspect_model(Path("model.pt")))
+    (command,) = document["commands"]
+    assert shlex.split(command)[2:] == ["model.pt", "--bits", "4", *flags]
+    assert ("No file beside it tells the size" in document["advice"]) == bool(flags)
 
 
 def test_a_pickled_module_shows_the_line_to_run_first() -> None:

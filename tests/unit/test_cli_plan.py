@@ -19,6 +19,10 @@ pytestmark = pytest.mark.unit
 ARCH_FILE = """
 from torch import nn
 
+def talking():
+    print("built for you by build()")
+    return build()
+
 def build():
     return nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
@@ -55,11 +59,22 @@ class Program:
         self._folder, self._capsys, self._monkeypatch = folder, capsys, monkeypatch
         (folder / "net.py").write_text(ARCH_FILE, encoding="utf-8")
 
+    averaged = False
+    """Whether the file holds a second set of weights."""
+
     def run(self, *flags: str, factory: str = "build") -> tuple[object, str]:
-        """Exit code and standard output; the folder must stay as it was."""
+        """Exit code and all output; the folder must stay as it was."""
+        code, out, err = self.streams(*flags, factory=factory)
+        return code, out + err
+
+    def streams(self, *flags: str, factory: str = "build") -> tuple[object, str, str]:
+        """The same with stdout and stderr apart."""
         names: dict[str, nn.Module] = {}
         exec(ARCH_FILE, names)
-        torch.save(with_statistics(names[factory]()).state_dict(), self._folder / "model.pt")
+        state = with_statistics(names[factory]()).state_dict()
+        content = {"model": state, "model_ema": state} if self.averaged else state
+        torch.save(content, self._folder / "model.pt")
+        self._capsys.readouterr()
         before = sorted(self._folder.rglob("*"))
         words = ["lrq-deploy", "plan", str(self._folder / "model.pt"), "--input-shape", "3,12,12"]
         arch = f"{self._folder / 'net.py'}:{factory}"
@@ -70,7 +85,7 @@ class Program:
             main.run()
         assert sorted(self._folder.rglob("*")) == before
         written = self._capsys.readouterr()
-        return caught.value.code, written.out + written.err
+        return caught.value.code, written.out, written.err
 
 
 @pytest.fixture
@@ -166,6 +181,21 @@ def test_what_a_network_without_batch_norm_cannot_have_is_refused(program: Progr
     assert "neither --mean nor --std" in text
 
 
+def test_json_has_stdout_for_itself(program: Program) -> None:
+    code, out, err = program.streams("--json", factory="talking")
+    assert code == 0
+    assert "layers" in json.loads(out)
+    assert "built for you" in err
+
+
+@pytest.mark.parametrize("bits", ["mixed", "four", "4.5"])
+def test_a_plan_is_of_one_width(program: Program, bits: str) -> None:
+    code, text = program.run("--bits", bits)
+    assert code == main.EXIT_INPUT
+    assert text.startswith("error: --bits of a plan must be one number of bits")
+    assert f"received: {bits!r}\n  remedy: pass --bits 4" in text
+
+
 def test_bad_input_is_exit_code_2(program: Program) -> None:
     code, text = program.run("--bits", "1")
     assert code == main.EXIT_INPUT
@@ -232,3 +262,11 @@ def test_pixels_that_the_batch_norm_did_not_see_are_doubted(program: Program) ->
     fitting = ("--mean", "0.5,0.5,0.5", "--std", "0.25,0.25,0.25")
     assert json.loads(program.run(*fitting, "--json")[1])["normalisation"] == ""
     assert "\npixels " not in program.run(*fitting)[1]
+
+
+def test_averaged_weights_beside_are_told(program: Program) -> None:
+    assert json.loads(program.run("--json")[1])["remarks"] == []
+    program.averaged = True
+    (remark,) = json.loads(program.run("--json")[1])["remarks"]
+    assert remark.startswith("averaged weights lie under model_ema beside those that are read")
+    assert "\nweights averaged weights lie under" in re.sub(r" +", " ", program.run()[1])

@@ -50,7 +50,6 @@ RESULT = QuantizeResult(
     refused_targets={},
     ship=True,
     verdict="equal.",
-    next_commands=(),
 )
 
 
@@ -93,6 +92,23 @@ def test_the_report_follows_the_progress(quiet: bool, capsys: pytest.CaptureFixt
     report = written.index("SHIP IT: equal.")
     assert ("export: 1 step" in written[:report]) != quiet
     assert "export: 1 step" not in written[report:]
+
+
+def test_the_report_ends_with_the_flags_of_the_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def failing(options: QuantizeOptions, *_: object, **__: object) -> QuantizeResult:
+        return replace(RESULT, bundle_path=options.out, ship=False)
+
+    monkeypatch.setattr(sys.modules["lrq_deploy.cli.pipeline"], "quantize", failing)
+    flags = replace(FLAGS, trust_pickle=True, method="gdfq", bench=False, seed=7)
+    result = run_and_report(MODEL, flags, json=False, quiet=True)
+    wanted = (
+        "net.pt --bits 4 --act-bits 8 --method gdfq --seed 7 --out runs/net-w4a4-gdfq-a8 "
+        "--trust-pickle --no-bench"
+    )
+    assert f"  lrq-deploy quantize {wanted}" in capsys.readouterr().out.splitlines()
+    assert result.next_commands[1] == f"lrq-deploy quantize {wanted}"
 
 
 def _default_interrupts() -> None:

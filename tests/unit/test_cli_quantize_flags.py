@@ -169,6 +169,7 @@ def test_weight_and_act_bits_together_replace_bits() -> None:
         (QuantizeFlags(bits=4, precision="half"), "'half'"),
         (QuantizeFlags(bits=4, margin="c"), "'c'"),
         (QuantizeFlags(bits=4, seed=-1), "-1"),
+        (QuantizeFlags(bits=4, seed=2**63), "9223372036854775808"),
         (QuantizeFlags(bits=4, input_shape=(3, 32)), "3,32"),
         (QuantizeFlags(bits=4, input_shape=(0, 32, 32)), "0,32,32"),
         (QuantizeFlags(bits=4, input_shape=(3, 4, 4)), "3,4,4"),

@@ -1,19 +1,24 @@
 """``lrq-deploy sensitivity``: what it prints and writes."""
 
+import io
 import json
 import sys
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
+from rich.console import Console
 from support.small_networks import with_statistics
 from torch import nn
 
 from lrq_deploy.calibration import sensitivity as probing
 from lrq_deploy.cli import main
+from lrq_deploy.cli.sensitivity_report import print_sensitivity
 from lrq_deploy.method.recipe import RecipeSettings
-from lrq_deploy.sensitivity import SensitivityTable
+from lrq_deploy.sensitivity import Damage, Sensitivity, SensitivityTable
 
 pytestmark = pytest.mark.unit
 
@@ -21,6 +26,7 @@ ARCH_FILE = """
 from torch import nn
 
 def build():
+    print("built for you by build()")
     return nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
         nn.Conv2d(8, 8, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
@@ -49,7 +55,9 @@ def run(
     (folder / "net.py").write_text(ARCH_FILE, encoding="utf-8")
     names: dict[str, nn.Module] = {}
     exec(ARCH_FILE, names)
-    torch.save(with_statistics(names["build"]()).state_dict(), folder / "model.pt")
+    with redirect_stdout(None):
+        network = with_statistics(names["build"]())
+    torch.save(network.state_dict(), folder / "model.pt")
     words = ["lrq-deploy", "sensitivity", str(folder / "model.pt"), "--input-shape", "3,12,12"]
     arch = ["--arch", f"{folder / 'net.py'}:build", "--quiet", "--device", "cpu"]
     monkeypatch.setattr(sys, "argv", [*words, *arch, *flags])
@@ -69,6 +77,26 @@ def test_words_rank_layers_and_activations(
     for part in ("W2", "W8", "A2", "A8", "input", "KL(teacher || student)", "32 synthetic images"):
         assert part in text
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.pt", "net.py"]
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_numbers_are_never_split(width: int) -> None:
+    damages = (
+        *(Damage(2, 1.234, 0.5, 0.0), Damage(3, 0.567, 0.891, 0.0)),
+        *(Damage(4, 0.089, 0.965, 0.0), Damage(8, 0.00012, 1.0, 0.0)),
+    )
+    kinds: tuple[Literal["weight", "activation"], ...] = ("weight", "activation")
+    entries = tuple(
+        Sensitivity(f"x.layer1.0.conv{n}", kind, 1_234_567, ("layers.fc",), damages)
+        for kind in kinds
+        for n in range(12)
+    )
+    written = io.StringIO()
+    table = SensitivityTable("net", 32, entries)
+    print_sensitivity(Console(file=written, width=width), table)
+    words = written.getvalue().split()
+    for number, rows in (("1,234,567", 12), *((n, 24) for n in ("1.234", "50.0", "1.2e-04"))):
+        assert words.count(number) == rows
 
 
 def test_json_and_files_hold_one_table_and_are_not_overwritten(

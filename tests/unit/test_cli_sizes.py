@@ -1,8 +1,8 @@
-"""Sizes in words."""
+"""Sizes in words, and widths of the same size."""
 
 import pytest
 
-from lrq_deploy.cli.sizes import size_change, size_text
+from lrq_deploy.cli.sizes import size_change, size_text, wider_in_same_room
 
 pytestmark = pytest.mark.unit
 
@@ -23,3 +23,8 @@ def test_units() -> None:
 )
 def test_change(before: int, after: int, said: str) -> None:
     assert size_change(before, after) == said
+
+
+def test_the_widest_weights_of_the_same_room() -> None:
+    wider = [wider_in_same_room(bits) for bits in range(2, 9)]
+    assert wider == [4, 4, None, 8, 8, 8, None]

@@ -71,6 +71,18 @@ def test_a_good_bundle(bundle: Path) -> None:
     assert max(len(line) for line in text.splitlines()) <= 80
 
 
+@pytest.mark.parametrize("width", [40, 60, 70, 80])
+def test_figures_and_verdicts_are_never_cut(bundle: Path, width: int) -> None:
+    found = validate_bundle(ValidateOptions(bundle, count=4, reference_count=1))
+    written = io.StringIO()
+    print_validation(Console(file=written, width=width), found)
+    ladder = written.getvalue().partition("executed in integers")[0]
+    assert "…" not in ladder
+    assert ladder.count(" ok ") == sum(rung.parity is not None for rung in found.ladder.rungs)
+    assert ladder.count("100.00") >= ladder.count(" ok ")
+    assert max(len(line) for line in ladder.splitlines()) <= max(width, 60)
+
+
 def test_coverage_below_the_gate(bundle: Path) -> None:
     found = validate_bundle(ValidateOptions(bundle, count=4, reference_count=1))
     first = found.coverage.layers[0]
@@ -181,6 +193,24 @@ def test_bench_against_a_given_float_graph(bundle: Path, tmp_path: Path) -> None
     assert "peak memory: float" in written.getvalue()
     with pytest.raises(BundleError, match="--float"):
         bench_bundle(bundle, options, tmp_path / "missing.onnx")
+
+
+def test_bench_warns_of_its_images_and_names_its_option(bundle: Path, tmp_path: Path) -> None:
+    for index in range(2):
+        Image.new("RGB", (8, 8), (index * 40, 90, 10)).save(tmp_path / f"{index}.png")
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    options = BenchmarkOptions(batch_sizes=(1,), runs=10)
+    found = bench_bundle(bundle, options, static_images=tmp_path)
+    remark = "1 of 3 image files could not be decoded and were skipped"
+    assert found.to_json()["images_remarks"] == (remark,)
+    written = io.StringIO()
+    print_benchmark(Console(file=written, width=80), found)
+    assert f"warning: {remark}" in written.getvalue()
+    with pytest.raises(ImageError, match="--against-static must name a folder") as caught:
+        bench_bundle(bundle, options, static_images=tmp_path / "nope")
+    assert caught.value.remedy.endswith(
+        "leave out --against-static; that graph is then not measured"
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """The verdict: its limits, what its sentence says, what would improve it, commands that parse."""
 
-import json
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from support.frozen_graphs import residual_student
 
 from lrq_deploy.cli.checking import Checked
 from lrq_deploy.cli.improvement import improvements
+from lrq_deploy.cli.quantize_flags import QuantizeFlags, command_line, options_from
 from lrq_deploy.cli.verdict import (
     MAX_DROP_POINTS,
     MIN_AGREEMENT,
@@ -28,7 +28,7 @@ from lrq_deploy.export.ladder import Ladder, Rung
 from lrq_deploy.export.latency import BatchLatency, Benchmark, BenchmarkOptions, Distribution
 from lrq_deploy.export.parity import Parity
 from lrq_deploy.export.targets import targets
-from lrq_deploy.options import MethodSwitches, QuantizeOptions
+from lrq_deploy.options import QuantizeOptions
 from lrq_deploy.scheme import Scheme
 
 pytestmark = pytest.mark.unit
@@ -136,28 +136,6 @@ def test_yes_or_no_labels_need_agreement_and_f1(agreement: float, f1: float, shi
     assert f"F1 of the yes answers {100 * f1:.2f} %" in found.sentence
 
 
-@pytest.mark.parametrize(
-    ("stated", "task", "words"),
-    [
-        (None, "multiclass", []),
-        (None, "multilabel", ["--task", "multilabel"]),
-        ("multi_label_classification", "multilabel", []),
-        ("multi_label_classification", "multiclass", ["--task", "multiclass"]),
-    ],
-)
-def test_the_next_command_means_the_same_task(
-    tmp_path: Path, stated: str | None, task: Any, words: list[str]
-) -> None:
-    about = {"architectures": ["ResNetForImageClassification"], "model_type": "resnet"}
-    text = json.dumps(about | {"problem_type": stated})
-    (tmp_path / "config.json").write_text(text, encoding="utf-8")
-    method = MethodSwitches(margin="off", decoupled=False)
-    asked = QuantizeOptions(tmp_path / "model.pt", tmp_path / "out", task=task, method=method)
-    again = shlex.split(next_commands(asked, ship=False)[-1])
-    start = again.index("--task") if "--task" in again else len(again)
-    assert again[start : start + 2] == words
-
-
 @pytest.mark.parametrize(("share", "ship"), [(1.0, True), (MIN_INTEGER_SHARE, True), (0.9, False)])
 def test_the_graph_must_run_in_integers(share: float, ship: bool) -> None:
     found = verdict(coverage=coverage(share))
@@ -193,39 +171,86 @@ def options(**changes: Any) -> QuantizeOptions:
     return QuantizeOptions(**{"model": Path("a b.pt"), "out": Path("out"), **changes})
 
 
+def commands(flags: QuantizeFlags, ship: bool) -> list[list[str]]:
+    made = options_from(Path("a b.pt"), flags)
+    return [shlex.split(command) for command in next_commands(made, flags, ship)]
+
+
 def test_a_good_student_is_validated_and_timed() -> None:
-    validate, bench = next_commands(options(images=Path("my photos")), True)
-    assert shlex.split(validate) == ["lrq-deploy", "validate", "out", "--images", "my photos"]
-    assert shlex.split(bench) == ["lrq-deploy", "bench", "out"]
-    assert next_commands(options(), True)[0] == "lrq-deploy validate out"
+    flags = QuantizeFlags(bits=4, images=Path("my photos"), out=Path("out"))
+    validate, bench = commands(flags, True)
+    assert validate == ["lrq-deploy", "validate", "out", "--images", "my photos"]
+    assert bench == ["lrq-deploy", "bench", "out"]
+    assert commands(replace(flags, images=None), True)[0] == ["lrq-deploy", "validate", "out"]
 
 
-def test_a_bad_student_is_made_wider_or_trained_longer() -> None:
-    commands = next_commands(
-        options(
-            arch="net.py:build",
-            input_shape=(3, 8, 8),
-            mean=(-0.5,) * 3,
-            std=(1.0,) * 3,
-            images=Path("x"),
-        ),
-        False,
-    )
-    _, wider, longer = (shlex.split(command) for command in commands)
-    assert wider[-4:] == ["--act-bits", "8", "--out", "out-a8"]
-    assert longer[-6:] == ["--act-bits", "4", "--recipe", "best", "--out", "out-best"]
-    for words in (wider, longer):
-        assert words[words.index("--arch") + 1] == "net.py:build"
-        assert words[words.index("--input-shape") + 1] == "3,8,8"
-        assert words[words.index("--edge-bits") + 1] == "8"
-        assert "--mean=-0.5,-0.5,-0.5" in words
+EVERY_FLAG = QuantizeFlags(
+    bits=4,
+    arch="net.py:build",
+    input_shape=(3, 8, 8),
+    mean=(-0.5,) * 3,
+    std=(1.0,) * 3,
+    output="0",
+    task="multiclass",
+    images=Path("x"),
+    method="gdfq",
+    recipe="fast",
+    device="cpu",
+    precision="float32",
+    seed=3,
+    out=Path("out"),
+    trust_pickle=True,
+    long_range=False,
+    margin="b",
+    target="all",
+    bench=False,
+    cache=Path("kept"),
+    max_memory=900,
+)
 
 
-def test_nothing_is_left_to_try_at_8_bits_and_the_best_recipe() -> None:
-    commands = next_commands(
-        options(scheme=Scheme(8, 8, 8), recipe="best", images=Path("x")), False
-    )
-    assert len(commands) == 1
+def test_the_next_runs_are_this_one_but_for_what_they_try() -> None:
+    started = replace(EVERY_FLAG, resume=True, force=True)
+    model = Path("a b.pt")
+    _, wide, long = next_commands(options_from(model, started), started, ship=False)
+    wider = replace(EVERY_FLAG, act_bits=8, out=Path("out-a8"))
+    longer = replace(EVERY_FLAG, recipe="best", out=Path("out-best"))
+    for command, changed in ((wide, wider), (long, longer)):
+        assert command == command_line(model, changed)
+        assert "--trust-pickle --no-long-range --margin b" in command
+
+
+@pytest.mark.parametrize(
+    ("flags", "tried"),
+    [
+        ({"bits": 8}, ["best"]),
+        ({"bits": 8, "recipe": "best"}, []),
+        ({"bits": 4}, ["a8", "best"]),
+        ({"weight_bits": 2, "act_bits": 8}, ["w4", "best"]),
+        ({"bits": 3, "recipe": "best"}, ["w4", "a8"]),
+        ({"weight_bits": 5, "act_bits": 8, "recipe": "best"}, ["w8"]),
+        ({"bits": 7}, ["w8", "a8", "best"]),
+        ({"bits": "mixed", "target_size": 1.0}, ["best"]),
+        ({"bits": "mixed", "target_size": 1.0, "act_bits": 4}, ["a8", "best"]),
+    ],
+)
+def test_what_costs_nothing_is_tried_first(flags: dict[str, Any], tried: list[str]) -> None:
+    _, *again = commands(QuantizeFlags(**flags, out=Path("out")), False)
+    assert [words[-1] for words in again] == [f"out-{suffix}" for suffix in tried]
+    for words in again:
+        if words[-1].startswith("out-w"):
+            assert words[words.index("--weight-bits") + 1] == words[-1][-1]
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_wider_weights_are_called_larger_only_where_they_are(bits: int) -> None:
+    asked, worse = options(scheme=Scheme(bits, 8)), checked(fidelity=fidelity(0.9))
+    said = advice(asked, residual_student(bits, 8), worse, 10**6)["accuracy"]
+    assert ("--weight-bits 8 makes the file larger" in said) == (bits == 4)
+    wider = {2: 4, 3: 4, 5: 8, 6: 8, 7: 8}.get(bits)
+    free = f"--weight-bits {wider} takes the same room in the file"
+    assert said.startswith(free) == (wider is not None)
+    assert said.count("--weight-bits") == (0 if bits == 8 else 1)
 
 
 def test_a_gain_is_called_a_gain() -> None:

@@ -5,8 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.bundles import bundle_of
+from support.frozen_graphs import residual_student
 
 from lrq_deploy.errors import BundleError, OutputError
+from lrq_deploy.export.bundle import Bundle, load_bundle
 from lrq_deploy.export.engine_file import (
     EngineRecord,
     check_engine_output,
@@ -36,9 +39,15 @@ RECORD = EngineRecord(
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Path:
-    path = tmp_path / "net.engine"
-    write_engine(path, DATA, RECORD)
+def bundle(tmp_path: Path) -> Bundle:
+    return bundle_of(residual_student(4, 4, blocks=(1,)), tmp_path / "net")
+
+
+@pytest.fixture
+def engine(bundle: Bundle, tmp_path: Path) -> Path:
+    path = tmp_path / "engines" / "net.engine"
+    path.parent.mkdir()
+    write_engine(path, DATA, RECORD, bundle)
     return path
 
 
@@ -87,18 +96,28 @@ def test_another_record_is_refused(engine: Path, change: dict[str, Any]) -> None
         read_engine(engine)
 
 
-def test_nothing_is_overwritten_without_force(engine: Path) -> None:
+def test_nothing_is_overwritten_without_force(bundle: Bundle, engine: Path) -> None:
     with pytest.raises(OutputError, match="must not exist"):
-        write_engine(engine, b"other", RECORD)
+        write_engine(engine, b"other", RECORD, bundle)
     assert engine.read_bytes() == DATA
-    write_engine(engine, b"other", RECORD, force=True)
+    write_engine(engine, b"other", RECORD, bundle, force=True)
     assert engine.read_bytes() == b"other"
 
 
-def test_the_place_is_checked_before_anything_is_built(tmp_path: Path) -> None:
+def test_the_place_is_checked_before_anything_is_built(bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="can be written"):
-        check_engine_output(tmp_path / "missing" / "x.engine", force=False)
+        check_engine_output(tmp_path / "missing" / "x.engine", bundle, force=False)
     (tmp_path / "folder").mkdir()
     with pytest.raises(OutputError, match="must be a file"):
-        check_engine_output(tmp_path / "folder", force=True)
-    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+        check_engine_output(tmp_path / "folder", bundle, force=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"folder", "net"}
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "manifest"])
+@pytest.mark.parametrize("force", [False, True])
+def test_neither_an_engine_nor_its_record_is_a_file_of_the_bundle(
+    bundle: Bundle, name: str, force: bool
+) -> None:
+    with pytest.raises(OutputError, match="must not be a file of the bundle"):
+        write_engine(bundle.path / name, DATA, RECORD, bundle, force)
+    load_bundle(bundle.path)

@@ -91,3 +91,24 @@ def test_the_command_builds_one_thing(bundle: Bundle, flags: list[str]) -> None:
     done = CliRunner().invoke(app, ["build", str(bundle.path), *flags])
     assert isinstance(done.exception, OptionError)
     assert "--preoptimize" in done.exception.rule
+
+
+@pytest.mark.parametrize("built", [["--preoptimize"], ["--onnxruntime", "1.18"]])
+@pytest.mark.parametrize(
+    "options", [["--sm", "89"], ["--batch", "1,1,8"], ["--workspace", "4"], ["--fp16-rest"]]
+)
+def test_options_of_engines_are_refused_without_one(
+    bundle: Bundle, built: list[str], options: list[str]
+) -> None:
+    done = CliRunner().invoke(app, ["build", str(bundle.path), *built, *options])
+    assert isinstance(done.exception, OptionError)
+    assert done.exception.rule == f"{options[0]} is for engines"
+    assert built[0] in done.exception.remedy
+    assert [path.name for path in bundle.path.parent.iterdir()] == ["net"]
+
+
+def test_all_options_of_engines_are_named(bundle: Bundle) -> None:
+    flags = ["--preoptimize", "--sm", "89", "--workspace", "4", "--batch", "3", "--fp16-rest"]
+    done = CliRunner().invoke(app, ["build", str(bundle.path), *flags])
+    assert isinstance(done.exception, OptionError)
+    assert done.exception.rule == "--sm, --batch, --workspace, --fp16-rest are for engines"

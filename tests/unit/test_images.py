@@ -1,5 +1,6 @@
 """Reading an image folder: labels, exact pixels, resizing, broken files."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 
 import lrq_deploy.images as images_module
 from lrq_deploy.errors import ImageError
-from lrq_deploy.images import ImageReader, read_image_folder
+from lrq_deploy.images import FolderOption, ImageReader, read_image_folder
 from lrq_deploy.teacher import Preprocessing
 
 pytestmark = pytest.mark.unit
@@ -87,6 +88,83 @@ def test_images_without_class_folders_have_no_labels(tmp_path: Path, layout: str
     assert found.labels is None
     assert [labels for _, labels in found.labelled_batches(2)] == [None, None]
     assert len(found) == 3
+
+
+def test_a_flat_folder_needs_no_note(tmp_path: Path) -> None:
+    write_png(tmp_path / "0.png", 0)
+    (tmp_path / "empty").mkdir()
+    assert read_image_folder(tmp_path, RGB_8, IDENTITY_RGB, 2).remarks() == ()
+
+
+def test_one_subfolder_tells_no_labels_with_a_note(tmp_path: Path) -> None:
+    write_png(tmp_path / "all" / "0.png", 0)
+    found = read_image_folder(tmp_path, RGB_8, IDENTITY_RGB, num_classes=2)
+    assert found.remarks() == (
+        "one subfolder, all, tells no labels; agreement with the teacher is measured instead",
+    )
+    assert read_image_folder(tmp_path, RGB_8, IDENTITY_RGB, None).remarks() == ()
+
+
+@pytest.mark.parametrize("below", ["val", "data/val"])
+def test_class_folders_below_one_subfolder_are_named(tmp_path: Path, below: str) -> None:
+    for name in "ab":
+        write_png(tmp_path / below / name / "0.png", 0)
+    found = read_image_folder(tmp_path, RGB_8, IDENTITY_RGB, num_classes=2)
+    assert found.labels is None
+    assert found.note.endswith(f"for its 2 class folders pass --images {tmp_path / below}")
+    assert read_image_folder(tmp_path / below, RGB_8, IDENTITY_RGB, 2).labels is not None
+    # Which would tell no labels either.
+    assert "--images" not in read_image_folder(tmp_path, RGB_8, IDENTITY_RGB, 3).note
+
+
+@pytest.mark.parametrize("num_classes", [2, None])
+def test_a_subfolder_beside_images_is_left_out_with_a_note(
+    tmp_path: Path, num_classes: int | None
+) -> None:
+    write_png(tmp_path / "0.png", 0)
+    for name in "ab":
+        write_png(tmp_path / "val" / name / "0.png", 0)
+    found = read_image_folder(tmp_path, RGB_8, IDENTITY_RGB, num_classes)
+    assert [path.name for path in found.paths] == ["0.png"]
+    assert "images in the subfolder val were left out" in found.note
+    assert ("--images" in found.note) == (num_classes == 2)
+
+
+def test_folders_that_cannot_be_read_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "abc":
+        write_png(tmp_path / name / "0.png", 0)
+    scan = os.scandir
+
+    def refuse(path: str | Path) -> object:
+        if Path(path).name == "b":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    found = read_image_folder(tmp_path, RGB_8, IDENTITY_RGB, num_classes=3)
+    assert found.labels is not None
+    assert found.labels.tolist() == [0, 2]
+    assert found.remarks() == ("1 folders could not be read and were left out",)
+
+
+def test_a_folder_that_cannot_be_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_png(tmp_path / "0.png", 0)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(ImageError, match="--images must name a folder that can be read"):
+        read_image_folder(tmp_path, RGB_8, IDENTITY_RGB, num_classes=3)
+
+
+def test_a_refusal_names_the_option_that_named_the_folder(tmp_path: Path) -> None:
+    option = FolderOption("--photos", "nothing is measured")
+    with pytest.raises(ImageError, match="--photos must name") as caught:
+        read_image_folder(tmp_path / "no", RGB_8, IDENTITY_RGB, None, option=option)
+    assert caught.value.remedy.endswith("leave out --photos; nothing is measured")
+    with pytest.raises(ImageError, match="5 channels with --photos"):
+        read_image_folder(tmp_path, (5, 8, 8), IDENTITY_RGB, None, option=option)
 
 
 def test_fewer_class_folders_than_logits_are_unlabelled_with_a_note(tmp_path: Path) -> None:
