@@ -1,8 +1,8 @@
 """The float network that a student stands for: the same operators without quantizers.
 
 It measures latency, not accuracy. A bundle holds no float weights, so they are the dequantized
-ones; kernels of ONNX Runtime take the same time for any of them. Nor does a bundle hold the limits
-of a clip that a quantizer repeats: 0 is read off the quantizer, an upper limit is not known.
+ones; kernels of ONNX Runtime take the same time for any of them. Clips that quantizers repeat are
+in their place again.
 """
 
 import math
@@ -17,6 +17,7 @@ from lrq_deploy.export.onnx_graph import ONNX_SCHEMA, finish
 from lrq_deploy.export.passes._matching import (
     add_initializer,
     constant,
+    float_attribute,
     int_attribute,
     is_int4_weight,
     is_quantizer,
@@ -24,6 +25,7 @@ from lrq_deploy.export.passes._matching import (
     string_attribute,
 )
 from lrq_deploy.export.signs import Sign, Signs
+from lrq_deploy.graph.clipping import Limits
 from lrq_deploy.student.frozen import QuantizedModel
 
 __all__ = ["WithoutQuantizersPass", "float_twin"]
@@ -33,7 +35,8 @@ class WithoutQuantizersPass(ir.passes.InPlacePass):
     """Quantizers go, weights become float32.
 
     A quantizer without negative integers is all that is left of the ReLU in front of it (see
-    ``absorb_rectifiers``), so a ReLU takes its place behind what may be negative.
+    ``place_quantizers``), so a ReLU takes its place behind what may be negative. Other clips are
+    noted where they were removed (``absorb_rectifiers``).
 
     Args:
         images: the sign of the graph's input.
@@ -89,16 +92,48 @@ def _replace_quantizer(graph: ir.Graph, node: ir.Node, signs: Signs) -> None:
     x, output = node.inputs[0], node.outputs[0]
     if x is None:
         raise ExportError("a quantizer must have an input", str(node.name), "report the network")
-    rectifies = int_attribute(node, "qmin") >= int_attribute(node, "zero_point")
-    if rectifies and signs.of(x) is Sign.ANY:
-        relu = ir.node("Relu", [x])
-        real = relu.outputs[0]
-        real.name, real.shape, real.type = f"{output.name}.relu", output.shape, output.type
-        graph.insert_before(node, relu)
-        signs.learn(relu)
-        x = real
+    low, high = _limits(node, x, signs)
+    for limited in _clipped(graph, x, low, high, f"{output.name}.clipped"):
+        limited.outputs[0].shape, limited.outputs[0].type = output.shape, output.type
+        graph.insert_before(node, limited)
+        signs.learn(limited)
+        x = limited.outputs[0]
     output.replace_all_uses_with(x, replace_graph_outputs=True)
     graph.remove(node, safe=True)
+
+
+def _limits(node: ir.Node, x: ir.Value, signs: Signs) -> Limits:
+    """What the quantizer's own range repeats of the clips in front of it."""
+    low, high = (
+        float_attribute(node, end) if end in node.attributes else None
+        for end in ("clip_low", "clip_high")
+    )
+    rectifies = int_attribute(node, "qmin") >= int_attribute(node, "zero_point")
+    if rectifies and signs.of(x) is Sign.ANY:
+        low = max(low or 0.0, 0.0)
+    elif low == 0 and signs.of(x) is Sign.NON_NEGATIVE:
+        low = None
+    return low, high
+
+
+def _clipped(
+    graph: ir.Graph, x: ir.Value, low: float | None, high: float | None, name: str
+) -> list[ir.Node]:
+    """The operator that clips ``x``, where one is needed."""
+    if high is None and low is None:
+        return []
+    if high is None and low == 0:
+        node = ir.node("Relu", [x])
+    else:
+        bounds = [
+            None
+            if end is None
+            else add_initializer(graph, f"{name}.{i}", np.asarray(end, np.float32))
+            for i, end in enumerate((low, high))
+        ]
+        node = ir.node("Clip", [x, *bounds])
+    node.outputs[0].name = name
+    return [node]
 
 
 def _replace_weight(graph: ir.Graph, node: ir.Node) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import fx, nn
 
 from lrq_deploy.errors import BundleError, ExportError
+from lrq_deploy.graph.clipping import Limits
 
 __all__ = ["GRAPH_SCHEMA", "graph_from_json", "graph_to_json"]
 
@@ -39,7 +40,7 @@ _NODE_KINDS = ("placeholder", "get_attr", "call_module", "call_function", "outpu
 
 
 def graph_to_json(graph: fx.Graph) -> dict[str, Any]:
-    """Nodes with operator, target and arguments.
+    """Nodes with operator, target and arguments; limits that a quantizer repeats, where it does.
 
     Raises:
         ExportError: the graph holds something that the document cannot state.
@@ -51,6 +52,7 @@ def graph_to_json(graph: fx.Graph) -> dict[str, Any]:
             "target": _target_name(node),
             "args": _encode(node.args),
             "kwargs": {key: _encode(value) for key, value in node.kwargs.items()},
+            **({"clip": _encode(node.meta["clip"])} if "clip" in node.meta else {}),
         }
         for node in graph.nodes
     ]
@@ -79,9 +81,18 @@ def graph_from_json(document: Mapping[str, Any], root: nn.Module) -> fx.GraphMod
         nodes[entry["name"]] = graph.create_node(
             kind, target, arguments, keywords, name=_checked(entry["name"])
         )
+        if "clip" in entry:
+            nodes[entry["name"]].meta["clip"] = _limits(entry["clip"])
     module = fx.GraphModule(root, graph)
     module.graph.lint()
     return module
+
+
+def _limits(value: Any) -> Limits:
+    match _decode(value, {}):
+        case (None | int() | float() as low, None | int() | float() as high):
+            return low, high
+    raise _refused(f"the limits {value!r}")
 
 
 def _target_name(node: fx.Node) -> str:

@@ -3,8 +3,9 @@
 Every dialect is lowered from it. In the domain ``lrq``, version 1:
 
 * ``QuantizeDequantize(x)`` with the attributes ``name``, ``scale``, ``zero_point``, ``qmin``,
-  ``qmax`` (see ``lrq_deploy.student.operators``) and ``low``, ``high``: the integers that may
-  really occur, within ``qmin..qmax``;
+  ``qmax`` (see ``lrq_deploy.student.operators``), ``low``, ``high``: the integers that may
+  really occur, within ``qmin..qmax``, and ``clip_low``, ``clip_high``, where it stands for the
+  clips in front of it as well (see ``lrq_deploy.graph.absorb``);
 * ``DequantizeWeight(weight_q, weight_scale)`` with ``name``, ``axis`` and the attributes of the
   quantizer that feeds the layer: ``input_scale``, ``input_zero_point``, ``input_qmin``,
   ``input_qmax``;
@@ -24,6 +25,7 @@ from torch import Tensor, fx, nn
 from lrq_deploy.errors import ExportError
 from lrq_deploy.export.missing_form import describe_failure
 from lrq_deploy.graph.attributes import take_name
+from lrq_deploy.graph.clipping import Limits
 from lrq_deploy.qparams import QParams, ScaleTable
 from lrq_deploy.student.frozen import FrozenLayer, QuantizedModel
 from lrq_deploy.student.weight_only import BLOCK, WeightOnlyLayer
@@ -41,7 +43,7 @@ INT4_WEIGHT = "DequantizeInt4Weight"
 class _QuantizeMarker(nn.Module):
     """Stands for a quantizer while the graph is exported."""
 
-    def __init__(self, name: str, qparams: QParams) -> None:
+    def __init__(self, name: str, qparams: QParams, clip: Limits) -> None:
         super().__init__()
         zero_point = int(qparams.zero_point)
         self._attributes: dict[str, int | float | str] = {
@@ -53,6 +55,8 @@ class _QuantizeMarker(nn.Module):
             "low": qparams.qmin,
             "high": qparams.qmax,
         }
+        ends = zip(("clip_low", "clip_high"), clip, strict=True)
+        self._attributes.update({end: limit for end, limit in ends if limit is not None})
 
     def forward(self, x: Tensor) -> Tensor:
         return _symbolic(QUANTIZE, (x,), self._attributes, x.shape)
@@ -128,7 +132,7 @@ def neutral_graph(model: QuantizedModel) -> ir.Model:
     """
     graph = copy.deepcopy(model.graph)
     for name, quantizer in model.quantizers().items():
-        graph.set_submodule(name, _QuantizeMarker(name, quantizer.qparams))
+        graph.set_submodule(name, _QuantizeMarker(name, quantizer.qparams, _clip(graph, name)))
     for name, layer in model.layers().items():
         source = _input_qparams(model.table, name, layer)
         graph.set_submodule(name, _LayerMarker(name, layer, source))
@@ -144,6 +148,13 @@ def float_graph(graph: fx.GraphModule, input_shape: tuple[int, int, int]) -> ir.
         ExportError: an operator has no ONNX form.
     """
     return _export(copy.deepcopy(graph), input_shape)
+
+
+def _clip(graph: fx.GraphModule, quantizer: str) -> Limits:
+    """The limits that all calls of a quantizer stand for."""
+    calls = [n for n in graph.graph.nodes if n.op == "call_module" and n.target == quantizer]
+    found = {call.meta.get("clip", (None, None)) for call in calls}
+    return found.pop() if len(found) == 1 else (None, None)
 
 
 def _input_qparams(table: ScaleTable, name: str, layer: FrozenLayer) -> QParams:

@@ -2,13 +2,13 @@
 
 Requires: a frozen graph.
 Ensures: the same integers; no ReLU or ReLU6 is left directly before a quantizer whose own range
-clips at least as much.
+clips at least as much. The call of the quantizer has what was removed as ``meta["clip"]``.
 """
 
 import torch
 from torch import fx
 
-from lrq_deploy.graph.clipping import clip_limits
+from lrq_deploy.graph.clipping import clip_limits, narrower
 from lrq_deploy.qparams import QParams
 from lrq_deploy.student.frozen import FrozenQuantizer
 
@@ -23,6 +23,8 @@ def absorb_rectifiers(frozen: fx.GraphModule) -> None:
             continue
         source = node.args[0]
         while _repeats(source, module) and len(source.users) == 1:
+            limits = clip_limits(source) or (None, None)
+            node.meta["clip"] = narrower(node.meta.get("clip", limits), limits)
             node.args = (source.args[0],)
             frozen.graph.erase_node(source)
             source = node.args[0]

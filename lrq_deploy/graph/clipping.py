@@ -5,12 +5,16 @@ from torch import fx
 
 from lrq_deploy.graph.operators import is_call
 
-__all__ = ["clip_limits"]
+__all__ = ["Limits", "clip_limits", "narrower"]
 
 aten = torch.ops.aten
 
 
-def clip_limits(node: fx.Node) -> tuple[float | None, float | None] | None:
+Limits = tuple[float | None, float | None]
+"""Smallest and largest value, where there is one."""
+
+
+def clip_limits(node: fx.Node) -> Limits | None:
     """Clip limits ``(low, high)`` of a rectifier; ``None`` where the node is none."""
     if is_call(node, {aten.relu.default}):
         return 0.0, None
@@ -23,6 +27,13 @@ def clip_limits(node: fx.Node) -> tuple[float | None, float | None] | None:
         low, high = [*node.args[1:], *default[len(node.args) - 1 :]][:2]
         return _number(low), _number(high)
     return None
+
+
+def narrower(first: Limits, second: Limits) -> Limits:
+    """The limits of two clips, one behind the other, that leave each other some room."""
+    ends = zip(first, second, strict=True)
+    lows, highs = ([limit for limit in pair if limit is not None] for pair in ends)
+    return max(lows, default=None), min(highs, default=None)
 
 
 def _number(value: object) -> float | None:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import onnx
 import pytest
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from lrq_deploy.calibration.observe import calibrate
 from lrq_deploy.export.float_twin import float_twin
 from lrq_deploy.export.session import open_session
+from lrq_deploy.export.student_file import read_student, student_bytes
 from lrq_deploy.graph.operators import RECTIFIERS, is_call
 from lrq_deploy.graph.teach import make_teacher
 from lrq_deploy.scheme import ActSymmetry, Scheme
@@ -102,6 +104,9 @@ BODIES: dict[str, Body] = {
     "joined": lambda s, x: pooled(s.joined(F.relu(torch.cat([s.a(x), s.b(s.a(x))], 1)))),
     "generalised mean": lambda s, x: pooled(s.group(s.a(x)).clamp(min=1e-6).pow(3)).pow(1 / 3),
     "image": lambda s, x: pooled(s.a(F.relu(x))),
+    "up to 6": lambda s, x: pooled(s.b(F.relu6(s.a(x) * 20))),
+    "between -1 and 1": lambda s, x: pooled(s.b(F.hardtanh(s.a(x) * 20))),
+    "up to 2": lambda s, x: pooled(s.b((s.a(x) * 20).clamp(max=2.0))),
 }
 
 
@@ -111,6 +116,24 @@ def test_a_relu_that_a_quantizer_absorbed_comes_back(body: Body) -> None:
     twin = float_twin(model)
     assert difference(teacher, twin) < 0.03  # weights of 8 bits
     assert clips(twin) == rectifiers(teacher) == 1
+
+
+def test_limits_of_clips_are_in_the_bundle(tmp_path: Path) -> None:
+    module = Parts(lambda s, x: pooled(s.b((s.a(x) * 20).clamp(-3.0, 6.0).clamp(max=5.0))))
+    teacher, model = with_student(module)
+    path = tmp_path / "student.safetensors"
+    path.write_bytes(student_bytes(model))
+    again = read_student(path)
+    assert student_bytes(again) == student_bytes(model)
+    twin = float_twin(again)
+    assert difference(teacher, twin) < 0.03
+    (clip,) = (node for node in twin.graph.node if node.op_type == "Clip")
+    ends = {
+        t.name: float(onnx.numpy_helper.to_array(t))
+        for t in twin.graph.initializer[:]
+        if t.name in clip.input
+    }
+    assert [ends[name] for name in clip.input[1:]] == [-3.0, 5.0]
 
 
 @pytest.mark.parametrize(

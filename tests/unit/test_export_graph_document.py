@@ -96,6 +96,18 @@ def test_code_cannot_hide_in_a_module_path() -> None:
         graph_from_json(one_node("call_module", 'a"), print("ran'), root())
 
 
+@pytest.mark.parametrize("limits", [3.0, {"tuple": [0.0]}, {"tuple": ["0", None]}, None])
+def test_limits_are_two_numbers_or_none(limits: Any) -> None:
+    document = one_node("call_function", "aten.relu.default")
+    document["nodes"][1]["clip"] = {"tuple": [0.0, None]}
+    read = graph_from_json(document, root())
+    assert [n.meta.get("clip") for n in read.graph.nodes] == [None, (0.0, None)]
+    assert graph_to_json(read.graph)["nodes"][1]["clip"] == {"tuple": [0.0, None]}
+    document["nodes"][1]["clip"] = limits
+    with pytest.raises(BundleError, match="limits"):
+        graph_from_json(document, root())
+
+
 def test_another_schema_is_refused() -> None:
     with pytest.raises(BundleError, match="schema_version"):
         graph_from_json({"schema_version": 2, "nodes": []}, root())
