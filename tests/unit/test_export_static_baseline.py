@@ -29,7 +29,8 @@ def test_three_graphs_of_one_network_are_compared(tmp_path: Path) -> None:
     save_onnx(float_twin(model), paths[0])
     save_onnx(to_onnx(model), paths[1])
     static_baseline(paths[0], iter(images.split(8)), paths[2])
-    assert paths[2].stat().st_size < paths[0].stat().st_size
+    # Of so small a network the names take more room than the weights.
+    assert onnx.TensorProto.INT8 in {t.data_type for t in onnx.load(paths[2]).graph.initializer}
 
     ours, theirs, itself = agreements(
         paths[0], [paths[1], paths[2], paths[0]], iter(images.split(8)), "multiclass"
