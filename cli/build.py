@@ -116,7 +116,7 @@ def build(
             "--workspace": workspace is not None,
             "--fp16-rest": fp16_rest,
         }
-        _refuse_options_of_engines([flag for flag, set_ in of_engines.items() if set_], given[0])
+        _refuse_options_of_engines(of_engines, given[0])
         if onnxruntime is None:
             _preoptimize(bundle, out, force, json)
         else:
@@ -138,8 +138,9 @@ def build(
         _print(console, result)
 
 
-def _refuse_options_of_engines(flags: list[str], built: str) -> None:
+def _refuse_options_of_engines(stated: dict[str, bool], built: str) -> None:
     """Refuse what would have no effect, because no engine is built."""
+    flags = [flag for flag, is_stated in stated.items() if is_stated]
     if not flags:
         return
     named = ", ".join(flags)

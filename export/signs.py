@@ -94,6 +94,10 @@ class Signs:
         numbers = constant(value)
         return Sign.ANY if numbers is None or (numbers < 0).any() else Sign.NON_NEGATIVE
 
+    def state(self, value: ir.Value, sign: Sign) -> None:
+        """Take in a tensor that no operator of floats makes."""
+        self._known[value] = sign
+
     def learn(self, node: ir.Node) -> None:
         """Take in a node whose inputs are known."""
         sign = self._of_result(node)

@@ -16,6 +16,7 @@ __all__ = [
     "is_int4_weight",
     "is_quantizer",
     "is_weight",
+    "made_by",
     "require_lowered",
     "string_attribute",
     "unused_name",
@@ -45,6 +46,12 @@ def is_weight(node: ir.Node | None) -> bool:
 def is_int4_weight(node: ir.Node | None) -> bool:
     """Whether the node is a neutral weight of a layer whose input is float."""
     return node is not None and node.domain == DOMAIN and node.op_type == INT4_WEIGHT
+
+
+def made_by(value: ir.Value | None, op_type: str) -> ir.Node | None:
+    """The node that computes ``value``, where it is of that type."""
+    node = value.producer() if value is not None else None
+    return node if node is not None and node.op_type == op_type else None
 
 
 def int_attribute(node: ir.Node, name: str) -> int:

@@ -3,7 +3,12 @@
 import numpy as np
 import onnx_ir as ir
 
-from lrq_deploy.export.passes._matching import add_initializer, constant, require_lowered
+from lrq_deploy.export.passes._matching import (
+    add_initializer,
+    constant,
+    made_by,
+    require_lowered,
+)
 from lrq_deploy.graph.gates import HARD_SWISH_REACH
 
 __all__ = ["CurvedActivationsPass"]
@@ -52,16 +57,16 @@ def _gated_by_itself(node: ir.Node) -> ir.Value | None:
     if node.op_type != "Mul" or node.domain != "":
         return None
     for x, gate in (node.inputs, reversed(node.inputs)):
-        sigmoid = gate.producer() if gate is not None else None
-        if sigmoid is not None and sigmoid.op_type == "Sigmoid" and sigmoid.inputs[0] is x:
+        sigmoid = made_by(gate, "Sigmoid")
+        if sigmoid is not None and sigmoid.inputs[0] is x:
             return x
     return None
 
 
 def _gate_in_integers(graph: ir.Graph, node: ir.Node) -> bool:
     x = node.inputs[0]
-    source = x.producer() if x is not None else None
-    if x is None or source is None or source.op_type != "DequantizeLinear":
+    source = made_by(x, "DequantizeLinear")
+    if x is None or source is None:
         return False
     scale, zero_point = (constant(value) for value in source.inputs[1:3])
     if scale is None or zero_point is None or scale.size != 1:

@@ -3,7 +3,12 @@
 import numpy as np
 import onnx_ir as ir
 
-from lrq_deploy.export.passes._matching import add_initializer, constant, require_lowered
+from lrq_deploy.export.passes._matching import (
+    add_initializer,
+    constant,
+    made_by,
+    require_lowered,
+)
 
 __all__ = ["RequantizationPass"]
 
@@ -38,10 +43,8 @@ class RequantizationPass(ir.passes.InPlacePass):
 def _source(node: ir.Node) -> ir.Node | None:
     """The dequantization of computed integers that a quantizer reads."""
     value = node.inputs[0] if node.op_type == "QuantizeLinear" else None
-    source = value.producer() if value is not None else None
-    if source is None or source.op_type != "DequantizeLinear":
-        return None
-    return source if constant(source.inputs[0]) is None else None
+    source = made_by(value, "DequantizeLinear")
+    return source if source is not None and constant(source.inputs[0]) is None else None
 
 
 def _add_nothing(graph: ir.Graph, quantizer: ir.Node, source: ir.Node) -> None:

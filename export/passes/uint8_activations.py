@@ -9,6 +9,7 @@ from lrq_deploy.export.passes._matching import (
     float_attribute,
     int_attribute,
     is_quantizer,
+    made_by,
     string_attribute,
     unused_name,
 )
@@ -59,7 +60,7 @@ def _lower(graph: ir.Graph, node: ir.Node) -> None:
     label = unused_name(graph, name)
     low, high = int_attribute(node, "low") - qmin, int_attribute(node, "high") - qmin
     source, new = node.inputs[0], []
-    behind_softmax = _comes_from(source, "Softmax") and low == zero_point == 0
+    behind_softmax = made_by(source, "Softmax") is not None and low == zero_point == 0
     if behind_softmax:
         largest = add_initializer(graph, f"{label}.largest", scale * np.float32(high))
         new.append(ir.node("Min", [source, largest], name=f"{label}.Min"))
@@ -78,11 +79,6 @@ def _lower(graph: ir.Graph, node: ir.Node) -> None:
     graph.insert_before(node, new)
     output.replace_all_uses_with(real, replace_graph_outputs=True)
     graph.remove(node, safe=True)
-
-
-def _comes_from(value: ir.Value | None, op_type: str) -> bool:
-    maker = value.producer() if value is not None else None
-    return maker is not None and maker.op_type == op_type
 
 
 def _typed(

@@ -11,17 +11,17 @@ from lrq_deploy.export.passes._matching import (
     constant,
     int_attribute,
     is_weight,
+    made_by,
     require_lowered,
 )
 from lrq_deploy.export.passes.integer_movement import MOVES
 from lrq_deploy.export.saturation import pair_sums_fit
+from lrq_deploy.export.signs import Sign, Signs
 
 __all__ = ["UpperSaturationPass"]
 
 _TOP = 255
 _LAYERS = frozenset({"Conv", "Gemm", "MatMul"})
-_RECTIFIERS = frozenset({"HardSigmoid", "Relu", "Sigmoid", "Softmax"})
-_KEEP_THE_SIGN = frozenset({"Add", "AveragePool", "GlobalAveragePool", "Mul"})
 
 
 class UpperSaturationPass(ir.passes.InPlacePass):
@@ -41,25 +41,29 @@ class UpperSaturationPass(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Remove what can be removed."""
-        removed = [_remove(model.graph, n) for n in list(model.graph) if n.op_type == "Clip"]
-        return ir.passes.PassResult(model, any(removed))
+        signs, modified = Signs({}), False
+        for node in list(model.graph):
+            if node.op_type == "DequantizeLinear":
+                signs.state(node.outputs[0], _sign_of_stored(node))
+            elif node.op_type == "Clip" and made_by(node.inputs[0], "QuantizeLinear"):
+                modified |= _remove(model.graph, node, signs)
+            else:
+                signs.learn(node)
+        return ir.passes.PassResult(model, modified)
 
 
-def _remove(graph: ir.Graph, clip: ir.Node) -> bool:
-    stored = clip.inputs[0]
-    quantizer = stored.producer() if stored is not None else None
-    if stored is None or quantizer is None or quantizer.op_type != "QuantizeLinear":
-        return False
+def _remove(graph: ir.Graph, clip: ir.Node, signs: Signs) -> bool:
+    """Leave both limits of a quantizer to uint8, where that is possible."""
+    stored, quantizer = clip.inputs[0], made_by(clip.inputs[0], "QuantizeLinear")
     low, high = (constant(value) for value in clip.inputs[1:3])
-    zero_point = constant(quantizer.inputs[2])
+    zero_point = None if quantizer is None else constant(quantizer.inputs[2])
+    if stored is None or quantizer is None or low is None or high is None or zero_point is None:
+        return False
     readers = [node for node, _ in clip.outputs[0].uses()]
     if (
-        low is None
-        or high is None
-        or zero_point is None
-        or low != zero_point
+        low != zero_point
         or len(stored.uses()) > 1
-        or not _never_negative(quantizer.inputs[0])
+        or signs.of(quantizer.inputs[0]) is not Sign.NON_NEGATIVE
         or not all(_leads_to_small_weights(node) for node in readers)
     ):
         return False
@@ -89,17 +93,9 @@ def _exact_at_the_top(layer: ir.Node) -> bool:
     return integers is not None and pair_sums_fit(integers, int_attribute(weight, "axis"), _TOP)
 
 
-def _never_negative(value: ir.Value | None) -> bool:
-    node = value.producer() if value is not None else None
-    if node is None or node.domain:
-        return False
-    if node.op_type == "DequantizeLinear":
-        return _stored_from(node.inputs[0], constant(node.inputs[2]))
-    if node.op_type == "Clip":
-        low = constant(node.inputs[1])
-        return low is not None and bool(low >= 0)
-    followed = node.inputs if node.op_type in _KEEP_THE_SIGN else ()
-    return node.op_type in _RECTIFIERS or (bool(followed) and all(map(_never_negative, followed)))
+def _sign_of_stored(dequantizer: ir.Node) -> Sign:
+    from_zero = _stored_from(dequantizer.inputs[0], constant(dequantizer.inputs[2]))
+    return Sign.NON_NEGATIVE if from_zero else Sign.ANY
 
 
 def _stored_from(value: ir.Value | None, zero_point: NDArray[Any] | None) -> bool:
