@@ -110,6 +110,13 @@ def test_every_integer_stays_what_it_is(source: str, high: str) -> None:
         pytest.param({"SOURCE": "Neg (real)"}, id="an operator that changes the sign"),
         pytest.param({"SOURCE": "Add (input, real)"}, id="an operand that nobody knows"),
         pytest.param({"RESULT": "Add (sums, narrow)"}, id="a reader without weights"),
+        pytest.param(
+            {
+                "  sums =": "  other = DequantizeLinear (stored, coarse, zero)\n  sums =",
+                "RESULT": "Add (sums, other)",
+            },
+            id="a reader in front of the limit",
+        ),
     ],
 )
 def test_what_needs_its_limits_keeps_them(changes: dict[str, str]) -> None:
