@@ -119,7 +119,7 @@ def test_a_relu_that_a_quantizer_absorbed_comes_back(body: Body) -> None:
 
 
 def test_limits_of_clips_are_in_the_bundle(tmp_path: Path) -> None:
-    module = Parts(lambda s, x: pooled(s.b((s.a(x) * 20).clamp(-6.0, 6.0).clamp(max=5.0))))
+    module = Parts(lambda s, x: pooled(s.b((s.a(x) * 20).clamp(0.0, 7.0).clamp(0.0, 6.0))))
     teacher, model = with_student(module)
     assert not any(is_call(node, RECTIFIERS) for node in model.graph.graph.nodes)
     path = tmp_path / "student.safetensors"
@@ -134,7 +134,7 @@ def test_limits_of_clips_are_in_the_bundle(tmp_path: Path) -> None:
         for t in twin.graph.initializer[:]
         if t.name in clip.input
     }
-    assert [ends[name] for name in clip.input[1:]] == [-6.0, 5.0]
+    assert [ends[name] for name in clip.input[1:]] == [0.0, 6.0]
 
 
 @pytest.mark.parametrize(
