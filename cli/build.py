@@ -81,10 +81,10 @@ Fp16Rest = Annotated[
 Out = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE", show_default=False, help="Engine file. Beside the bundle unless given."
+        metavar="FILE", show_default=False, help="File to write. Beside the bundle unless given."
     ),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Replace an engine that is there.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")]
 
 
 def build(
@@ -155,31 +155,21 @@ def _refuse_options_of_engines(stated: dict[str, bool], built: str) -> None:
 def _preoptimize(folder: Path, out: Path | None, force: bool, json: bool) -> None:
     from dataclasses import asdict
 
-    from rich.console import Console
-
     from lrq_deploy.export.bundle import load_bundle
     from lrq_deploy.export.preoptimized import preoptimize
 
     loaded = load_bundle(folder)
     path = loaded.path.absolute()
     result = preoptimize(loaded, out or path.with_name(f"{path.name}.optimized.onnx"), force)
-    console = Console()
     if json:
-        document = {**asdict(result), "path": str(result.path)}
-        console.print_json(data={"schema_version": BUILD_SCHEMA, **document})
-        return
-    cpu = f"{result.cpu.name} ({result.cpu.machine} {result.cpu.features})"
-    for line in (
-        f"{result.path}  {result.size_bytes / _MIB:.2f} MiB",
-        f"for {cpu} and onnxruntime {result.runtime} only; the same bits as model.onnx",
-    ):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        _print_document(asdict(result))
+    else:
+        cpu = f"{result.cpu.name} ({result.cpu.machine} {result.cpu.features})"
+        _print_graph(result.path, result.size_bytes, f"{cpu} and onnxruntime {result.runtime} only")
 
 
 def _for_runtime(folder: Path, version: str, out: Path | None, force: bool, json: bool) -> None:
     from dataclasses import asdict
-
-    from rich.console import Console
 
     from lrq_deploy.export.bundle import load_bundle
     from lrq_deploy.export.older_runtime import write_for_runtime
@@ -190,14 +180,27 @@ def _for_runtime(folder: Path, version: str, out: Path | None, force: bool, json
     path = loaded.path.absolute()
     beside = path.with_name(f"{path.name}.onnxruntime-{version_text(wanted)}.onnx")
     result = write_for_runtime(loaded, wanted, out or beside, force)
-    console = Console()
     if json:
-        document = {**asdict(result), "path": str(result.path)}
-        console.print_json(data={"schema_version": BUILD_SCHEMA, **document})
-        return
+        _print_document(asdict(result))
+    else:
+        runtimes = f"onnxruntime {result.needs_onnxruntime} or later"
+        _print_graph(result.path, result.size_bytes, runtimes)
+
+
+def _print_document(values: dict[str, Any]) -> None:
+    from rich.console import Console
+
+    document = {"schema_version": BUILD_SCHEMA, **values, "path": str(values["path"])}
+    Console().print_json(data=document)
+
+
+def _print_graph(path: Path, size_bytes: int, meant_for: str) -> None:
+    from rich.console import Console
+
+    console = Console()
     for line in (
-        f"{result.path}  {result.size_bytes / _MIB:.2f} MiB",
-        f"for onnxruntime {result.needs_onnxruntime} or later; the same bits as model.onnx",
+        f"{path}  {size_bytes / _MIB:.2f} MiB",
+        f"for {meant_for}; the same bits as model.onnx",
     ):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 

@@ -13,6 +13,7 @@ from lrq_deploy.calibration.image_pool import pool_bytes
 from lrq_deploy.calibration.synthetic_store import MadeSet, synthesize_once
 from lrq_deploy.cli.finishing import finish
 from lrq_deploy.cli.mixed_widths import choose_widths, file_sizes
+from lrq_deploy.cli.model_remarks import model_remarks
 from lrq_deploy.cli.preparing import chosen_device, load_teacher
 from lrq_deploy.cli.rehearsing import rehearse_student
 from lrq_deploy.cli.result import QuantizeResult
@@ -28,7 +29,6 @@ from lrq_deploy.graph.placement import place_quantizers
 from lrq_deploy.images import ImageSet, read_image_folder
 from lrq_deploy.launch import launch
 from lrq_deploy.method.chosen import chosen_settings
-from lrq_deploy.method.normalisation import normalisation_remark
 from lrq_deploy.method.recipe import RecipeSettings
 from lrq_deploy.method.suited import suited
 from lrq_deploy.options import QuantizeOptions
@@ -113,7 +113,7 @@ def _prepared(run: Run, network: nn.Module | None, settings: RecipeSettings | No
         images = ranks.together(lambda: _read_images(options, teacher) if ranks.first else None)
         sized = options.target_size is not None
         sizes = ranks.on_first(lambda: file_sizes(teacher, options) if sized else None)
-        remarks = ranks.on_first(lambda: _remarks(run, teacher))
+        remarks = ranks.on_first(lambda: model_remarks(teacher, run.progress))
     with run.clock.stage("rehearse"):
         ranks.on_first(lambda: _rehearse(run, teacher))
     settings = settings or chosen_settings(options, teacher.input_shape, run.device, ranks)
@@ -124,15 +124,6 @@ def _prepared(run: Run, network: nn.Module | None, settings: RecipeSettings | No
         settings = replace(settings, compiled=True)
     ranks.check_batch(settings.batch_size)
     return Prepared(options, teacher, settings, images, sizes, remarks)
-
-
-def _remarks(run: Run, teacher: Teacher) -> tuple[str, ...]:
-    """Said before training too, which would be lost on a network that is fed wrongly."""
-    remarks = [*teacher.remarks, normalisation_remark(teacher)]
-    said = tuple(remark for remark in remarks if remark)
-    for remark in said:
-        StageProgress(run.progress, "load", 1).advance(message=remark)
-    return said
 
 
 def _suited(run: Run, teacher: Teacher) -> QuantizeOptions:

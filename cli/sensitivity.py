@@ -61,21 +61,24 @@ def _run(options: QuantizeOptions, out: Path | None, json: bool, quiet: bool) ->
 
     stdout = Console()
     with view_beside(stdout, json=json, quiet=quiet) as view:
-        table = _measure(options, view)
+        table, remarks = _measure(options, view)
         if out is not None:
             write_files(out, table_files(table))
     if json:
         stdout.print_json(data=table.to_json())
     else:
-        print_sensitivity(stdout, table)
+        print_sensitivity(stdout, table, remarks)
         if out is not None:
             stdout.print(f"written: {out / JSON_NAME}, {out / PICTURE_NAME}", soft_wrap=True)
 
 
-def _measure(options: QuantizeOptions, progress: ProgressCallback) -> "SensitivityTable":
-    """A short run of the generator, then one table on its images."""
+def _measure(
+    options: QuantizeOptions, progress: ProgressCallback
+) -> tuple["SensitivityTable", tuple[str, ...]]:
+    """A short run of the generator, then one table on its images; and remarks on the model."""
     from lrq_deploy.calibration.sensitivity import measure_sensitivity, probe_settings
     from lrq_deploy.calibration.synthesize import synthesize
+    from lrq_deploy.cli.model_remarks import model_remarks
     from lrq_deploy.cli.preparing import chosen_device, load_teacher
     from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
     from lrq_deploy.graph.placement import place_quantizers
@@ -85,13 +88,14 @@ def _measure(options: QuantizeOptions, progress: ProgressCallback) -> "Sensitivi
 
     device = chosen_device(options.device)
     teacher = load_teacher(options)
+    remarks = model_remarks(teacher, progress)
     options = suited(options, teacher)
     settings = probe_settings(teacher.input_shape)
     settings = method_settings(options.method_name, settings, options.scheme.weight_bits)
     made = synthesize(teacher, settings, options.method, options.seed, device, progress)
     folded = fold_batch_norm(teacher.graph)
     student = place_quantizers(folded, options.scheme, PORTABLE, teacher.preprocessing)
-    return measure_sensitivity(
+    table = measure_sensitivity(
         student.to(device),
         made.images.to(device),
         PORTABLE,
@@ -101,6 +105,7 @@ def _measure(options: QuantizeOptions, progress: ProgressCallback) -> "Sensitivi
         progress,
         teacher.task,
     )
+    return table, remarks
 
 
 def table_files(table: "SensitivityTable") -> dict[str, bytes]:

@@ -17,12 +17,15 @@ _WORST = 3
 _STYLES = ((0.1, "red"), (0.01, "yellow"))
 
 
-def print_sensitivity(console: Console, table: SensitivityTable) -> None:
+def print_sensitivity(
+    console: Console, table: SensitivityTable, remarks: tuple[str, ...] = ()
+) -> None:
     """Print weights and activations, each ranked by the damage at 4 bits.
 
     Args:
         console: where to write; lines stay within its width.
         table: what was measured.
+        remarks: on the model and how it is read.
     """
     between = "\n" if console.width < _NARROW else " "
     layers = table.ranked("weight", RANKED_AT)
@@ -37,6 +40,8 @@ def print_sensitivity(console: Console, table: SensitivityTable) -> None:
             "three worst of a width."
         )
     )
+    for remark in remarks:
+        console.print(Text(f"warning: {remark}", style="yellow"))
 
 
 def _ranked(

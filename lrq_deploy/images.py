@@ -328,8 +328,13 @@ def _listing_by_class(
 
 def _images_below(folder: Path, on_closed: Callable[[OSError], None]) -> list[Path]:
     """Image files of a folder and those below; a folder that cannot be read is reported."""
-    walk = os.walk(folder, onerror=on_closed)  # rglob passes over such folders
-    return sorted(path for at, _, names in walk for n in names if _is_image(path := Path(at, n)))
+    found = []
+    for at, _, names in os.walk(folder, onerror=on_closed):  # rglob passes over such folders
+        if not _open(Path(at)):  # it may be listed and yet not entered
+            on_closed(PermissionError(at))
+            continue
+        found += [path for name in names if _is_image(path := Path(at, name))]
+    return sorted(found)
 
 
 def _is_image(path: Path) -> bool:

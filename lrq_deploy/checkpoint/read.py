@@ -83,8 +83,8 @@ def read_state_dict(path: Path, trust_pickle: bool = False) -> StateDict:
         raise _untrusted(path, found)
     content = _unpickle_trusted(path) if found.unsafe else _unpickle_tensors(file, found)
     origin = f"{form} {path.name}"
-    payload, keys = _unwrap(content, path)
     plain = not (found.unsafe or found.inert)
+    payload, keys = _unwrap(content, path, plain)
     averaged = averaged_weights(content, keys, path, _is_module, _is_tensor, plain)
     if keys:
         origin += f" under {'.'.join(keys)}"
@@ -178,9 +178,9 @@ def _holds_module(found: PickleGlobals) -> bool:
     return any(name.startswith("torch.nn.modules.") for name in found.unsafe)
 
 
-def _unwrap(content: object, path: Path) -> tuple[Any, tuple[str, ...]]:
+def _unwrap(content: object, path: Path, plain: bool) -> tuple[Any, tuple[str, ...]]:
     """Module or mapping that holds the weights, and the keys that lead to it."""
-    keys = place_of_weights(content, path, _is_module, _is_tensor, _describe(content))
+    keys = place_of_weights(content, path, _is_module, _is_tensor, _describe(content), plain)
     for key in keys:
         content = content[key]  # type: ignore[index]
     if isinstance(content, nn.DataParallel):

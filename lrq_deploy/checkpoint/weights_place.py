@@ -21,6 +21,7 @@ def place_of_weights(
     is_module: Callable[[object], bool],
     is_tensor: Callable[[object], bool],
     description: str,
+    plain: bool,
 ) -> tuple[str, ...]:
     """The keys that lead to a module or to a mapping with named tensors.
 
@@ -29,6 +30,7 @@ def place_of_weights(
         path: the file, for messages.
         is_module, is_tensor: what counts as either.
         description: of ``content``, for the message where it holds no weights.
+        plain: whether ``torch.load`` reads the file with ``weights_only=True``.
 
     Raises:
         CheckpointError: there are no named tensors, or several sets of which none has a usual key.
@@ -48,7 +50,7 @@ def place_of_weights(
         "a checkpoint must hold one set of weights, or one under a usual key such as 'state_dict'",
         f"{path} with {len(sets)}: {', '.join('.'.join(keys) for keys in sets)}",
         "save the one to quantize alone, for instance with "
-        f"torch.save(torch.load({str(path)!r}, 'cpu', weights_only=True){first}, 'weights.pt')",
+        f"torch.save(torch.load({str(path)!r}, 'cpu', weights_only={plain}){first}, 'weights.pt')",
     )
 
 

@@ -66,8 +66,8 @@ def outline_torch_file(file: CheckpointFile) -> Outline:
 def _outline(
     content: object, found: PickleGlobals, form: str, writer: str, file: CheckpointFile
 ) -> Outline:
-    keys = place_of_weights(content, file.path, is_module, _is_tensor, _describe(content))
     plain = not (found.unsafe or found.inert)
+    keys = place_of_weights(content, file.path, is_module, _is_tensor, _describe(content), plain)
     averaged = averaged_weights(content, keys, file.path, is_module, _is_tensor, plain)
     weights = content
     facts: dict[str, str] = {}

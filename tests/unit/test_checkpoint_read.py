@@ -345,6 +345,20 @@ def test_several_sets_of_weights_are_named(tmp_path: Path) -> None:
     torch.save({"student": _weights(), "teacher": {"net": _weights()}}, path)
     for read in (read_state_dict, inspect_model):
         with pytest.raises(
-            CheckpointError, match=r"with 2: student, teacher\.net; .*\['student'\]"
+            CheckpointError, match=r"with 2: student, teacher\.net; .*True\)\['student'\]"
         ):
             read(path)
+
+
+def test_saving_one_of_several_sets_works_where_the_file_holds_more_than_tensors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "model.pt"
+    args = argparse.Namespace(lr=0.1)
+    torch.save({"student": _weights(), "teacher": {"net": _weights()}, "args": args}, path)
+    for read in (read_state_dict, inspect_model):
+        with pytest.raises(CheckpointError, match="one set of weights") as caught:
+            read(path)
+        exec(f"import torch; {caught.value.remedy.partition('for instance with ')[2]}", {})
+        assert _equal(read_state_dict(tmp_path / "weights.pt").tensors, _weights())

@@ -116,6 +116,15 @@ def test_json_and_files_hold_one_table_and_are_not_overwritten(
     assert run(tmp_path, monkeypatch, "--out", str(out), "--force") == 0
 
 
+def test_averaged_weights_beside_those_that_are_read_are_spoken_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save = torch.save
+    monkeypatch.setattr(torch, "save", lambda w, path: save({"model": w, "model_ema": w}, path))
+    assert run(tmp_path, monkeypatch) == 0
+    assert "warning: averaged weights lie under model_ema" in capsys.readouterr().out
+
+
 def test_a_file_as_folder_is_refused_before_any_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

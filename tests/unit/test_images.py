@@ -149,6 +149,26 @@ def test_folders_that_cannot_be_read_are_counted(
     assert found.remarks() == ("1 folders could not be read and were left out",)
 
 
+def test_folders_that_can_be_listed_and_not_entered_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "abc":
+        write_png(tmp_path / name / "0.png", 0)
+    access, is_file = os.access, Path.is_file
+
+    def refuse(path: Path) -> bool:
+        if path.parent.name == "b":
+            raise PermissionError(13, "Permission denied", str(path))
+        return is_file(path)
+
+    monkeypatch.setattr(os, "access", lambda p, mode: Path(p).name != "b" and access(p, mode))
+    monkeypatch.setattr(Path, "is_file", refuse)
+    found = read_image_folder(tmp_path, RGB_8, IDENTITY_RGB, num_classes=3)
+    assert found.labels is not None
+    assert found.labels.tolist() == [0, 2]
+    assert found.remarks() == ("1 folders could not be read and were left out",)
+
+
 def test_a_folder_that_cannot_be_read_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
