@@ -11,7 +11,7 @@ from lrq_deploy.method.student_training import train_student
 from lrq_deploy.options import MethodSwitches
 from lrq_deploy.progress import ProgressCallback, StageProgress
 from lrq_deploy.ranks import ALONE, Ranks
-from lrq_deploy.student.layers import float_twin
+from lrq_deploy.student.layers import ActQuantizer, QuantizedLayer, float_twin
 from lrq_deploy.synthetic import SyntheticSet
 from lrq_deploy.task import Task
 
@@ -36,7 +36,8 @@ def fit_student(
     All ``ranks`` have the same images, share every step, and end with the same student.
 
     Returns:
-        Loss terms of the last step of the last stage, empty where only ranges were searched.
+        Loss terms of the last step of the last stage, empty where only ranges were searched, as
+        where all layers stay float and no scale is learned.
 
     Raises:
         DivergenceError: a loss is not finite.
@@ -47,10 +48,13 @@ def fit_student(
         student, images[: settings.calibration_images], symmetric, seed, switches.range_search
     )
     report.advance()
-    ranks.align(student)
+    _align(student, ranks)
     teacher = float_twin(student)
     metrics: dict[str, float] = {}
-    if settings.block_steps:
+    modules = list(student.modules())
+    layers = any(isinstance(module, QuantizedLayer) for module in modules)
+    scales = any(isinstance(module, ActQuantizer) and module.learns for module in modules)
+    if settings.block_steps and layers:
         metrics |= reconstruct(
             student,
             teacher,
@@ -63,7 +67,7 @@ def fit_student(
             ranks,
             synthetic.overlays,
         )
-    if settings.student_steps:
+    if settings.student_steps and (layers or scales):
         metrics |= train_student(
             student,
             teacher,
@@ -79,3 +83,12 @@ def fit_student(
             synthetic.overlays,
         )
     return metrics
+
+
+def _align(student: fx.GraphModule, ranks: Ranks) -> None:
+    """Give ``student`` the scales and integer ranges that it has on the first rank."""
+    ranks.align(student)
+    quantizers = [module for module in student.modules() if isinstance(module, ActQuantizer)]
+    ranges = ranks.on_first(lambda: [(q.zero_point, q.bounds) for q in quantizers])
+    for quantizer, (zero_point, bounds) in zip(quantizers, ranges, strict=True):
+        quantizer.zero_point, quantizer.bounds = zero_point, bounds

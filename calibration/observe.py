@@ -13,7 +13,7 @@ from lrq_deploy.graph.operators import is_call
 from lrq_deploy.graph.ranges import largest_values
 from lrq_deploy.student.layers import ActQuantizer, QuantizedLayer, set_enabled
 
-__all__ = ["calibrate", "sample_activations"]
+__all__ = ["calibrate", "read_by_hard_swish", "sample_activations"]
 
 aten = torch.ops.aten
 
@@ -48,7 +48,7 @@ def calibrate(
     set_enabled(student, False)
     samples = sample_activations(student, images, seed, SAMPLE_SIZE if search else None)
     set_enabled(student, True)
-    largest, gated = _largest_received(student), _read_by_hard_swish(student)
+    largest, gated = _largest_received(student), read_by_hard_swish(student)
     for path, values in samples.items():
         quantizer = student.get_submodule(path)
         if isinstance(quantizer, ActQuantizer):
@@ -96,7 +96,7 @@ def _largest_received(student: fx.GraphModule) -> dict[str, float]:
     return found
 
 
-def _read_by_hard_swish(student: fx.GraphModule) -> set[str]:
+def read_by_hard_swish(student: fx.GraphModule) -> set[str]:
     """Paths of the quantizers whose values a hard-swish reads."""
     gates = [node for node in student.graph.nodes if is_call(node, {aten.hardswish.default})]
     return {str(source.target) for gate in gates for source in gate.all_input_nodes}

@@ -66,6 +66,11 @@ def images_key(
             "task": teacher.task,
             "preprocessing": asdict(teacher.preprocessing),
             "settings": made_with,
+            "counts": [
+                settings.generated_images,
+                settings.painted_images,
+                settings.painted_held_out,
+            ],
             "long_range": switches.long_range,
             "image_source": switches.image_source,
             # The student's margin leaves the images as they are without one.

@@ -17,7 +17,7 @@ from lrq_deploy.progress import ProgressCallback
 from lrq_deploy.scheme import LayerBits, Scheme
 from lrq_deploy.sensitivity import SensitivityTable
 from lrq_deploy.student.layers import QuantizedLayer
-from lrq_deploy.target import PORTABLE
+from lrq_deploy.target import TargetDescription
 from lrq_deploy.teacher import Teacher
 
 __all__ = ["FileSizes", "choose_widths", "file_sizes"]
@@ -55,13 +55,20 @@ class FileSizes:
         return self.fixed_bytes + sum(self.wide_bytes.values())
 
 
-def file_sizes(teacher: Teacher, options: QuantizeOptions) -> FileSizes:
+def file_sizes(teacher: Teacher, options: QuantizeOptions, limits: TargetDescription) -> FileSizes:
     """Measure the files of the two uniform students, with scales that stand for real ones.
+
+    Args:
+        teacher: captured.
+        options: of the run.
+        limits: of the runtimes that the run is for.
 
     Raises:
         OptionError: ``options.target_size`` lies below the smaller one.
     """
-    students = {bits: _placed(teacher, replace(options.scheme, weight_bits=bits)) for bits in _BOTH}
+    students = {
+        bits: _placed(teacher, replace(options.scheme, weight_bits=bits), limits) for bits in _BOTH
+    }
     layers = {bits: _layers(student) for bits, student in students.items()}
     free = [name for name, layer in layers[NARROW].items() if layer.bits != layers[WIDE][name].bits]
     weights = {name: layers[WIDE][name].weight.numel() for name in free}
@@ -88,6 +95,7 @@ def choose_widths(
     sizes: FileSizes,
     images: Tensor,
     options: QuantizeOptions,
+    limits: TargetDescription,
     progress: ProgressCallback,
 ) -> tuple[Scheme, SensitivityTable]:
     """The scheme that loses least within ``options.target_size``, and the table behind it.
@@ -97,13 +105,14 @@ def choose_widths(
         sizes: of ``file_sizes``.
         images: synthetic, normalised ``[N, C, H, W]``, on the CPU.
         options: of the run.
+        limits: of the runtimes that the run is for.
         progress: receives an event per batch.
     """
     scheme = options.scheme
     table = measure_sensitivity(
-        _placed(teacher, replace(scheme, act_bits=WIDE, residual_bits=WIDE)),
+        _placed(teacher, replace(scheme, act_bits=WIDE, residual_bits=WIDE), limits),
         images[:PROBE_IMAGES],
-        PORTABLE,
+        limits,
         scheme.act_symmetry == "symmetric",
         options.seed,
         teacher.name,
@@ -137,8 +146,8 @@ def _rounded_up(size: int) -> str:
     return f"{-(-size // 1000) / 1000:.3f}"
 
 
-def _placed(teacher: Teacher, scheme: Scheme) -> fx.GraphModule:
-    return place_quantizers(fold_batch_norm(teacher.graph), scheme, PORTABLE, teacher.preprocessing)
+def _placed(teacher: Teacher, scheme: Scheme, limits: TargetDescription) -> fx.GraphModule:
+    return place_quantizers(fold_batch_norm(teacher.graph), scheme, limits, teacher.preprocessing)
 
 
 def _layers(student: fx.GraphModule) -> dict[str, QuantizedLayer]:

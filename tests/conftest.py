@@ -1,9 +1,14 @@
 """Fixtures of every tier: threads kept low, and one small real teacher per session."""
 
+import hypothesis
 import pytest
 import torch
 
 from lrq_deploy.cli.demo_network import TrainedDigits, train_digits
+
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
 
 
 @pytest.fixture(autouse=True, scope="session")

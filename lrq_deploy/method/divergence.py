@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lrq_deploy.errors import DivergenceError
+from lrq_deploy.wording import counted
 
 __all__ = ["DivergenceGuard"]
 
@@ -42,11 +43,13 @@ class DivergenceGuard:
             return
         self._module.load_state_dict(self._good)
         listed = ", ".join(f"{name} {value:g}" for name, value in terms.items())
-        spread = f", with NaN or Inf in {len(bad)} tensors such as {bad[0]}" if bad else ""
+        count = counted(len(bad), "tensor")
+        spread = f", with NaN or Inf in {count} such as {bad[0]}" if bad else ""
         raise DivergenceError(
             f"all loss terms and weights of the {self._stage} stage must be finite",
             f"{listed} at step {step}{spread}",
-            "the last good state was kept; try --recipe fast, another --seed, or more bits",
+            "try another --seed, or, where the run has them not yet, --recipe fast or more bits (8 "
+            "at most); the last good state was kept",
             self._good,
         )
 

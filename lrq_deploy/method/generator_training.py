@@ -165,7 +165,7 @@ class GeneratorTraining:
             logits = logits.float()
             features = logits if features is None else features.float()
             moments = channel_moments(taps)
-            middle = [tap for tap in taps if tap.dim() == 4]
+            middle = [tap for tap in taps if tap.dim() == 4] or taps
             spread = [images, *(middle[len(middle) * part // 3] for part in (1, 2))]
             return logits, features, *map(coarse, spread), *moments
 

@@ -64,13 +64,15 @@ class NormalisationFit:
 
 
 def fit_normalisation(teacher: Teacher) -> NormalisationFit | None:
-    """The fit on painted images; None without BatchNorm, or with a curve before the first."""
+    """The fit on painted images; None without BatchNorm that saw any, or behind a curve."""
     norms = batch_norms(teacher.graph)
     if not norms or not _plain(norms[0].all_input_nodes[0]):
         return None
     first = norms[0]
     graph = segment_graph(teacher.graph, Segment(None, first.all_input_nodes[0].name))
     mean, var = (tensor_of(teacher.graph, first.args[place]) for place in (3, 4))
+    if not (var > 0).any():
+        return None
     pixels = _painted(teacher)
     usual = _usual(teacher.input_shape[0])
     stated, *distances = (

@@ -25,6 +25,7 @@ from lrq_deploy.method.pieces import Pieces
 from lrq_deploy.method.precision import COARSE_BITS, coarsest_bits, reduced_precision
 from lrq_deploy.method.recipe import RecipeSettings
 from lrq_deploy.method.squared_error import squared_error
+from lrq_deploy.method.typical_size import bias_size
 from lrq_deploy.progress import ProgressCallback
 from lrq_deploy.ranks import ALONE, Ranks
 from lrq_deploy.student.layers import ActQuantizer, FloatMix, QuantizedLayer
@@ -97,7 +98,11 @@ class BlockReconstruction:
         overlays: Tensor | None = None,
     ) -> None:
         self.watched = on_device(student, device).to(memory_format=torch.channels_last)
-        self._segments = segments_of(student)
+        segments = segments_of(student)
+        # One without layers has no rounding to learn.
+        self._segments = [
+            s for s in segments if _modules(segment_graph(student, s), QuantizedLayer)
+        ]
         self.steps = len(self._segments) * settings.block_steps
         self.steps_done = 0
         self.images_per_step = settings.batch_size
@@ -108,8 +113,8 @@ class BlockReconstruction:
         self._seed = seed
         self.device = device
         # Of batches, and of the passes that compute the maps; either is cut evenly.
-        of_both = math.gcd(settings.batch_size, min(MAP_BATCH, len(images)))
-        self.pieces = Pieces(of_both // ranks.count)
+        self._map_batch = min(MAP_BATCH, settings.batch_size, len(images))
+        self.pieces = Pieces(math.gcd(settings.batch_size, self._map_batch) // ranks.count)
         self._ranks = ranks
         self._block: _Block | None = None
         self._settled: list[Tensor] | None = None
@@ -148,8 +153,7 @@ class BlockReconstruction:
         number = self.steps_done // self._settings.block_steps
         segment = self._segments[number]
         seed = self._seed + number
-        size = min(MAP_BATCH, len(self._images))
-        batches = AugmentedBatches(self._images, size, seed, self._ranks, self._overlays)
+        batches = AugmentedBatches(self._images, self._map_batch, seed, self._ranks, self._overlays)
         most = len(self._images) // self._ranks.count
         maps = _maps(self.watched, self._teacher, segment, batches, most, self.device, self.pieces)
         earlier = self._segments[:number]
@@ -214,7 +218,8 @@ def _maps(
         mine = batch if read is None else pieces.mapped(read, batch)
         rows.append((mine, best, pieces.mapped(give, best)))
         room -= sum(t.numel() * t.element_size() for t in rows[-1])
-    return _Maps(*(torch.cat(column) for column in zip(*rows, strict=True)))
+    # A second copy of the only rows would take their room again.
+    return _Maps(*(c[0] if len(c) == 1 else torch.cat(c) for c in zip(*rows, strict=True)))
 
 
 class _Block:
@@ -253,13 +258,13 @@ class _Block:
         self.done = 0
 
     def _make_optimizer(self, settings: RecipeSettings, learned: set[int]) -> torch.optim.Adam:
-        """Biases relative to their size, as the weights of ``student_training``."""
+        """Biases relative to their size, as those of ``student_training``."""
         choices = [rounding.preference for rounding in self._roundings]
         groups: list[dict[str, Any]] = [{"params": choices, "lr": settings.rounding_rate}]
         for layer in self._layers:
             if layer.bias is not None:
-                size = float(layer.bias.detach().square().mean().sqrt().clamp_min(1e-3))
-                groups.append({"params": [layer.bias], "lr": settings.weight_rate * size})
+                rate = settings.weight_rate * bias_size(layer)
+                groups.append({"params": [layer.bias], "lr": rate})
         scales = [q.log_scale for q in self._quantizers if q.learns]
         # A scale that an earlier block shares is what that block was fitted to.
         own = [scale for scale in scales if id(scale) not in learned]

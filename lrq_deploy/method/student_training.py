@@ -36,6 +36,7 @@ from lrq_deploy.method.recipe import RecipeSettings
 from lrq_deploy.method.running_mean import RunningMean
 from lrq_deploy.method.squared_error import squared_error
 from lrq_deploy.method.teacher_answers import TeacherAnswers
+from lrq_deploy.method.typical_size import bias_size, weight_size
 from lrq_deploy.options import MethodSwitches
 from lrq_deploy.progress import ProgressCallback
 from lrq_deploy.ranks import ALONE, Ranks
@@ -194,7 +195,9 @@ class StudentTraining:
 
     def _loss(self, *seen: Tensor) -> tuple[Tensor, "_Losses"]:
         distillation, errors, sizes, margin = (rows.mean(0) for rows in seen)
-        losses = _Losses(distillation, errors / sizes.clamp_min(SMALLEST), margin)
+        # Of all ranks, so that the mean of their losses is the ratio of the whole batch.
+        sizes = self._ranks.pooled(sizes).clamp_min(SMALLEST)
+        losses = _Losses(distillation, errors / sizes, margin)
         weighted = self._settings.feature_weight * losses.features
         return losses.distillation + weighted + losses.margin, losses
 
@@ -278,10 +281,9 @@ def _optimizer(student: nn.Module, settings: RecipeSettings) -> torch.optim.Adam
     for module in student.modules():
         if isinstance(module, QuantizedLayer):
             scales.append(module.log_scale)
-            for tensor, rate in ((module.weight, weight_rate), (module.bias, bias_rate)):
-                if tensor is not None:
-                    size = float(tensor.detach().square().mean().sqrt().clamp_min(1e-3))
-                    groups.append({"params": [tensor], "lr": rate * size})
+            groups.append({"params": [module.weight], "lr": weight_rate * weight_size(module)})
+            if module.bias is not None:
+                groups.append({"params": [module.bias], "lr": bias_rate * bias_size(module)})
         elif isinstance(module, ActQuantizer):
             module.log_scale.requires_grad_(module.learns)
             if module.learns:

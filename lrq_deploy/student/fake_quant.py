@@ -2,12 +2,13 @@
 
 ``real = scale * (q - zero_point)`` with ``q = clip(round(x / scale) + zero_point, qmin, qmax)``.
 Gradients follow Learned Step Size Quantization (Esser et al. 2020, arXiv 1902.08153, eq. 3 and
-5): straight through for ``x`` inside the range, and for the scale the rounding error inside and
-the clipped integer outside. With ``g`` the gradient of the result ``y`` and ``m`` the mask of the
-range that sum is ``sum(g * y) / scale - sum(g * m * x / scale)``: two dot products, no further
-tensor. Training multiplies by ``1 / scale``, which moves single values that lie on a tie;
-without gradients the division is done as stated, so that an evaluated student has the bits of
-the frozen one.
+5), whose range ends at the outermost integers where this one ends half a step further, as those
+values are rounded, not clipped: straight through for ``x`` inside the range, and for the scale the
+rounding error inside and the clipped integer outside. With ``g`` the gradient of the result ``y``
+and ``m`` the mask of the range that sum is ``sum(g * y) / scale - sum(g * m * x / scale)``: two dot
+products, no further tensor. Training multiplies by ``1 / scale``, which moves single values that
+lie on a tie; without gradients the division is done as stated, so that an evaluated student has the
+bits of the frozen one.
 """
 
 from typing import Any

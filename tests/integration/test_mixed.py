@@ -5,9 +5,13 @@ import re
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch.nn.functional as F
+from support.small_networks import conv_bn, with_statistics
 from support.tiny_run import TINY
+from torch import Tensor, nn
 
 from lrq_deploy.cli import main
 from lrq_deploy.cli.demo_network import TrainedDigits
@@ -16,9 +20,11 @@ from lrq_deploy.cli.pipeline import quantize
 from lrq_deploy.cli.preparing import load_teacher
 from lrq_deploy.errors import OptionError
 from lrq_deploy.export.bundle import load_bundle
+from lrq_deploy.export.targets import targets
 from lrq_deploy.options import QuantizeOptions
 from lrq_deploy.scheme import LayerBits, Scheme
 from lrq_deploy.sensitivity import SensitivityTable
+from lrq_deploy.target import PORTABLE
 
 pytestmark = pytest.mark.integration
 
@@ -34,7 +40,7 @@ def test_a_mixed_bundle_keeps_its_size_and_passes_every_rung(
         bench=False,
         target_size=1.0,
     )
-    sizes = file_sizes(load_teacher(options), options)
+    sizes = file_sizes(load_teacher(options), options, PORTABLE)
     target = (sizes.smallest + sizes.largest) / 2 / MEGABYTE
     result = quantize(replace(options, target_size=target), settings=TINY)
     bundle = load_bundle(result.bundle_path)
@@ -60,6 +66,48 @@ def test_a_mixed_bundle_keeps_its_size_and_passes_every_rung(
     assert caught.value.code == 0
 
 
+class Gated(nn.Module):
+    """A hard-swish behind each of five layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = conv_bn(3, 8)
+        self.inner = nn.ModuleList(conv_bn(8, 8) for _ in range(4))
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.hardswish(self.stem(x))
+        for layer in self.inner:
+            x = F.hardswish(layer(x))
+        logits: Tensor = self.head(x.mean((2, 3)))
+        return logits
+
+
+@pytest.mark.parametrize("symmetry", ["symmetric", "asymmetric"])
+@pytest.mark.parametrize("target", ["auto", "onnxruntime"])
+def test_a_size_is_kept_whatever_form_a_hard_swish_takes(
+    tmp_path: Path, symmetry: Any, target: str
+) -> None:
+    options = QuantizeOptions(
+        Path("gated"),
+        tmp_path / "bundle",
+        Scheme(8, 8, None, act_symmetry=symmetry),
+        input_shape=(3, 12, 12),
+        mean=(0.5,) * 3,
+        std=(0.5,) * 3,
+        device="cpu",
+        bench=False,
+        target=target,
+        target_size=1.0,
+    )
+    network = with_statistics(Gated())
+    limits = targets().choose(target, options.scheme).limits
+    sizes = file_sizes(load_teacher(options, network), options, limits)
+    target_size = (sizes.smallest + 600) / MEGABYTE
+    quantize(replace(options, target_size=target_size), network=network, settings=TINY)
+    assert (tmp_path / "bundle" / "model.onnx").stat().st_size <= target_size * MEGABYTE
+
+
 def test_a_size_out_of_reach_is_refused_before_training(
     digits_teacher: TrainedDigits, tmp_path: Path
 ) -> None:
@@ -82,10 +130,10 @@ def test_the_smallest_size_that_is_stated_is_accepted(
     teacher = load_teacher(options)
     monkeypatch.setattr(FileSizes, "smallest", size)
     with pytest.raises(OptionError, match="--target-size must be at least") as caught:
-        file_sizes(teacher, options)
+        file_sizes(teacher, options, PORTABLE)
     (stated,) = re.findall(r"at least (\S+) MB", caught.value.rule)
     assert size <= round(float(stated) * MEGABYTE) < size + 1000
-    file_sizes(teacher, replace(options, target_size=float(stated)))
+    file_sizes(teacher, replace(options, target_size=float(stated)), PORTABLE)
 
 
 @pytest.mark.parametrize(

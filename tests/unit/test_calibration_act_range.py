@@ -58,7 +58,7 @@ def test_values_of_both_signs_stay_in_the_middle() -> None:
     assert found.bounds.levels == 16
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     seed=st.integers(0, 10_000),
     bits=st.integers(2, 7),

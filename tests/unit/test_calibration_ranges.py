@@ -25,7 +25,7 @@ def loss(x: Tensor, scale: float, zero_point: int, bounds: IntegerRange) -> floa
     return float(((q - zero_point) * scale - x).abs().pow(2.4).mean())
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     seed=st.integers(0, 10_000),
     bits=st.integers(2, 8),
@@ -48,7 +48,7 @@ def test_never_worse_than_the_whole_range(
     assert loss(torch.zeros(1), scale, zero_point, bounds) == 0
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 10_000), bits=st.integers(2, 8), axis=st.sampled_from([0, 1]))
 def test_weight_scales_are_searched_per_channel(seed: int, bits: int, axis: int) -> None:
     weight = torch.randn(3, 4, 3, 3, generator=torch.Generator().manual_seed(seed))

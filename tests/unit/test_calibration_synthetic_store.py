@@ -114,6 +114,15 @@ def test_options_count_where_the_images_depend_on_them(
     assert (key(teacher, **changes) == key(teacher)) == same
 
 
+@pytest.mark.parametrize("count", ["generated_images", "painted_images", "painted_held_out"])
+def test_how_a_pool_is_laid_out_counts(
+    teacher: Teacher, count: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = key(teacher)
+    monkeypatch.setattr(RecipeSettings, count, property(lambda settings: 7))
+    assert key(teacher) != before
+
+
 def test_margin_b_is_the_students(teacher: Teacher) -> None:
     off, b = MethodSwitches(margin="off"), MethodSwitches(margin="b")
     assert key(teacher, switches=off) == key(teacher, switches=b)

@@ -11,7 +11,7 @@ from lrq_deploy.method.attention import AttentionBlock, LargeKernelAttention, at
 pytestmark = pytest.mark.unit
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     height=st.integers(1, 23),
     width=st.integers(1, 23),

@@ -39,7 +39,7 @@ def _cpu_runs_out() -> Any:
 
 
 @pytest.mark.parametrize("name", STAGES)
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, suppress_health_check=list(HealthCheck))
 @given(broken=st.integers(0, SETTINGS.student_steps - 1), part=st.floats(0, 1, exclude_max=True))
 def test_wherever_memory_ends_the_step_is_the_one_that_began_in_pieces(
     name: str, broken: int, part: float

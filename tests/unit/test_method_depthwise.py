@@ -18,7 +18,7 @@ pytestmark = pytest.mark.unit
     st.booleans(),
     st.integers(0, 999),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_it_is_torchs_convolution(
     height: int, width: int, side: int, with_bias: bool, seed: int
 ) -> None:

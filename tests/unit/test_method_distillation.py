@@ -27,7 +27,7 @@ def logits(seed: int, classes: int, spread: float = 3.0) -> tuple[Tensor, Tensor
     )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10_000), classes=st.integers(3, 20), temperature=st.floats(0.5, 8.0))
 def test_plain_is_target_term_plus_weighted_other_term(
     seed: int, classes: int, temperature: float
@@ -42,7 +42,7 @@ def test_plain_is_target_term_plus_weighted_other_term(
         assert whole == pytest.approx(target + (1 - share) * other, rel=1e-8, abs=1e-10)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 10_000), temperature=st.floats(0.5, 8.0))
 def test_plain_is_the_divergence_of_softened_answers(seed: int, temperature: float) -> None:
     student, teacher = logits(seed, 6)

@@ -48,6 +48,9 @@ def test_an_infinite_weight_is_divergence_though_the_loss_is_finite() -> None:
     module = nn.Linear(2, 2)
     guard = DivergenceGuard("student", module)
     moved(module, float("inf"))
-    with pytest.raises(DivergenceError, match="Inf in 1 tensors such as weight"):
+    with pytest.raises(DivergenceError, match="Inf in 1 tensor such as weight") as caught:
         guard.check(25, {"distillation": 0.5})
+    # The guard does not know the options, so nothing is proposed that they may have already.
+    assert "where the run has them not yet, --recipe fast or more bits (8 at" in caught.value.remedy
+    assert caught.value.remedy.endswith("the last good state was kept")
     assert bool(module.weight.isfinite().all())

@@ -45,7 +45,7 @@ def test_the_loss_falls_with_the_spread() -> None:
     assert len(set(values)) == 4
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(scale=st.floats(1e-3, 1e3), shift=st.floats(-10, 10))
 def test_scale_and_shift_of_a_map_do_not_matter(scale: float, shift: float) -> None:
     maps = by_class(0.4).double()

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.unit
 
 
 @given(st.integers(1, 5), st.integers(1, 5), st.integers(1, 3), st.integers(0, 999))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_it_is_the_convolution_of_the_doubled_map(
     height: int, width: int, outputs: int, seed: int
 ) -> None:

@@ -1,11 +1,13 @@
 """Training of the generator: it learns, repeats itself, and every term and mode acts."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from support.small_networks import CENTRED, SHAPE, Residual, Upsampling, graph_of
+from torch import Tensor, nn
 
 from lrq_deploy.errors import DivergenceError
 from lrq_deploy.graph.statistics import TappedTeacher, tap_batch_norms
@@ -107,7 +109,28 @@ def test_an_overflowing_teacher_is_divergence(teacher: TappedTeacher) -> None:
         trained(broken)
 
 
-def test_unusual_networks_train_too() -> None:
-    other = tap_batch_norms(graph_of(Upsampling()))
-    _, terms = trained(other, replace(SETTINGS, generator_steps=1))
-    assert all(torch.tensor(list(terms.values())).isfinite())
+class Rows(nn.Module):
+    """BatchNorm over vectors, or over rows ``[N, C, L]``, and none over maps."""
+
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        self.length = length
+        self.first = nn.Linear(3 * 12 * 12, 8 * length)
+        self.norm = nn.BatchNorm1d(8)
+        self.head = nn.Linear(8 * length, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.first(x.flatten(1))
+        if self.length > 1:
+            rows = rows.view(-1, 8, self.length)
+        logits: Tensor = self.head(self.norm(rows).relu().flatten(1))
+        return logits
+
+
+@pytest.mark.parametrize("make", [Upsampling, lambda: Rows(1), lambda: Rows(4)])
+def test_unusual_networks_train_too(make: Callable[[], nn.Module]) -> None:
+    other = tap_batch_norms(graph_of(make()))
+    _, first = trained(other, replace(SETTINGS, generator_steps=1))
+    _, last = trained(other, replace(QUICK, generator_steps=20, class_weight=0.0))
+    assert all(torch.tensor(list(first.values())).isfinite())
+    assert last["statistics"] < first["statistics"]

@@ -26,7 +26,7 @@ def sample(
     return features, labels, Classifier(weight, torch.randn(classes, generator=random))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10_000), margin=st.floats(0.0, 1.2))
 def test_the_target_logit_carries_the_larger_angle(seed: int, margin: float) -> None:
     features, labels, classifier = sample(seed)
@@ -47,7 +47,7 @@ def test_the_target_logit_carries_the_larger_angle(seed: int, margin: float) -> 
         assert float(moved[row, label]) <= float(logits[row, label]) + 1e-5
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 10_000), margin=st.floats(0.1, 2.0))
 def test_angles_and_their_penalty(seed: int, margin: float) -> None:
     features, labels, classifier = sample(seed)

@@ -108,7 +108,7 @@ def test_where_no_usual_one_fits_either_none_is_named() -> None:
 
 
 @given(st.floats(0.7, 1.4), st.floats(-0.1, 0.1), st.integers(0, 3))
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 def test_a_normalisation_of_its_own_is_not_doubted(factor: float, offset: float, seed: int) -> None:
     own = Preprocessing(
         tuple(mean + offset for mean in IMAGENET.mean),
@@ -164,6 +164,15 @@ def test_a_curve_or_no_batch_norm_tells_nothing() -> None:
         assert normalisation_remark(teacher) == ""
         unknown = replace(teacher, preprocessing=replace(flat(0, 1), known=False))
         assert normalisation_remark(unknown).endswith("pass both")
+
+
+def test_a_batch_norm_that_saw_nothing_tells_nothing() -> None:
+    teacher = trained_with(IMAGENET)
+    (norm,) = batch_norms(teacher.graph)
+    with torch.no_grad():
+        tensor_of(teacher.graph, norm.args[4]).zero_()
+    assert fit_normalisation(teacher) is None
+    assert normalisation_remark(teacher) == ""
 
 
 def test_dead_channels_count_nothing() -> None:

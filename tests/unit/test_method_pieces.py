@@ -79,7 +79,7 @@ def coupled(logits: Tensor, moments: Tensor) -> tuple[Tensor, Tensor]:
 SCALE = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     rows=st.sampled_from([2, 4, 6, 12, 16]),
     times=st.integers(1, 3),

@@ -3,6 +3,7 @@
 import copy
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -128,6 +129,23 @@ def test_large_maps_leave_room_for_one_batch(
     monkeypatch.setattr(reconstruction, "MAP_BYTES", 1)
     monkeypatch.setattr(reconstruction, "MAP_BATCH", 16)
     assert not torch.equal(state(fitted(start)), state(whole))
+
+
+def test_a_pass_for_maps_takes_no_more_images_than_a_batch(
+    start: fx.GraphModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconstruction, "MAP_BYTES", 1)
+    seen: list[int] = []
+    maps_of = reconstruction._maps
+
+    def counted(*args: Any) -> Any:
+        maps = maps_of(*args)
+        seen.append(len(maps.read))
+        return maps
+
+    monkeypatch.setattr(reconstruction, "_maps", counted)
+    fitted(start, replace(SETTINGS, batch_size=8))
+    assert set(seen) == {8}
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -6,15 +6,17 @@ from typing import Any
 
 import pytest
 import torch
-from support.small_networks import SHAPE, Residual, calibrated, conv_bn, images
+from support.small_networks import SHAPE, Residual, calibrated, conv_bn, images, placed
 from torch import Tensor, fx, nn
 
+from lrq_deploy.calibration.observe import calibrate
 from lrq_deploy.errors import DivergenceError
 from lrq_deploy.method.augmented_batches import VIEWS
 from lrq_deploy.method.recipe import RecipeSettings
 from lrq_deploy.method.student_training import StudentTraining, train_student
 from lrq_deploy.options import MethodSwitches
 from lrq_deploy.progress import ProgressEvent, silent
+from lrq_deploy.ranks import Ranks
 from lrq_deploy.scheme import Scheme
 from lrq_deploy.student.layers import ActQuantizer, QuantizedLayer, float_twin
 
@@ -149,6 +151,28 @@ def test_every_switch_acts(
     assert not torch.equal(state(reference), state(changed))
 
 
+def test_the_feature_loss_of_ranks_is_that_of_the_whole_batch(start: fx.GraphModule) -> None:
+    """Parts of other sizes of features weigh by these sizes, as in one process."""
+    stage = StudentTraining(
+        copy.deepcopy(start), float_twin(start), POOL, SETTINGS, SWITCHES, 0, CPU, "multiclass"
+    )
+    errors, sizes = torch.tensor([1.0, 6.0]), torch.tensor([10.0, 2.0])
+    features = []
+    for error, size in zip(errors, sizes, strict=True):
+        stage._ranks = Pooling()
+        nothing = torch.zeros(1)
+        _, losses = stage._loss(nothing, error[None], size[None], nothing)
+        features.append(losses.features)
+    torch.testing.assert_close(torch.stack(features).mean(), errors.sum() / sizes.sum())
+
+
+class Pooling(Ranks):
+    """Pools to what both ranks would give."""
+
+    def pooled(self, moments: Tensor) -> Tensor:
+        return torch.tensor(6.0)
+
+
 def test_margin_b_has_a_term_of_its_own(start: fx.GraphModule) -> None:
     _, terms = trained(start, switches=MethodSwitches(margin="b"))
     assert terms["margin"] > 0
@@ -196,6 +220,38 @@ def test_the_width_of_the_weights_decides_how_far_they_move() -> None:
     for name, factors in {"weight": {2: 16, 3: 4, 8: 1 / 16}, "bias": {2: 1, 8: 1 / 16}}.items():
         for bits, factor in factors.items():
             assert moved[name][bits] == pytest.approx(moved[name][4] * factor, rel=0.02)
+
+
+@pytest.mark.parametrize("factor", [1e-3, 1e-5, 1e3])
+def test_weights_of_any_size_move_as_far(factor: float) -> None:
+    """A layer times a factor and the next one divided by it are the same function."""
+    moved = []
+    for by in (1.0, factor):
+        start = two_layers(by)
+        student, _ = trained(start, replace(SETTINGS, student_steps=4))
+        pairs = zip(layers(start), layers(student), strict=True)
+        moved.append(torch.stack([_step(before, after) for before, after in pairs]))
+    torch.testing.assert_close(moved[1], moved[0], rtol=0.1, atol=0)
+
+
+def two_layers(factor: float) -> fx.GraphModule:
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(512, 5)
+    )
+    student = placed(network, Scheme(4, 4, 8))
+    first, second, _ = layers(student)
+    with torch.no_grad():
+        for values in (first.weight, first.bias):
+            if values is not None:
+                values.mul_(factor)
+        second.weight.div_(factor)
+    calibrate(student, images(16), symmetric=True, seed=0)
+    return student
+
+
+def _step(before: QuantizedLayer, after: QuantizedLayer) -> Tensor:
+    change = (after.weight - before.weight).detach().square().mean()
+    return (change / before.weight.detach().square().mean()).sqrt()
 
 
 def layers(student: fx.GraphModule) -> list[QuantizedLayer]:

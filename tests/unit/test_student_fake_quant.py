@@ -25,7 +25,6 @@ def away_from_ties(x: Tensor, scale: float) -> Tensor:
     return x[((steps - steps.floor()) - 0.5).abs() > 1e-3]
 
 
-@settings(deadline=None)
 @given(numbers=values, scale=scales, bounds=ranges)
 def test_values_and_gradients_are_those_of_learned_step_size_quantization(
     numbers: list[float], scale: float, bounds: tuple[int, int, int]
@@ -50,7 +49,7 @@ def test_values_and_gradients_are_those_of_learned_step_size_quantization(
     assert abs(float(step.grad - per_element.sum())) <= slack + 1e-3 * len(numbers)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(scale=st.floats(0.03125, 0.25, width=32), value=st.floats(0.25, 6.0, width=32))
 def test_the_slope_in_the_scale_is_the_bound_where_values_clip(scale: float, value: float) -> None:
     step = torch.tensor([scale], dtype=torch.float64, requires_grad=True)
@@ -85,7 +84,6 @@ def test_channels_have_their_own_scales_and_gradients() -> None:
             torch.testing.assert_close(scale.grad[channel], step.grad)
 
 
-@settings(deadline=None)
 @given(numbers=values, scale=scales, bounds=ranges)
 def test_the_shipped_operator_gives_the_same_numbers(
     numbers: list[float], scale: float, bounds: tuple[int, int, int]
@@ -97,7 +95,6 @@ def test_the_shipped_operator_gives_the_same_numbers(
     assert torch.equal(trained, shipped)
 
 
-@settings(deadline=None)
 @given(numbers=values, step=st.floats(2.0**-20, 0.5, width=32))
 def test_snapped_biases_are_nearest_multiples_and_pass_the_gradient(
     numbers: list[float], step: float
@@ -125,7 +122,6 @@ def test_the_operators_are_known_to_the_tracer() -> None:
     assert dequantize_weight(q, torch.tensor([0.5, 2.0]), 0)[1, 3] == 6.0
 
 
-@settings(deadline=None)
 @given(numbers=values, scale=scales, bounds=ranges)
 def test_without_gradients_the_bits_are_those_of_the_shipped_operator(
     numbers: list[float], scale: float, bounds: tuple[int, int, int]
