@@ -16,6 +16,13 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
 from lrq_deploy.errors import CaptureError, UnsupportedNetworkError
+from lrq_deploy.graph.logits import (
+    check_alone,
+    check_rows,
+    check_unmasked,
+    drop_idle_moves,
+    make_rows,
+)
 from lrq_deploy.graph.normalize import normalize
 from lrq_deploy.graph.outputs import pick_output, take_off_probabilities
 from lrq_deploy.graph.scripted import ScriptedNetwork
@@ -36,8 +43,8 @@ _NETWORK_ERRORS = (
 )
 """What a network's own code, or the tracer on its behalf, raises."""
 
-_ROUNDING = 1e-2
-"""Relative to the largest logit; sums of another batch may be added in another order."""
+_VIOLATED = "Constraints violated"
+"""How the error of a network begins that does not take any batch; it names no line."""
 
 _UNLIKELY_BATCHES = (7, 5)
 """Tell the batch of a static trace from other sizes."""
@@ -134,12 +141,14 @@ def _captured(
     _take_input(graph_module)
     result = graph_module.graph.output_node()
     result.args = (pick_output(result, exported.call_spec.out_spec, output),)
+    make_rows(graph_module, task)
     graph_module.graph._codegen = fx.graph.CodeGen()
     _make_batch_symbolic(graph_module)
     graph_module.graph.eliminate_dead_code()
     graph_module.recompile()
     normalize(graph_module)
     take_off_probabilities(graph_module, task)
+    drop_idle_moves(graph_module)
     _check_output(graph_module, input_shape, 1 if task == "multilabel" else 2)
     return graph_module
 
@@ -152,10 +161,16 @@ def _export(module: nn.Module, input_shape: tuple[int, int, int]) -> ExportedPro
         return _traced(module, example_input(input_shape), dynamic_shapes=({0: batch},))
     except _NETWORK_ERRORS as error:
         _check_runs(module, input_shape)
+        place = _place(error)
+        remedy = (
+            "edit the line that is named" if place else "take what it complains of out of forward"
+        )
+        if str(error).startswith(_VIOLATED):
+            remedy = "take what decides or computes by the number of images out of forward"
         raise CaptureError(
             "the network must be capturable by torch.export with a dynamic batch",
-            _first_line(error) + _place(error),
-            "edit the named construct, or pass a torch.export archive made in your own code",
+            _first_line(error) + place,
+            f"{remedy}, or pass a torch.export archive made in your own code",
         ) from error
 
 
@@ -225,7 +240,7 @@ def _cannot_run(error: Exception, input_shape: tuple[int, int, int], remedy: str
 def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     # What is violated stands in a list behind this head, beside hints on torch's own options.
-    if lines and lines[0].startswith("Constraints violated"):
+    if lines and lines[0].startswith(_VIOLATED):
         lines = [line.removeprefix("- ") for line in lines[1:]] or lines
     return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
 
@@ -340,37 +355,7 @@ def _check_output(
         except _NETWORK_ERRORS as error:
             remedy = "check --input-shape, or export the archive with a dynamic batch"
             raise _cannot_run(error, input_shape, remedy) from error
-        if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.shape[0] != batch:
-            raise _no_logits(logits, batch)
-        if logits.shape[1] < fewest:
-            raise UnsupportedNetworkError(
-                "the network must have at least 2 classes",
-                f"{logits.shape[1]} logit",
-                "pass --task multilabel where a single logit says yes or no",
-            )
-        _check_alone(logits, known)
+        check_rows(logits, batch, fewest)
+        check_alone(logits, known)
         known = logits
-
-
-def _no_logits(result: Any, batch: int) -> UnsupportedNetworkError:
-    shape = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
-    remedy = "detection and segmentation heads are not supported; wrap a classifier"
-    if isinstance(result, Tensor) and result.dim() == 2:
-        remedy = "the batch is written into the network; export the archive with a dynamic batch"
-    return UnsupportedNetworkError(
-        "the network must return logits [N, classes]", f"{shape} for a batch of {batch}", remedy
-    )
-
-
-def _check_alone(logits: Tensor, known: Tensor | None) -> None:
-    """The first images must get the logits that they got in a smaller batch."""
-    if known is None or not bool(torch.isfinite(logits).all()):
-        return
-    off = float((logits[: len(known)] - known).abs().max())
-    if off > _ROUNDING * float(logits.abs().max()):
-        raise UnsupportedNetworkError(
-            "the logits of an image must not depend on the other images or on chance",
-            f"logits that move by {off:.3g} with a larger batch",
-            "take statistics of the batch and random numbers out of forward, and pass "
-            "training=self.training to F.dropout",
-        )
+    check_unmasked(logits)

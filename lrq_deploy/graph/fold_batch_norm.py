@@ -4,7 +4,9 @@ Requires: a normalised graph.
 Ensures: no BatchNorm is left; the float function is the same up to rounding. A BatchNorm
 behind a convolution or linear layer with no other reader is folded into it (each layer then
 owns its weight, also where several shared one); any other becomes a depthwise 1x1
-convolution, which runtimes execute in integers.
+convolution, which runtimes execute in integers. One over concatenated vectors, such as the
+maxima and means of fastai's heads, becomes one per part: each part then has a range of its own,
+and what shares a quantizer is normalised.
 
 Folding (Jacob et al. 2017, arXiv 1712.05877, section 3.2), per output channel c:
 ``w'[c] = w[c] * gamma[c] / sqrt(var[c] + eps)``,
@@ -19,7 +21,13 @@ from torch import Tensor, fx
 
 from lrq_deploy.errors import UnsupportedNetworkError
 from lrq_deploy.graph.attributes import add_tensor_node, optional_tensor, tensor_of
-from lrq_deploy.graph.operators import LAYER_KINDS, WEIGHTED, is_call
+from lrq_deploy.graph.operators import (
+    CONCATENATIONS,
+    LAYER_KINDS,
+    ORDER_KEEPING,
+    WEIGHTED,
+    is_call,
+)
 
 __all__ = ["fold_batch_norm"]
 
@@ -39,11 +47,15 @@ def fold_batch_norm(graph_module: fx.GraphModule) -> fx.GraphModule:
             continue
         gain, shift = _affine(folded, node)
         source = node.args[0]
+        vectors = _concatenated_vectors(source)
         if _can_take(source):
             _fold_into(folded, source, gain, shift)
             node.replace_all_uses_with(source)
+        elif vectors is not None:
+            _normalise_parts(folded, node, vectors, gain, shift)
+            node.replace_all_uses_with(source)
         else:
-            node.replace_all_uses_with(_as_layer(folded, node, gain, shift))
+            node.replace_all_uses_with(_as_layer(folded, node, source, gain, shift))
         graph.erase_node(node)
     graph.eliminate_dead_code()
     graph.lint()
@@ -108,9 +120,48 @@ def _rank(node: fx.Node) -> int:
     return 4 if value is None else int(value.dim())
 
 
-def _as_layer(graph_module: fx.GraphModule, node: fx.Node, gain: Tensor, shift: Tensor) -> fx.Node:
-    """A depthwise 1x1 convolution with the same function; the channel axis is 1 at any rank."""
-    graph, rank = graph_module.graph, _rank(node)
+def _concatenated_vectors(source: Any) -> fx.Node | None:
+    """The concatenation of vectors ``[N, C]`` or ``[N, C, 1, 1]`` that gives ``source`` alone."""
+    while is_call(source, ORDER_KEEPING) and len(source.users) == 1:
+        source = source.args[0]
+    if not is_call(source, CONCATENATIONS) or len(source.users) != 1:
+        return None
+    parts, *axis = source.args
+    shapes = [part.meta["val"].shape for part in parts if "val" in part.meta]
+    flat = all(len(shape) <= 4 and all(n == 1 for n in shape[2:]) for shape in shapes)
+    known = len(shapes) == len(parts) == len(set(parts))
+    return source if known and flat and axis and axis[0] in (1, 1 - len(shapes[0])) else None
+
+
+def _normalise_parts(
+    graph_module: fx.GraphModule, node: fx.Node, vectors: fx.Node, gain: Tensor, shift: Tensor
+) -> None:
+    """Move the BatchNorm ``node`` from behind a concatenation onto each part of it."""
+    parts: Any = vectors.args[0]
+    sizes = [part.meta["val"].shape[1] for part in parts]
+    normalised = []
+    for part, g, s in zip(parts, gain.split(sizes), shift.split(sizes), strict=True):
+        if _can_take(part):
+            _fold_into(graph_module, part, g, s)
+            normalised.append(part)
+        else:
+            normalised.append(_as_layer(graph_module, node, part, g, s, vectors))
+    vectors.args = (normalised, *vectors.args[1:])
+
+
+def _as_layer(
+    graph_module: fx.GraphModule,
+    node: fx.Node,
+    x: fx.Node,
+    gain: Tensor,
+    shift: Tensor,
+    reader: fx.Node | None = None,
+) -> fx.Node:
+    """A depthwise 1x1 convolution of ``x`` in the place of a BatchNorm; the channel axis is 1.
+
+    It is put before ``reader``, which is ``node`` unless given.
+    """
+    graph, rank = graph_module.graph, _rank(x)
     if rank > 4:
         raise UnsupportedNetworkError(
             "BatchNorm inputs must have 2 to 4 dimensions",
@@ -118,8 +169,7 @@ def _as_layer(graph_module: fx.GraphModule, node: fx.Node, gain: Tensor, shift: 
             "reshape the tensor in the network",
         )
     missing = list(range(rank, 4))
-    with graph.inserting_before(node):
-        x = node.args[0]
+    with graph.inserting_before(reader or node):
         for axis in missing:
             x = graph.call_function(aten.unsqueeze.default, (x, axis))
         weight = add_tensor_node(graph_module, f"{node.name}.weight", gain.reshape(-1, 1, 1, 1))

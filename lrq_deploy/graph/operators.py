@@ -17,6 +17,7 @@ __all__ = [
     "LAYER_KINDS",
     "MOVEMENTS",
     "NON_NEGATIVE",
+    "ORDER_KEEPING",
     "RECTIFIERS",
     "SUMS",
     "WEIGHTED",
@@ -76,6 +77,18 @@ MOVEMENTS = {
 """Operators whose output holds only values of their input, or 0: a quantizer commutes with them.
 
 Padding with another constant is no movement, see ``is_movement``."""
+
+ORDER_KEEPING = {
+    aten.view.default,
+    aten._unsafe_view.default,
+    aten.reshape.default,
+    aten.flatten.using_ints,
+    aten.unsqueeze.default,
+    aten.squeeze.default,
+    aten.squeeze.dim,
+    aten.squeeze.dims,
+}
+"""Movements behind which a tensor of the old shape holds the old values in the old places."""
 
 _TUPLES = {
     aten.split.Tensor,

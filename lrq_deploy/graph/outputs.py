@@ -14,6 +14,7 @@ from lrq_deploy.task import Task
 
 __all__ = [
     "LOGITS",
+    "ONLY_MOVE",
     "PROBABILITIES",
     "pick_output",
     "put_probabilities_last",
@@ -27,7 +28,7 @@ _SOFTMAX = _LOG_SOFTMAX | {aten.softmax.int, aten._softmax.default}
 PROBABILITIES = _SOFTMAX | {aten.sigmoid.default}
 """What turns logits into probabilities."""
 
-_ONLY_MOVE = {
+ONLY_MOVE = {
     aten._unsafe_view.default,
     aten.flatten.using_ints,
     aten.permute.default,
@@ -49,12 +50,16 @@ LOGITS = "logits"
 
 @dataclass(frozen=True)
 class _Output:
-    """One tensor of the result: its path (keys joined by dots), its node, its shape as text."""
+    """One tensor of the result: its path (keys joined by dots), its node, its shape as text.
+
+    ``is_row``: whether all axes behind the second have one place.
+    """
 
     name: str
     node: fx.Node
     rank: int
     shape: str
+    is_row: bool
 
     def describe(self) -> str:
         return f"{self.name} {self.shape}"
@@ -64,7 +69,7 @@ def pick_output(output: fx.Node, spec: pytree.TreeSpec, wanted: str | None) -> f
     """The node of the logits among everything that the network returns.
 
     Without ``wanted`` it is the only tensor, else the only one ``[N, classes]``, else the only one
-    of these that is named ``logits``.
+    of these that is named ``logits``. ``[N, classes, 1, 1]`` counts where none has two axes.
 
     Args:
         output: the output node of the captured graph, its leaves flat.
@@ -79,6 +84,7 @@ def pick_output(output: fx.Node, spec: pytree.TreeSpec, wanted: str | None) -> f
     if wanted is not None:
         return _named(found, wanted)
     tables = found if len(found) == 1 else [x for x in found if x.rank == 2]
+    tables = tables or [x for x in found if x.is_row]
     chosen = tables if len(tables) == 1 else [x for x in tables if x.name == LOGITS]
     if len(chosen) == 1:
         return chosen[0].node
@@ -119,7 +125,7 @@ def put_probabilities_last(graph: fx.Graph) -> None:
     moved.meta = dict(last.meta)
     output.args = (moved,)
     graph.erase_node(found)
-    for clamp in (node for node in chain if not is_call(node, _ONLY_MOVE)):
+    for clamp in (node for node in chain if not is_call(node, ONLY_MOVE)):
         source: Any = clamp.args[0]
         clamp.replace_all_uses_with(source)
         graph.erase_node(clamp)
@@ -156,10 +162,10 @@ def _ending(last: Any) -> tuple[list[fx.Node], Any]:
     """The movements and clamps that end a graph, last one first, and what they work on."""
     chain: list[fx.Node] = []
     node = last
-    while is_call(node, _ONLY_MOVE) or _clamps_probabilities(node):
+    while is_call(node, ONLY_MOVE) or _clamps_probabilities(node):
         chain.append(node)
         node = node.args[0]
-    clamped = any(not is_call(n, _ONLY_MOVE) for n in chain)
+    clamped = any(not is_call(n, ONLY_MOVE) for n in chain)
     return ([], last) if clamped and is_call(node, _LOG_SOFTMAX) else (chain, node)
 
 
@@ -207,7 +213,8 @@ def _outputs(output: fx.Node, spec: pytree.TreeSpec) -> list[_Output]:
         if isinstance(value, Tensor):
             sizes = ["N", *(str(n) for n in value.shape[1:])] if value.dim() else []
             shape = f"[{', '.join(sizes)}]"
-            found.append(_Output(_path_name(path), node, value.dim(), shape))
+            is_row = value.dim() > 1 and all(str(n) == "1" for n in value.shape[2:])
+            found.append(_Output(_path_name(path), node, value.dim(), shape, is_row))
     return found
 
 

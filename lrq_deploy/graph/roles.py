@@ -20,6 +20,7 @@ from lrq_deploy.graph.operators import (
     tensor_inputs,
 )
 from lrq_deploy.graph.specification import layer_spec
+from lrq_deploy.graph.statistics_of_roots import statistics_of_roots
 
 __all__ = [
     "Role",
@@ -154,8 +155,9 @@ def quantized_tensors(graph: fx.Graph, floats: Collection[fx.Node] = ()) -> list
     first, _ = edge_layers(graph)
     ahead = _reached(list(graph.nodes)[::-1], lambda node: list(node.users))
     groups = _Groups()
+    left = {*floats, *statistics_of_roots(graph)}
     for node in graph.nodes:
-        if node in floats:
+        if node in left:
             continue
         is_edge = node in first or node not in ahead
         for tensor in filter(_is_real, _integer_inputs(node)):

@@ -14,7 +14,7 @@ from torch import Tensor, fx
 
 from lrq_deploy.graph.attributes import optional_tensor, tensor_of
 from lrq_deploy.graph.finite_gradients import finite_gradients
-from lrq_deploy.graph.operators import is_call, is_movement
+from lrq_deploy.graph.operators import ORDER_KEEPING, is_call
 
 __all__ = ["Classifier", "NormStatistics", "TappedTeacher", "batch_norms", "tap_batch_norms"]
 
@@ -83,10 +83,10 @@ def tap_batch_norms(graph_module: fx.GraphModule) -> TappedTeacher:
 
 
 def _head(logits: Any) -> fx.Node | None:
-    """The linear layer that gives the logits, if the network ends in one."""
+    """The linear layer whose outputs are the logits, one for one, if the network ends in one."""
     node = logits
-    while is_movement(node):
+    while is_call(node, ORDER_KEEPING):
         node = node.args[0]
-    value = node.meta.get("val")
-    two_dimensional = value is None or value.dim() == 2
-    return node if is_call(node, {aten.linear.default}) and two_dimensional else None
+    sizes = [tuple(n.meta["val"].shape[1:]) for n in (node, logits) if "val" in n.meta]
+    same = all(len(size) == 1 and size == sizes[0] for size in sizes)
+    return node if is_call(node, {aten.linear.default}) and same else None

@@ -3,9 +3,9 @@
 Requires: constants are folded.
 Ensures: weighted layers are ``conv2d.default``, ``conv_transpose2d.input`` or
 ``linear.default`` with stored weights; maximum pooling is ``max_pool2d.default`` and a maximum
-along an axis ``amax.default``; a gated linear unit is a product; limits of floats are floats; an
-operator of two names has the usual one. The graph computes the same. Archives decomposed to core
-ATen then look like any other network.
+along an axis ``amax.default``; a gated linear unit is a product; limits of floats are floats; a
+stored exponent is a number; an operator of two names has the usual one. The graph computes the
+same. Archives decomposed to core ATen then look like any other network.
 """
 
 import operator
@@ -80,6 +80,8 @@ def unify_variants(graph_module: fx.GraphModule) -> None:
             _state_gate(node)
         elif is_call(node, RECTIFIERS):
             _state_limits(node)
+        elif is_call(node, {aten.pow.Tensor_Tensor}):
+            _state_exponent(graph_module, node)
         elif is_call(node, _OTHER_RANKS):
             raise _wrong_rank(str(node.target))
     for node in graph_module.graph.nodes:
@@ -255,6 +257,16 @@ def _state_limits(node: fx.Node) -> None:
     if isinstance(value, torch.Tensor) and value.is_floating_point():
         x, *limits = node.args
         node.args = (x, *(float(n) if isinstance(n, int) else n for n in limits))
+
+
+def _state_exponent(graph_module: fx.GraphModule, node: fx.Node) -> None:
+    """A stored exponent, as that of GeM pooling, is a number."""
+    x, exponent = node.args
+    if not isinstance(x, fx.Node) or not isinstance(exponent, fx.Node) or exponent.op != "get_attr":
+        return
+    stored = tensor_of(graph_module, exponent)
+    if stored.numel() == 1 and stored.dim() <= x.meta["val"].dim():
+        replace_call(node, aten.pow.Tensor_Scalar, (x, float(stored)))
 
 
 def _check_stored(node: fx.Node) -> None:

@@ -122,8 +122,8 @@ def test_two_inputs_are_refused() -> None:
 @pytest.mark.parametrize(
     ("head", "message"),
     [
-        (lambda y: y[:, :, None, None], r"logits \[N, classes\].*\(2, 5, 1, 1\)"),
-        (lambda y: y[:, 0], r"logits \[N, classes\].*\(2,\)"),
+        (lambda y: y[:, :, None, None].expand(-1, -1, 2, 2), r"\[N, classes\].*\(2, 5, 2, 2\)"),
+        (lambda y: y[:, 0], r"at least 2 classes.*1 logit"),
         (lambda y: y[:, :1], r"at least 2 classes.*1 logit"),
         (lambda y: y.flatten()[:10].reshape(1, 10), r"logits \[N, classes\]"),
     ],
@@ -171,8 +171,21 @@ def test_data_dependent_control_flow_is_a_capture_error() -> None:
             y = x.mean((2, 3))
             return y if float(y.sum()) > 0 else -y
 
-    with pytest.raises(CaptureError, match=r"capturable by torch\.export"):
+    with pytest.raises(CaptureError, match=r"capturable by torch\.export") as caught:
         capture(Branching(), SHAPE)
+    assert f"at {__file__}:" in caught.value.received
+    assert caught.value.remedy.startswith("edit the line that is named, or")
+
+
+def test_a_branch_on_the_number_of_images_names_no_line_and_says_what_to_take_out() -> None:
+    class Branching(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            y = x.mean((2, 3))
+            return -y if x.shape[0] > 100 else y
+
+    with pytest.raises(CaptureError, match="<= 100") as caught:
+        capture(Branching(), SHAPE)
+    assert caught.value.remedy.startswith("take what decides or computes by the number of images")
 
 
 class Viewing(nn.Module):

@@ -6,11 +6,21 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from support.small_networks import ALL, SHAPE, graph_of, images, only, targets
+from support.small_networks import (
+    ALL,
+    SHAPE,
+    calibrated,
+    graph_of,
+    images,
+    only,
+    quantizers,
+    targets,
+)
 from torch import Tensor, fx, nn
 
 from lrq_deploy.errors import UnsupportedNetworkError
 from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
+from lrq_deploy.scheme import Scheme
 
 pytestmark = pytest.mark.unit
 
@@ -165,3 +175,45 @@ def test_folding_is_the_published_formula() -> None:
     torch.testing.assert_close(weight, conv.weight * gain.reshape(-1, 1, 1, 1))
     torch.testing.assert_close(bias, (conv.bias - norm.running_mean) * gain + norm.bias)
     assert SHAPE[0] == weight.shape[1]
+
+
+def pooled_twice(self: Any, x: Tensor) -> Tensor:
+    x = torch.relu(self.conv(x))
+    both = torch.cat([F.adaptive_max_pool2d(x, 1), F.adaptive_avg_pool2d(x, 1)], 1)
+    logits: Tensor = self.head(self.norm(both.flatten(1)))
+    return logits
+
+
+def test_concatenated_vectors_are_normalised_part_by_part() -> None:
+    """fastai's head: maxima and means differ in size, and would share one quantizer."""
+    body = Body(
+        pooled_twice, conv=nn.Conv2d(3, 8, 3), norm=nn.BatchNorm1d(16), head=nn.Linear(16, 5)
+    )
+    result, calls = folded(body)
+    assert calls.count(aten.conv2d.default) == 3
+    norm = only(m for m in [body.norm] if isinstance(m, nn.BatchNorm1d))
+    biases = [n for n in result.graph.nodes if n.op == "get_attr" and "bias" in str(n.target)]
+    stored = [getattr(result, str(n.target)) for n in biases if hasattr(result, str(n.target))]
+    halves = [value for value in stored if value.numel() == norm.num_features // 2]
+    assert len(halves) == 2
+    student = calibrated(body, Scheme(8, 8, 8))
+    scales = {name: float(q.scale.detach()) for name, q in quantizers(student).items()}
+    (mean,) = (s for n, s in scales.items() if "avg_pool" in n or "mean" in n)
+    assert mean < 0.8 * scales["relu"]
+
+
+@pytest.mark.parametrize("concatenate", ["maps", "read twice"])
+def test_other_concatenations_have_one_layer_behind_them(concatenate: str) -> None:
+    def connect(self: Any, x: Tensor) -> Tensor:
+        x = torch.relu(self.conv(x))
+        pooled = x.amax((2, 3), keepdim=True), x.mean((2, 3), keepdim=True)
+        both = torch.cat([x, x.sigmoid()] if concatenate == "maps" else pooled, 1)
+        normed = self.norm(both).mean((2, 3))
+        if concatenate == "read twice":
+            normed = normed + both.mean((2, 3))
+        logits: Tensor = self.head(normed)
+        return logits
+
+    parts = {"conv": nn.Conv2d(3, 8, 3), "norm": nn.BatchNorm2d(16), "head": nn.Linear(16, 5)}
+    _, calls = folded(Body(connect, **parts))
+    assert calls.count(aten.conv2d.default) == 2

@@ -123,7 +123,7 @@ def test_what_does_nothing_is_gone() -> None:
     assert targets(graph_of(Idle())) == [aten.mean.dim]
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(
     kernel=st.tuples(st.integers(1, 5), st.integers(1, 5)),
     dilation=st.tuples(st.integers(1, 2), st.integers(1, 2)),

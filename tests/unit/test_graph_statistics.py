@@ -1,7 +1,10 @@
 """Statistics taps: what each BatchNorm sees, what it stored, and the head."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
+import torch.nn.functional as F
 from support.small_networks import ALL, Residual, graph_of, images, with_statistics
 from torch import Tensor, nn
 
@@ -74,3 +77,40 @@ def test_the_argument_is_unchanged_and_a_network_may_have_no_norm() -> None:
     tapped = tap_batch_norms(graph_of(Plain()))
     assert tapped.statistics == ()
     assert tapped.graph(images(2))[2] == []
+
+
+class Ended(nn.Module):
+    """A linear layer of 6 outputs and a movement of them."""
+
+    def __init__(self, ending: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+        self.head = nn.Linear(3, 6)
+        self.ending = ending
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.ending(self.head(self.norm(x).mean((2, 3))))
+
+
+@pytest.mark.parametrize(
+    ("ending", "in_place"),
+    [
+        (lambda y: y, True),
+        (lambda y: y.view(-1, 2, 3).flatten(1), True),
+        (lambda y: y[:, :, None, None].squeeze(3).squeeze(2), True),
+        (lambda y: y[:, 1:], False),
+        (lambda y: y.view(-1, 3, 2).amax(2), False),
+        (lambda y: y.view(-1, 3, 2).transpose(1, 2).flatten(1), False),
+        (lambda y: F.pad(y, (0, 1)), False),
+        (lambda y: y.flip(1), False),
+    ],
+)
+def test_rows_of_the_head_are_classes_only_where_its_outputs_are_the_logits(
+    ending: Callable[[Tensor], Tensor], in_place: bool
+) -> None:
+    tapped = tap_batch_norms(graph_of(Ended(ending)))
+    assert (tapped.classifier is not None) == in_place
+    logits, features, _ = tapped.graph(images(2))
+    if tapped.classifier is not None and tapped.classifier.bias is not None:
+        given = features @ tapped.classifier.weight.T + tapped.classifier.bias
+        torch.testing.assert_close(given, logits)
