@@ -80,6 +80,7 @@ def inspection_json(found: "Inspection") -> dict[str, Any]:
         "parameters": found.parameters,
         "batch_norms": found.batch_norms,
         "num_classes": found.num_classes,
+        "class_names": list(found.class_names),
         "input_channels": found.input_channels,
         "input_shape": outline.input_shape,
         "arch": match.chosen.spec if match.chosen else None,

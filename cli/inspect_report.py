@@ -19,6 +19,7 @@ _FIRST_TENSORS = 8
 _LAST_TENSORS = 4
 _SHOWN_GLOBALS = 10
 _SHOWN_CANDIDATES = 6
+_SHOWN_CLASSES = 10
 _MEBIBYTE = 1024.0 * 1024.0
 
 
@@ -93,6 +94,10 @@ def _network_rows(found: Inspection) -> Iterator[tuple[str, str]]:
     yield "parameters", f"{found.parameters:,}"
     yield "BatchNorm layers", str(found.batch_norms) if found.kind != "onnx" else "not told"
     yield "classes", _or_unknown(found.num_classes)
+    if found.class_names:
+        more = len(found.class_names) - _SHOWN_CLASSES
+        shown = ", ".join(found.class_names[:_SHOWN_CLASSES])
+        yield "named", shown + (f" and {more} more" if more > 0 else "")
     yield "input channels", _or_unknown(found.input_channels)
 
 

@@ -67,7 +67,13 @@ def load_teacher(options: QuantizeOptions, network: nn.Module | None = None) -> 
     )
     # A script keeps its tensors, and frozen ones are in its code: the graph holds them all.
     weights = _state(loaded.program) or teacher.graph.state_dict()
-    return replace(teacher, fingerprint=fingerprint(weights), remarks=loaded.remarks)
+    named = len(loaded.class_names) == teacher.num_classes
+    return replace(
+        teacher,
+        fingerprint=fingerprint(weights),
+        remarks=loaded.remarks,
+        class_names=loaded.class_names if named else (),
+    )
 
 
 def _state(program: nn.Module | ExportedProgram) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
 from lrq_deploy.architecture import Architecture, build_architecture, trained_as
+from lrq_deploy.checkpoint.class_names import stated_class_names
 from lrq_deploy.checkpoint.export_archive import read_export_archive
 from lrq_deploy.checkpoint.fit import fit_state_dict, infer_num_classes
 from lrq_deploy.checkpoint.hub_config import HubConfig, names_of, read_hub_config
@@ -41,6 +42,7 @@ class LoadedModel:
         name: for reports.
         origin: where the weights came from, for reports.
         remarks: on the weights, which the user should know.
+        class_names: that the file or one beside it states, as they are; empty without.
     """
 
     program: nn.Module | ExportedProgram
@@ -49,6 +51,7 @@ class LoadedModel:
     name: str
     origin: str
     remarks: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = ()
 
 
 def load_model(options: QuantizeOptions) -> LoadedModel:
@@ -68,7 +71,7 @@ def load_model(options: QuantizeOptions) -> LoadedModel:
     if file.kind == "torchscript" and options.trust_pickle and options.arch is None:
         return _load_script(options, read_script(file), f"TorchScript {options.model.name}")
     weights = read_state_dict(options.model, options.trust_pickle)
-    origin = weights.origin
+    origin, class_names = weights.origin, weights.class_names
     config = read_hub_config(options.model)
     described = read_transformers_config(options.model) if options.arch is None else None
     if options.arch is None and weights.module is not None:
@@ -77,6 +80,7 @@ def load_model(options: QuantizeOptions) -> LoadedModel:
         told = None not in (options.mean, options.std, options.input_shape)
         architecture = load_transformers(described, weights.tensors, images_known=told)
         origin += f", the {described.network} of the config.json beside it"
+        class_names = class_names or described.class_names
     else:
         spec = options.arch or _recognised(options, weights, file, config)
         architecture = _fitted(spec, weights)
@@ -84,6 +88,7 @@ def load_model(options: QuantizeOptions) -> LoadedModel:
         if config is not None and config.architecture == architecture.name:
             architecture = trained_as(architecture, config.known())
             origin += ", with the config.json beside it"
+            class_names = class_names or config.class_names
     input_shape = _known_shape(
         options.input_shape or architecture.input_shape, f"{options.arch or options.model}"
     )
@@ -94,6 +99,7 @@ def load_model(options: QuantizeOptions) -> LoadedModel:
         name=architecture.name,
         origin=origin,
         remarks=() if weights.averaged is None else (weights.averaged.remark(),),
+        class_names=class_names,
     )
 
 
@@ -121,7 +127,14 @@ def adopt_module(network: nn.Module, options: QuantizeOptions) -> LoadedModel:
         else copy.deepcopy(network).cpu().float().eval()
     )
     preprocessing = _preprocessing(options, options.input_shape, None)
-    return LoadedModel(module, options.input_shape, preprocessing, name, f"{name} in memory")
+    return LoadedModel(
+        module,
+        options.input_shape,
+        preprocessing,
+        name,
+        f"{name} in memory",
+        class_names=stated_class_names(network),
+    )
 
 
 def _unwrapped(network: nn.Module) -> nn.Module:
@@ -197,7 +210,11 @@ def _fitted(spec: str, weights: StateDict) -> Architecture:
         try:
             architecture = build_architecture(spec, num_classes)
             fit_state_dict(
-                architecture.module, weights.tensors, architecture.optional_prefixes, spec
+                architecture.module,
+                weights.tensors,
+                architecture.optional_prefixes,
+                spec,
+                weights.source,
             )
         except CheckpointError as error:
             first_error = first_error or error

@@ -52,6 +52,7 @@ class Teacher:
         fingerprint: SHA-256 over names, shapes and values of the parameters and buffers.
         task: what the logits mean.
         remarks: on the weights, which the user should know.
+        class_names: ``num_classes`` of them, or none where nobody stated them.
     """
 
     graph: fx.GraphModule
@@ -62,6 +63,7 @@ class Teacher:
     fingerprint: str
     task: Task = "multiclass"
     remarks: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = ()
 
     def logits(self, images: torch.Tensor) -> torch.Tensor:
         """Logits ``[N, classes]`` of normalised images ``[N, C, H, W]``, without gradients."""

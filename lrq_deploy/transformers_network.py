@@ -13,6 +13,7 @@ from lrq_deploy.architecture import Architecture
 from lrq_deploy.checkpoint.transformers_config import PROCESSOR, TransformersConfig
 from lrq_deploy.errors import CheckpointError, OptionError
 from lrq_deploy.image_processor import observe_processor
+from lrq_deploy.wording import counted
 
 __all__ = ["load_transformers"]
 
@@ -87,7 +88,7 @@ def _network(
     if missing:
         raise CheckpointError(
             f"the weights must be those of the {config.network} in the config.json beside them",
-            f"{len(missing)} tensors missing: {', '.join(missing[:_SHOWN])}",
+            f"{counted(len(missing), 'tensor')} missing: {', '.join(missing[:_SHOWN])}",
             _OR_ARCH,
         )
     side = getattr(settings, "image_size", None)

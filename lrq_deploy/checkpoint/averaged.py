@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lrq_deploy.checkpoint.naming import sets_of_weights
+from lrq_deploy.checkpoint.saving import loading_expression
 
 __all__ = ["AveragedWeights", "averaged_weights"]
 
@@ -83,7 +84,6 @@ def _at(content: object, keys: Sequence[str]) -> object:
 
 
 def _saving(path: Path, keys: Sequence[str], is_whole: bool, plain: bool) -> str:
-    taken = "".join(f"[{key!r}]" for key in keys) + (".state_dict()" if is_whole else "")
     target = f"{path.name.partition('.')[0]}-averaged.pt"
-    loaded = f"torch.load({str(path)!r}, 'cpu', weights_only={plain})"
-    return f"import torch; torch.save({loaded}{taken}, {target!r})"
+    loaded = loading_expression(path, keys, plain, is_whole)
+    return f"import torch; torch.save({loaded}, {target!r})"

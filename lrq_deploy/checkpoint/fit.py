@@ -1,17 +1,23 @@
 """Putting the weights of a file into a network, and saying exactly where they do not fit."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from lrq_deploy.checkpoint.naming import classes_of_shapes, without_prefixes
+from lrq_deploy.checkpoint.naming import (
+    COUNTERS,
+    classes_of_shapes,
+    strip_wrappers,
+    without_prefixes,
+)
+from lrq_deploy.checkpoint.saving import WeightsSource, saving_line
 from lrq_deploy.errors import CheckpointError
+from lrq_deploy.wording import counted
 
 __all__ = ["Difference", "differences", "fit_state_dict", "infer_num_classes"]
 
 _SHOWN = 5
-_COUNTER = "num_batches_tracked"
 
 
 @dataclass(frozen=True)
@@ -47,8 +53,12 @@ def fit_state_dict(
     tensors: Mapping[str, Tensor],
     optional_prefixes: tuple[str, ...] = (),
     what: str = "the architecture",
+    source: WeightsSource | None = None,
 ) -> None:
     """Copy ``tensors`` into ``module``, dropping leading prefixes that all names share.
+
+    The names of wrappers were dropped on reading; a network with a part called ``module``, or one
+    that is compiled, gets them back.
 
     Args:
         module: the network; changed in place only where everything fits.
@@ -56,12 +66,13 @@ def fit_state_dict(
         optional_prefixes: names that begin so may be in the file without being in the
             network (auxiliary heads).
         what: the network's name for the message.
+        source: of the weights, for the remedy.
 
     Raises:
         CheckpointError: names the first five that are missing, unexpected or of another shape.
     """
     best: list[Difference] | None = None
-    for candidate in without_prefixes(tensors):
+    for candidate in _candidates(module, tensors):
         found = differences(module, candidate, optional_prefixes)
         if not found:
             wanted = module.state_dict().keys()
@@ -69,7 +80,7 @@ def fit_state_dict(
             return
         if best is None or len(found) < len(best):
             best = found
-    _check_nothing_beside(module, tensors, what)
+    _check_nothing_beside(module, tensors, what, source)
     raise _misfit(best or [], what)
 
 
@@ -82,7 +93,7 @@ def differences(
     for name, target in wanted.items():
         value = tensors.get(name)
         if value is None:
-            if not name.endswith(_COUNTER):
+            if not name.endswith(COUNTERS):
                 found.append(Difference(name, None, tuple(target.shape)))
         elif target.is_floating_point() and not value.is_floating_point():
             dtype = str(value.dtype).removeprefix("torch.")
@@ -90,31 +101,63 @@ def differences(
         elif value.shape != target.shape:
             found.append(Difference(name, tuple(value.shape), tuple(target.shape)))
     for name, value in tensors.items():
-        if name not in wanted and not name.endswith(_COUNTER):
+        if name not in wanted and not name.endswith(COUNTERS):
             if optional_prefixes and name.startswith(optional_prefixes):
                 continue
             found.append(Difference(name, tuple(value.shape), None))
     return found
 
 
-def _check_nothing_beside(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
+def _candidates(module: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    own = _without_wrappers(module)
+    for named in without_prefixes(tensors):
+        yield named
+        wrapped = {own.get(name, name): tensor for name, tensor in named.items()}
+        if len(wrapped) == len(named) and wrapped.keys() != named.keys():
+            yield wrapped
+
+
+def _without_wrappers(module: nn.Module) -> dict[str, str]:
+    """Names of a network's tensors, by what is left of them where weights are read."""
+    return strip_wrappers({name: name for name in module.state_dict()})
+
+
+def _check_nothing_beside(
+    module: nn.Module, tensors: Mapping[str, Tensor], what: str, source: WeightsSource | None
+) -> None:
     """Tell a network that is in the file whole, with other tensors beside it."""
-    first = next(iter(module.state_dict()), "")
+    own = _without_wrappers(module)
+    first = next(iter(own), "")
     places = [name.removesuffix(first) for name in tensors if name.endswith(first)]
     for place in places:
-        inside = {n.removeprefix(place): t for n, t in tensors.items() if n.startswith(place)}
+        below = {n.removeprefix(place): t for n, t in tensors.items() if n.startswith(place)}
+        inside = {own.get(name, name): tensor for name, tensor in below.items()}
         if any(d.network_shape is not None for d in differences(module, inside)):
             continue
-        wanted = {place + name for name in module.state_dict()}
-        beside = [name for name in tensors if name not in wanted]
-        shown = ", ".join(beside[:_SHOWN]) + (", ..." if len(beside) > _SHOWN else "")
+        wanted = {place + name for name in own}
+        kept = [name for name in tensors if name in wanted]
+        rest = [name for name in tensors if name not in wanted and not name.endswith(COUNTERS)]
+        shown = ", ".join(rest[:_SHOWN]) + (", ..." if len(rest) > _SHOWN else "")
         raise CheckpointError(
             f"the state dict must hold the weights of {what} alone",
-            f"all of them under {place!r}, and {len(beside)} other tensors: {shown}",
-            "save a state dict without the others"
-            + (f", its names without the leading {place!r}" if place else "")
-            + "; lrq-deploy inspect without --arch writes the line for known networks",
+            f"all of them under {place!r}, and {counted(len(rest), 'other tensor')}: {shown}",
+            _save_alone(place, first, kept, rest, source),
         )
+
+
+def _save_alone(
+    place: str, first: str, kept: list[str], rest: list[str], source: WeightsSource | None
+) -> str:
+    without = f", its names without the leading {place!r}" if place else ""
+    remedy = f"save a state dict without the others{without}"
+    if source is None:
+        return remedy
+    names = source.names
+    prefix = names[place + first].removesuffix(first)
+    # A wrapper inside of the network stands before some of its names alone.
+    prefix = prefix if all(names[name].startswith(prefix) for name in kept) else ""
+    line = saving_line(source, prefix, [names[n] for n in kept], [names[n] for n in rest])
+    return f"{remedy} ({line}) and pass {source.target}"
 
 
 def infer_num_classes(tensors: Mapping[str, Tensor]) -> int | None:
@@ -131,7 +174,7 @@ def _misfit(found: list[Difference], what: str) -> CheckpointError:
     shown = "; ".join(str(d) for d in found[:_SHOWN]) + ("; ..." if len(found) > _SHOWN else "")
     return CheckpointError(
         f"the state dict must fit {what}",
-        f"{missing} missing, {unexpected} unexpected and {len(found) - missing - unexpected} "
-        f"tensors of another shape or type: {shown}",
+        f"{missing} missing, {unexpected} unexpected and "
+        f"{counted(len(found) - missing - unexpected, 'tensor')} of another shape or type: {shown}",
         "pass the --arch that was trained, with the same number of classes",
     )

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lrq_deploy.checkpoint.class_names import named_in
 from lrq_deploy.checkpoint.json_beside import read_json_object
 from lrq_deploy.checkpoint.stated import plain_name
 from lrq_deploy.errors import CheckpointError
@@ -24,11 +25,13 @@ class HubConfig:
         path: the file.
         architecture: its name in timm, without the tag of its weights.
         stated: how it was trained, as the file has it.
+        class_names: in the order of the logits; empty where it names none.
     """
 
     path: Path
     architecture: str
     stated: Mapping[str, Any]
+    class_names: tuple[str, ...] = ()
 
     def known(self) -> Mapping[str, Any]:
         """How it was trained, in the terms of timm's ``pretrained_cfg``.
@@ -52,7 +55,7 @@ def read_hub_config(weights: Path) -> HubConfig | None:
     architecture = plain_name(document["architecture"])
     if not architecture or not isinstance(stated, dict):
         return None
-    return HubConfig(path, architecture, stated)
+    return HubConfig(path, architecture, stated, named_in(document) or named_in(stated))
 
 
 def names_of(stated: Sequence[str], config: HubConfig | None) -> tuple[str, ...]:

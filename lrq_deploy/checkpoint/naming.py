@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 __all__ = [
+    "COUNTERS",
     "NESTING_KEYS",
     "classes_of_shapes",
     "keys_to_weights",
@@ -31,8 +32,13 @@ NESTING_KEYS: Final = (
 )
 """Keys under which training scripts put the weights, in the order in which they are tried."""
 
+_LEFT_BEHIND = ("n_averaged", "total_ops", "total_params")
+"""Last words of names: the counter of AveragedModel, and the costs that thop adds to each layer."""
+
+COUNTERS: Final = ("num_batches_tracked", *_LEFT_BEHIND)
+"""How names end that no answer depends on."""
+
 _WRAPPER_PREFIXES = ("module.", "_orig_mod.")
-_WRAPPER_COUNTERS = ("n_averaged",)
 _MAX_NESTING = 4
 _MAX_PREFIXES = 4
 _CLASSIFIER = re.compile(
@@ -51,7 +57,8 @@ def keys_to_weights(
 ) -> tuple[str, ...] | None:
     """The keys that lead to a module or to a mapping with named tensors; ``None`` if neither.
 
-    Keys of ``NESTING_KEYS`` go first; any other is followed where one alone leads to weights.
+    Keys of ``NESTING_KEYS`` go first; any other is followed where one alone leads to weights. Lone
+    tensors such as a metric or the state of a random generator count where nothing else does.
     """
     if is_module(content):
         return ()
@@ -61,10 +68,13 @@ def keys_to_weights(
         inner = keys_to_weights(content.get(key), is_module, is_tensor, depth - 1)
         if inner is not None:
             return (key, *inner)
-    if any(isinstance(key, str) and is_tensor(value) for key, value in content.items()):
+    if _holds_weights(content, (), is_tensor):
         return ()
     found = sets_of_weights(content, is_module, is_tensor, depth)
-    return found[0] if len(found) == 1 else None
+    if found:
+        return found[0] if len(found) == 1 else None
+    named = any(isinstance(key, str) and is_tensor(value) for key, value in content.items())
+    return () if named else None
 
 
 def sets_of_weights(
@@ -96,8 +106,11 @@ def _holds_weights(
 
 
 def strip_wrappers(named: Mapping[str, Value]) -> dict[str, Value]:
-    """Undo DistributedDataParallel, AveragedModel and torch.compile, in any order of wrapping."""
-    names = {name: value for name, value in named.items() if name not in _WRAPPER_COUNTERS}
+    """Undo DistributedDataParallel, AveragedModel and torch.compile, in any order of wrapping.
+
+    What a profiler left in the network goes too.
+    """
+    names = {n: value for n, value in named.items() if n.rpartition(".")[2] not in _LEFT_BEHIND}
     while True:
         for prefix in _WRAPPER_PREFIXES:
             if names and all(name.startswith(prefix) for name in names):

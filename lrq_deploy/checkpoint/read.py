@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lrq_deploy.checkpoint.averaged import AveragedWeights, averaged_weights
+from lrq_deploy.checkpoint.class_names import stated_class_names
 from lrq_deploy.checkpoint.identify import CheckpointFile, identify
 from lrq_deploy.checkpoint.naming import NESTING_KEYS, strip_wrappers
 from lrq_deploy.checkpoint.pickle_globals import PickleGlobals, archive_globals, legacy_globals
@@ -19,10 +20,12 @@ from lrq_deploy.checkpoint.restricted import (
     inert_stand_ins,
     unpickle_tensors,
 )
+from lrq_deploy.checkpoint.saving import WeightsSource, safetensors_source, torch_source
 from lrq_deploy.checkpoint.stated import stated_architectures
 from lrq_deploy.checkpoint.torchscript import read_script_weights
 from lrq_deploy.checkpoint.weights_place import place_of_weights
 from lrq_deploy.errors import CheckpointError
+from lrq_deploy.wording import counted
 
 __all__ = ["NESTING_KEYS", "StateDict", "check_finite", "read_state_dict"]
 
@@ -45,6 +48,8 @@ class StateDict:
         module: the whole network in evaluation mode where a trusted pickle held one.
         stated: what the file calls its architecture.
         averaged: weights beside these, which were not read.
+        class_names: that the file states, in the order of the logits.
+        source: Python that reads the tensors again; ``None`` of a module or a script.
     """
 
     tensors: dict[str, Tensor]
@@ -52,6 +57,8 @@ class StateDict:
     module: nn.Module | None = None
     stated: tuple[str, ...] = ()
     averaged: AveragedWeights | None = None
+    class_names: tuple[str, ...] = ()
+    source: WeightsSource | None = None
 
 
 def read_state_dict(path: Path, trust_pickle: bool = False) -> StateDict:
@@ -74,7 +81,9 @@ def read_state_dict(path: Path, trust_pickle: bool = False) -> StateDict:
             "read it with lrq_deploy.checkpoint.export_archive.read_export_archive",
         )
     if file.kind == "safetensors":
-        return _clean(_read_safetensors(file), f"safetensors {path.name}", file.size_bytes)
+        raw = _read_safetensors(file)
+        clean = _clean(raw, f"safetensors {path.name}", file.size_bytes)
+        return replace(clean, source=safetensors_source(path, raw))
     if file.kind == "torchscript":
         return _clean(read_script_weights(file), f"TorchScript {path.name}", file.size_bytes)
     form = "torch.save archive" if file.kind == "torch-zip" else "legacy torch.save file"
@@ -91,9 +100,16 @@ def read_state_dict(path: Path, trust_pickle: bool = False) -> StateDict:
     if isinstance(payload, nn.Module):
         module = payload.float().eval().cpu()
         clean = _clean(dict(module.state_dict()), origin + ", pickled module", file.size_bytes)
-        return StateDict(clean.tensors, clean.origin, module, averaged=averaged)
+        names = stated_class_names(content) or stated_class_names(module)
+        return replace(clean, module=module, averaged=averaged, class_names=names)
     clean = _clean(payload, origin, file.size_bytes)
-    return replace(clean, stated=stated_architectures(content), averaged=averaged)
+    return replace(
+        clean,
+        stated=stated_architectures(content),
+        averaged=averaged,
+        class_names=stated_class_names(content),
+        source=torch_source(path, payload, keys, plain, False),
+    )
 
 
 def check_finite(tensors: Mapping[str, Tensor], origin: str) -> None:
@@ -107,7 +123,7 @@ def check_finite(tensors: Mapping[str, Tensor], origin: str) -> None:
         shown = ", ".join(bad[:_NAMED_TENSORS]) + (", ..." if len(bad) > _NAMED_TENSORS else "")
         raise CheckpointError(
             "weights must be finite",
-            f"NaN or Inf in {len(bad)} of {len(tensors)} tensors of {origin}: {shown}",
+            f"NaN or Inf in {len(bad)} of {counted(len(tensors), 'tensor')} of {origin}: {shown}",
             "take an earlier checkpoint of the training",
         )
 
@@ -199,7 +215,8 @@ def _is_tensor(value: object) -> bool:
 def _describe(content: object) -> str:
     if isinstance(content, Mapping):
         names = ", ".join(str(key)[:40] for key in list(content)[:5] if isinstance(key, str))
-        return f"a mapping of {len(content)} entries without tensors ({names or 'no names'})"
+        keys = counted(len(content), "key")
+        return f"a mapping of {keys} without tensors ({names or 'no names'})"
     return f"one {type(content).__name__} instead of a mapping"
 
 

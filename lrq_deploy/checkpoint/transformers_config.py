@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from lrq_deploy.checkpoint.class_names import named_in
 from lrq_deploy.checkpoint.hub_config import read_hub_config
 from lrq_deploy.checkpoint.json_beside import read_json_object
 from lrq_deploy.task import Task
@@ -29,12 +30,14 @@ class TransformersConfig:
         network: class of transformers that the weights are of.
         task: what its logits mean; None where the file does not say.
         sized: whether it or an image processor beside it tells the size of the images.
+        class_names: in the order of the logits; empty where it names none.
     """
 
     path: Path
     network: str
     task: Task | None = None
     sized: bool = False
+    class_names: tuple[str, ...] = ()
 
 
 def read_transformers_config(weights: Path) -> TransformersConfig | None:
@@ -54,7 +57,8 @@ def read_transformers_config(weights: Path) -> TransformersConfig | None:
         return None
     problem = document.get("problem_type")
     task = _TASKS.get(problem) if isinstance(problem, str) else None
-    return TransformersConfig(path, name, task, _tells_size(document, path.parent))
+    sized = _tells_size(document, path.parent)
+    return TransformersConfig(path, name, task, sized, named_in(document))
 
 
 def _tells_size(document: Mapping[str, object], folder: Path) -> bool:

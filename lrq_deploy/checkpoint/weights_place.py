@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from lrq_deploy.checkpoint.naming import keys_to_weights, sets_of_weights
+from lrq_deploy.checkpoint.saving import loading_expression
 from lrq_deploy.errors import CheckpointError
 
 __all__ = ["place_of_weights"]
@@ -45,12 +46,11 @@ def place_of_weights(
             f"{path} with {description}",
             _FROM_ARRAYS if _holds_arrays(content) else _PUT_AT_THE_TOP,
         )
-    first = "".join(f"[{key!r}]" for key in sets[0])
+    first = loading_expression(path, sets[0], plain, False)
     raise CheckpointError(
         "a checkpoint must hold one set of weights, or one under a usual key such as 'state_dict'",
         f"{path} with {len(sets)}: {', '.join('.'.join(keys) for keys in sets)}",
-        "save the one to quantize alone, for instance with "
-        f"torch.save(torch.load({str(path)!r}, 'cpu', weights_only={plain}){first}, 'weights.pt')",
+        f"save the one to quantize alone, for instance with torch.save({first}, 'weights.pt')",
     )
 
 

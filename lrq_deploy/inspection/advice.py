@@ -2,9 +2,15 @@
 
 from dataclasses import dataclass, replace
 
+from lrq_deploy.checkpoint.naming import COUNTERS
+from lrq_deploy.checkpoint.saving import (
+    WeightsSource,
+    safetensors_source,
+    saving_line,
+    torch_source,
+)
 from lrq_deploy.inspection.inspect import Inspection
 from lrq_deploy.inspection.near import Kinship, Near
-from lrq_deploy.inspection.signature import first_word
 
 __all__ = ["Advice", "Run", "advise", "shown_differences"]
 
@@ -88,7 +94,7 @@ def _advice(found: Inspection, path: str) -> Advice:
     if found.kind == "torchscript" and found.match.chosen is None and not found.described:
         return _for_script(found, path)
     if near and near.kinship == Kinship.EXTRA:
-        return Advice(sentence, _saving(found), _runs(found, _clean(found)))
+        return Advice(sentence, _saving(found), _runs(found, _source(found).target))
     return Advice(sentence, runs=_runs(found, path), example=near.example if near else "")
 
 
@@ -175,44 +181,27 @@ def _for_code(found: Inspection, sentence: str) -> Advice:
     )
     near = found.match.near
     example = near.example if near else ""
-    runs = _runs(found, _clean(found))
+    runs = _runs(found, _source(found).target)
     return Advice(warning + sentence, _saving(found), runs, example)
-
-
-def _clean(found: Inspection) -> str:
-    return f"{found.path.stem}-weights.pt"
 
 
 def _saving(found: Inspection) -> str:
     """A line of Python that saves the weights, and of them only the network's, as a state dict."""
-    path, near = str(found.path), found.match.near
-    if found.kind == "safetensors":
-        imports, load = (
-            "import torch; from safetensors.torch import load_file",
-            f"load_file({path!r})",
-        )
-    else:
-        imports = "import torch"
-        keys = "".join(f"[{key!r}]" for key in found.outline.location.split(".") if key)
-        safe = not found.outline.unsafe_globals
-        load = f"torch.load({path!r}, 'cpu', weights_only={safe}){keys}"
-        load += ".state_dict()" if found.outline.module_class else ""
+    near, source = found.match.near, _source(found)
     if near is None or near.kinship != Kinship.EXTRA:
-        return f"{imports}; torch.save({load}, {_clean(found)!r})"
-    kept = f"{{{_renamed(near)}: t for name, t in {load}.items() if {_belongs(near)}}}"
-    return f"{imports}; torch.save({kept}, {_clean(found)!r})"
+        return f"{source.imports}; torch.save({source.expression}, {source.target!r})"
+    outside = set(near.outside)
+    kept = [n for n in found.outline.tensors if not (n in outside or n.endswith(COUNTERS))]
+    return saving_line(source, near.prefix, kept, near.outside)
 
 
-def _renamed(near: Near) -> str:
-    return f"name.removeprefix({near.prefix!r})" if near.prefix else "name"
-
-
-def _belongs(near: Near) -> str:
-    """Condition on a name of the file, in Python: that it is one of the network's."""
-    if near.prefix:
-        return f"name.startswith({near.prefix!r})"
-    tops = dict.fromkeys(first_word(name) for name in near.outside)
-    return f"name.split('.')[0] not in {list(tops)}"
+def _source(found: Inspection) -> WeightsSource:
+    tensors = found.outline.tensors
+    if found.kind == "safetensors":
+        return safetensors_source(found.path, tensors)
+    keys = [key for key in found.outline.location.split(".") if key]
+    plain, whole = not found.outline.unsafe_globals, bool(found.outline.module_class)
+    return torch_source(found.path, tensors, keys, plain, whole)
 
 
 def shown_differences(near: Near) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Mapping
 
 from lrq_deploy.checkpoint.averaged import averaged_weights
+from lrq_deploy.checkpoint.class_names import stated_class_names
 from lrq_deploy.checkpoint.identify import CheckpointFile
 from lrq_deploy.checkpoint.pickle_globals import (
     MAX_PICKLE_BYTES,
@@ -27,6 +28,7 @@ from lrq_deploy.inspection.stand_ins import (
     module_tensors,
     unpickle_outlines,
 )
+from lrq_deploy.wording import counted
 
 __all__ = ["outline_safetensors", "outline_script", "outline_torch_file"]
 
@@ -98,6 +100,7 @@ def _outline(
         module_class=module_class,
         stated=stated_architectures(content),
         averaged=averaged,
+        class_names=stated_class_names(content) or stated_class_names(weights),
     )
 
 
@@ -122,7 +125,7 @@ def _tensors_beside(content: object, chosen: str) -> list[str]:
         return []
     counts = {key: _count_tensors(v) for key, v in content.items() if key != chosen}
     return [
-        f"{printable(key, 40)} ({count} tensor{'s' if count > 1 else ''})"
+        f"{printable(key, 40)} ({counted(count, 'tensor')})"
         for key, count in counts.items()
         if count
     ]
@@ -149,7 +152,8 @@ def _count_tensors(root: object) -> int:
 def _describe(content: object) -> str:
     if isinstance(content, Mapping):
         names = ", ".join(printable(key, 40) for key in list(content)[:5] if isinstance(key, str))
-        return f"a mapping of {len(content)} entries without tensors ({names or 'no names'})"
+        keys = counted(len(content), "key")
+        return f"a mapping of {keys} without tensors ({names or 'no names'})"
     kind = getattr(content, "qualified_name", "") or type(content).__name__
     kind = "tensor" if isinstance(content, TensorOutline) else kind
     return f"one {printable(kind, 80)} instead of a mapping"

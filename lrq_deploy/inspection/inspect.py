@@ -6,7 +6,12 @@ from pathlib import Path
 
 from lrq_deploy.checkpoint.hub_config import names_of, read_hub_config
 from lrq_deploy.checkpoint.identify import identify, is_onnx
-from lrq_deploy.checkpoint.naming import classes_of_shapes, strip_wrappers, without_prefixes
+from lrq_deploy.checkpoint.naming import (
+    COUNTERS,
+    classes_of_shapes,
+    strip_wrappers,
+    without_prefixes,
+)
 from lrq_deploy.checkpoint.transformers_config import read_transformers_config
 from lrq_deploy.errors import CheckpointError
 from lrq_deploy.inspection.checkpoint_outline import (
@@ -22,7 +27,7 @@ from lrq_deploy.progress import ProgressCallback, silent
 
 __all__ = ["Inspection", "inspect_model"]
 
-_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+_BUFFERS = ("running_mean", "running_var", *COUNTERS)
 _NOT_SEARCHED = Match((), None, "")
 
 
@@ -44,6 +49,7 @@ class Inspection:
         described: class of transformers that a ``config.json`` beside the file says it is; empty
             for none.
         sized: whether the files beside such weights tell the size of the images.
+        class_names: that it or a file beside it states, as many as classes; else empty.
     """
 
     path: Path
@@ -57,6 +63,7 @@ class Inspection:
     match: Match
     described: str = ""
     sized: bool = False
+    class_names: tuple[str, ...] = ()
 
     @property
     def arch(self) -> Candidate | None:
@@ -80,7 +87,8 @@ def inspect_model(path: Path, progress: ProgressCallback = silent) -> Inspection
     weights_alone = kind not in ("onnx", "export-archive")
     beside = read_transformers_config(path) if weights_alone else None
     searched = weights_alone and beside is None
-    names = names_of(outline.stated, read_hub_config(path))
+    config = read_hub_config(path)
+    names = names_of(outline.stated, config)
     match = find_architectures(shapes, progress, names) if searched else _NOT_SEARCHED
     classes = outline.num_classes
     if classes is None and match.candidates:
@@ -89,6 +97,9 @@ def inspect_model(path: Path, progress: ProgressCallback = silent) -> Inspection
         classes = match.near.num_classes
     if classes is None and kind != "onnx":
         classes = classes_of_shapes(without_prefixes(strip_wrappers(shapes))[-1])
+    class_names = outline.class_names
+    for described in (beside, config) if weights_alone else ():
+        class_names = class_names or (described.class_names if described else ())
     return Inspection(
         path=path,
         kind=kind,
@@ -105,6 +116,7 @@ def inspect_model(path: Path, progress: ProgressCallback = silent) -> Inspection
         match=match,
         described="" if beside is None else beside.network,
         sized=beside is not None and beside.sized,
+        class_names=class_names if len(class_names) == classes else (),
     )
 
 

@@ -10,6 +10,7 @@ from lrq_deploy.inspection.near import Kinship, Library, Near, Relative, kinship
 from lrq_deploy.inspection.signature import FEWEST_TENSORS, fit_of, name_templates, weights_of
 from lrq_deploy.inspection.subtrees import Subtree, subtrees
 from lrq_deploy.progress import ProgressCallback, silent
+from lrq_deploy.wording import counted
 
 __all__ = ["LIBRARY_ORDER", "Candidate", "Match", "find_architectures"]
 
@@ -78,7 +79,8 @@ def find_architectures(
     """
     weights = weights_of(strip_wrappers(shapes))
     if len(weights) < FEWEST_TENSORS:
-        reason = f"it has {len(weights)} tensors, fewer than any network of torchvision or timm"
+        tensors = counted(len(weights), "tensor")
+        reason = f"it has {tensors}, fewer than any network of torchvision or timm"
         return Match((), None, reason)
     prefix = _common_prefix(shapes, weights)
     trees = subtrees(weights)
@@ -96,7 +98,7 @@ def find_architectures(
             return _choose(library, found, searched, stated)
         relatives += others
     near = nearest(relatives, weights, prefix)
-    reason = near.reason if near else "no known network has its tensor names"
+    reason = near.reason if near else "no known network has exactly its tensor names"
     return Match((), None, reason, near, tuple(searched))
 
 

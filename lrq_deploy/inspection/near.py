@@ -9,6 +9,7 @@ from lrq_deploy.inspection.head_example import Head, head_example
 from lrq_deploy.inspection.outline import printable
 from lrq_deploy.inspection.signature import Entry, fit_of, shapes_hash, weights_of
 from lrq_deploy.inspection.subtrees import Subtree
+from lrq_deploy.wording import counted
 
 __all__ = ["Kinship", "Library", "Near", "Relative", "kinship", "nearest"]
 
@@ -163,7 +164,7 @@ def _other(relative: Relative, found: list[str], weights: Mapping[str, Sizes], b
 
 
 def _counted(reason: str, found: list[str]) -> str:
-    return f"{reason} ({len(found)} tensors)"
+    return f"{reason} ({counted(len(found), 'tensor')})"
 
 
 def _beside(relative: Relative, weights: Mapping[str, Sizes]) -> tuple[Head, Head]:

@@ -45,6 +45,7 @@ class Outline:
         num_classes: length of a row of logits where the file states it.
         stated: what the file calls its architecture.
         averaged: weights beside these, which quantize does not read.
+        class_names: that the file states, in the order of the logits.
     """
 
     description: str
@@ -59,6 +60,7 @@ class Outline:
     num_classes: int | None = None
     stated: tuple[str, ...] = ()
     averaged: AveragedWeights | None = None
+    class_names: tuple[str, ...] = ()
 
 
 def printable(value: object, length: int = 60) -> str:

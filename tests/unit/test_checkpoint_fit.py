@@ -1,14 +1,19 @@
 """Fitting weights into a network and telling its class count."""
 
 import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lrq_deploy.checkpoint.fit import differences, fit_state_dict, infer_num_classes
+from lrq_deploy.checkpoint.read import read_state_dict
 from lrq_deploy.errors import CheckpointError
 
 pytestmark = pytest.mark.unit
@@ -95,3 +100,97 @@ def test_tensors_beside_the_network_are_named(place: str) -> None:
     with pytest.raises(CheckpointError, match=re.escape(said)) as caught:
         fit_state_dict(network, tensors)
     assert (repr(place) in caught.value.remedy) is bool(place)
+
+
+class _Module(nn.Module):
+    """A network whose own part is called as wrappers call theirs."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.module = inner
+
+
+def _compiled_part(inner: nn.Module) -> nn.Module:
+    inner[0] = torch.compile(inner[0])  # type: ignore[index, operator]
+    return inner
+
+
+WRAPS: dict[str, Callable[[nn.Module], Any]] = {
+    "module": _Module,
+    "module-twice": lambda inner: _Module(_Module(inner)),
+    "compiled": torch.compile,
+    "compiled-part": _compiled_part,
+    "averaged": torch.optim.swa_utils.AveragedModel,
+}
+
+
+@pytest.mark.parametrize("wrap", WRAPS.values(), ids=WRAPS)
+@pytest.mark.parametrize("before", ["", "module.", "_orig_mod.", "module._orig_mod.", "model."])
+def test_a_network_takes_its_own_weights_whatever_its_parts_are_called(
+    tmp_path: Path, wrap: Callable[[nn.Module], Any], before: str
+) -> None:
+    trained, fresh = wrap(_network(seed=1)), wrap(_network(seed=2))
+    saved = {before + name: tensor for name, tensor in trained.state_dict().items()}
+    torch.save(saved, tmp_path / "net.pt")
+    fit_state_dict(fresh, read_state_dict(tmp_path / "net.pt").tensors)
+    for name, tensor in trained.state_dict().items():
+        assert torch.equal(fresh.state_dict()[name], tensor), name
+    with pytest.raises(CheckpointError, match="must fit"):
+        fit_state_dict(wrap(_network(classes=4)), read_state_dict(tmp_path / "net.pt").tensors)
+
+
+BESIDE: dict[str, dict[str, Tensor]] = {
+    "inside": {"0.gate.weight": torch.ones(2)},
+    "inside-by-word": {"0.weight_u": torch.ones(2), "3.weight_u": torch.ones(2)},
+    "top": {"temperature": torch.ones(1), "mean.value": torch.ones(3)},
+}
+
+
+@pytest.mark.parametrize("beside", BESIDE.values(), ids=BESIDE)
+@pytest.mark.parametrize("before", ["", "module.", "net.", "module.net.", "_orig_mod."])
+@pytest.mark.parametrize("outside", [False, True])
+@pytest.mark.parametrize("kind", ["torch", "nested", "safetensors"])
+def test_the_line_that_saves_the_network_alone_is_real(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    beside: dict[str, Tensor],
+    before: str,
+    outside: bool,
+    kind: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    network, path = _network(seed=1), Path("net.pt")
+    content: Any = {before + n: t for n, t in {**network.state_dict(), **beside}.items()}
+    content |= {"ema.0.weight": torch.ones(2), "ema.n": torch.ones(1)} if outside else {}
+    if kind == "safetensors":
+        save_file(content, path)
+    else:
+        torch.save({"run": {"model": content}} if kind == "nested" else content, path)
+    read = read_state_dict(path)
+    number = len(beside) + 2 * outside
+    said = f"and {number} other tensor{'s' if number > 1 else ''}: "
+    with pytest.raises(CheckpointError, match=re.escape(said)) as caught:
+        fit_state_dict(_network(), read.tensors, source=read.source)
+    line, _, target = caught.value.remedy.partition(" (import ")[2].rpartition(") and pass ")
+    exec(f"import {line}", {})
+    again, fresh = read_state_dict(Path(target)), _network()
+    assert again.tensors.keys() == network.state_dict().keys()
+    fit_state_dict(fresh, again.tensors)
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(fresh.state_dict()[name], tensor)
+
+
+def test_a_wrapper_inside_of_the_network_does_no_harm_to_the_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    trained = _compiled_part(_network(seed=1))
+    content = {f"net.{name}": tensor for name, tensor in trained.state_dict().items()}
+    torch.save(content | {"net.0._orig_mod.stray": torch.ones(2), "loss": torch.ones(1)}, "net.pt")
+    read = read_state_dict(Path("net.pt"))
+    with pytest.raises(CheckpointError, match="and 2 other tensors") as caught:
+        fit_state_dict(_network(), read.tensors, source=read.source)
+    exec(f"import {caught.value.remedy.partition(' (import ')[2].rpartition(') and')[0]}", {})
+    fresh = _network()
+    fit_state_dict(fresh, read_state_dict(Path("net-weights.pt")).tensors)
+    assert torch.equal(fresh.state_dict()["0.weight"], content["net.0._orig_mod.weight"])

@@ -48,6 +48,15 @@ def test_what_is_another_programs_is_passed_over(tmp_path: Path, content: object
     assert read_hub_config(_beside(tmp_path, content)) is None
 
 
+@pytest.mark.parametrize("nested", [True, False], ids=["pretrained_cfg", "at the top"])
+def test_names_of_classes_are_read(tmp_path: Path, nested: bool) -> None:
+    named = {"label_names": ["owl", "bee"]}
+    told: dict[str, Any] = {"pretrained_cfg": KNOWN | named} if nested else KNOWN | named
+    found = read_hub_config(_beside(tmp_path, {"architecture": "resnet18", **told}))
+    assert found is not None
+    assert found.class_names == ("owl", "bee")
+
+
 def test_a_folder_without_one(tmp_path: Path) -> None:
     assert read_hub_config(tmp_path / "model.safetensors") is None
 

@@ -156,9 +156,7 @@ HEADS = (
 )
 
 
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(head=st.sampled_from(HEADS), body=st.binary(max_size=200))
 def test_any_bytes_give_an_answer_or_a_stated_error(
     tmp_path: Path, head: bytes, body: bytes

@@ -85,7 +85,7 @@ def test_endless_opcodes_are_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     assert MAX_PICKLE_BYTES < 2**30
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.binary(max_size=300))
 def test_any_bytes_are_a_pickle_or_a_stated_error(body: bytes) -> None:
     try:
@@ -103,7 +103,7 @@ PLAIN = st.recursive(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(value=PLAIN, protocol=st.integers(3, 5))
 def test_plain_values_import_nothing(value: object, protocol: int) -> None:
     stream = io.BytesIO(pickle.dumps(value, protocol) + b"rest")

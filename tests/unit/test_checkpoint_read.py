@@ -82,6 +82,7 @@ def test_weights_go_before_their_moving_average(tmp_path: Path) -> None:
         ({"state_dict": 0, "state_dict_ema": 1}, "state_dict_ema"),
         ({"model": 0, "model_ema": 1}, "model_ema"),
         ({"checkpoint": {"model": 0, "EMA": {"module": 1}}}, "checkpoint.EMA.module"),
+        ({"model": 0, "ema": {"num_updates": torch.tensor(3), "shadow": 1}}, "ema.shadow"),
         ({"model": 0, "schema": 1}, ""),
         ({"model": 0, "ema": {"decay": torch.ones(())}}, ""),
         ({"state_dict_ema": 1}, ""),
@@ -304,9 +305,7 @@ def test_a_file_cut_anywhere(tmp_path: Path, legacy: bool) -> None:
             read_state_dict(tmp_path / "cut.pt")
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), kind=st.sampled_from(["zip", "legacy", "safetensors"]))
 def test_a_file_with_changed_bytes_gives_weights_or_a_stated_error(
     tmp_path: Path, data: st.DataObject, kind: str
@@ -338,6 +337,45 @@ def test_one_set_of_weights_is_found_under_any_key(tmp_path: Path, key: str) -> 
     assert _equal(found.tensors, _weights())
     assert found.origin.endswith(f" under {key}")
     assert inspect_model(path).outline.location == key
+
+
+@pytest.mark.parametrize(
+    "lone", [{"best_acc": torch.tensor(71.2)}, {"rng": torch.get_rng_state()}], ids=["acc", "rng"]
+)
+@pytest.mark.parametrize("inside", [False, True], ids=["top", "inside"])
+def test_lone_tensors_hide_no_weights(
+    tmp_path: Path, lone: dict[str, Tensor], inside: bool
+) -> None:
+    path = tmp_path / "model.pt"
+    content: dict[str, Any] = {"epoch": 3, **lone, "resnet": _weights(), "optimizer": {}}
+    torch.save({"run": content} if inside else content, path)
+    found = read_state_dict(path)
+    assert _equal(found.tensors, _weights())
+    place = "run.resnet" if inside else "resnet"
+    assert found.origin.endswith(f" under {place}")
+    assert inspect_model(path).outline.location == place
+    torch.save({**lone, "student": _weights(), "teacher": _weights()}, path)
+    for read in (read_state_dict, inspect_model):
+        with pytest.raises(CheckpointError, match="with 2: student, teacher"):
+            read(path)
+
+
+def test_tensors_without_weights_elsewhere_are_the_weights(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    kernels = {"conv.kernel": torch.ones(4, 3), "fc.kernel": torch.ones(5, 4)}
+    torch.save({**kernels, "metrics": {"accuracy": torch.tensor(0.9)}}, path)
+    assert _equal(read_state_dict(path).tensors, kernels)
+    assert inspect_model(path).outline.location == ""
+
+
+def test_what_a_profiler_left_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    costs = {"total_ops": torch.zeros(1), "module.fc.total_params": torch.zeros(1)}
+    torch.save(_prefixed("module.") | costs, path)
+    assert _equal(read_state_dict(path).tensors, _weights())
+    assert inspect_model(path).parameters == sum(
+        t.numel() for n, t in _weights().items() if n.endswith("weight")
+    )
 
 
 def test_several_sets_of_weights_are_named(tmp_path: Path) -> None:

@@ -43,6 +43,20 @@ def test_what_the_logits_mean_is_read(tmp_path: Path, problem: object, task: str
 
 
 @pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        ({"0": "owl", "1": "bee"}, ("owl", "bee")),
+        ({"0": "LABEL_0", "1": "LABEL_1"}, ()),
+        (None, ()),
+    ],
+)
+def test_names_of_classes_are_read(tmp_path: Path, labels: object, names: tuple[str, ...]) -> None:
+    found = read_transformers_config(_beside(tmp_path, CONFIG | {"id2label": labels}))
+    assert found is not None
+    assert found.class_names == names
+
+
+@pytest.mark.parametrize(
     ("stated", "processor", "sized"),
     [
         ({}, False, False),

@@ -1,6 +1,7 @@
 """Reading an image folder: labels, exact pixels, resizing, broken files."""
 
 import os
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from PIL import Image
 
 import lrq_deploy.images as images_module
 from lrq_deploy.errors import ImageError
-from lrq_deploy.images import FolderOption, ImageReader, read_image_folder
+from lrq_deploy.image_listing import FolderOption
+from lrq_deploy.images import ImageReader, read_image_folder
 from lrq_deploy.teacher import Preprocessing
 
 pytestmark = pytest.mark.unit
@@ -38,7 +40,7 @@ def test_class_folders_become_labels_in_sorted_order(tmp_path: Path) -> None:
         write_png(tmp_path / name / "0.png", index)
     write_png(tmp_path / "bee" / "1.png", 7)
     found = read_image_folder(tmp_path, RGB_8, IDENTITY_RGB, num_classes=3)
-    assert found.classes == ("ant", "bee", "cat")
+    assert found.numbers is None
     assert found.labels is not None
     assert found.labels.tolist() == [0, 1, 1, 2]
     assert found.labels.dtype == torch.int64
@@ -47,6 +49,43 @@ def test_class_folders_become_labels_in_sorted_order(tmp_path: Path) -> None:
     pairs = list(found.labelled_batches(3))
     assert [len(batch) for batch, _ in pairs] == [3, 1]
     assert [labels.tolist() for _, labels in pairs if labels is not None] == [[0, 1, 1], [2]]
+
+
+@pytest.mark.parametrize(
+    ("labels", "note"),
+    [
+        ({"cat": 2, "bee": 0, "ant": 1}, "class folders are taken by their names, which"),
+        ({"CAT": 2, "bee": 0, "Ant": 1}, "class folders are taken by their names, which"),
+        ({"cat": 2, "bee": 0}, "which the model file states; 2 of 3 classes have a folder"),
+        ({"ant": 1}, "which the model file states; 1 of 3 classes have a folder"),
+        ({"bee": 0}, "1 of 3 classes have a folder"),
+        ({"ant": 0, "bee": 1, "dog": 2}, "states no class called dog: folders are not taken by"),
+        ({"cat": None, "dog": None}, "taken by their names; 2 class folders for 3 logits tell no"),
+        ({"0": 0, "1": 1, "2": 2}, ""),
+    ],
+)
+def test_folders_called_like_classes_are_those(
+    tmp_path: Path, labels: dict[str, int | None], note: str
+) -> None:
+    for index, name in enumerate(labels):
+        write_png(tmp_path / name / "0.png", index)
+    names = ("bee", "ant", "cat")
+    found = read_image_folder(tmp_path, RGB_8, IDENTITY_RGB, 3, class_names=names)
+    given = [None] * len(found) if found.labels is None else found.labels.tolist()
+    assert dict(zip((p.parent.name for p in found.paths), given, strict=True)) == labels
+    assert note in found.note
+    assert bool(found.note) == bool(note)
+
+
+def test_folders_in_the_order_of_their_names_need_no_remark(tmp_path: Path) -> None:
+    names = [str(n) for n in range(12)]
+    for index, name in enumerate(names):
+        write_png(tmp_path / name / "0.png", index)
+    as_sorted = sorted(names)
+    found = read_image_folder(tmp_path, RGB_8, IDENTITY_RGB, 12, class_names=as_sorted)
+    assert found.labels is not None
+    assert found.labels.tolist() == list(range(12))
+    assert (found.numbers, found.note) == (None, "")
 
 
 @pytest.mark.parametrize(
@@ -65,7 +104,7 @@ def test_numbers_of_class_folders_that_text_sorts_otherwise(
 ) -> None:
     for name in names:
         write_png(tmp_path / name / "0.png", 0)
-    found = read_image_folder(tmp_path, RGB_8, IDENTITY_RGB, len(names)).numbers()
+    found = read_image_folder(tmp_path, RGB_8, IDENTITY_RGB, len(names)).numbers
     assert (None if found is None else found.tolist()) == numbers
 
 
@@ -264,6 +303,65 @@ def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path: Path) -> None:
     Image.fromarray(np.full((8, 8), 100 * 256, dtype=np.uint16)).save(tmp_path / "0.png")
     (batch,) = read_image_folder(tmp_path, (1, 8, 8), IDENTITY_GREY, 2).batches(8)
     assert torch.equal(batch, torch.full((1, 1, 8, 8), 100 / 255))
+
+
+RAMP = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
+# 12 bits: two values in three bytes.
+_PAIRS = (RAMP.astype(np.uint16) << 4).reshape(-1, 2)
+TWELVE = b"".join(bytes((a >> 4, (a & 15) << 4 | b >> 8, b & 255)) for a, b in _PAIRS.tolist())
+
+
+def _pgm(most: int, scale: int) -> bytes:
+    return b"P5 8 8 %d\n" % most + (RAMP.astype(np.uint16) * scale).astype(">u2").tobytes()
+
+
+def _tiff(data: bytes, bits: int, sample: int = 1, order: str = "<") -> bytes:
+    """Grey of 8 x 8; ``sample``: 1 without sign, 2 signed, 3 float."""
+    values = {256: 8, 257: 8, 258: bits, 259: 1, 262: 1, 273: 8, 277: 1, 278: 8, 279: len(data)}
+    entries = [struct.pack(f"{order}HHII", n, 4, 1, v) for n, v in {**values, 339: sample}.items()]
+    table = struct.pack(f"{order}H", len(entries)) + b"".join(entries) + bytes(4)
+    head = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HI", 42, 8 + len(data))
+    return head + data + table
+
+
+SIXTEEN = RAMP.astype(np.uint16) * 257
+READ: dict[str, bytes] = {
+    "pgm-16": _pgm(65535, 257),
+    "pgm-10": _pgm(1023, 4),
+    "pgm-plain": b"P2 8 8 65535\n" + b" ".join(b"%d" % v for v in SIXTEEN.ravel()),
+    "tiff-little": _tiff(SIXTEEN.astype("<u2").tobytes(), 16),
+    "tiff-big": _tiff(SIXTEEN.astype(">u2").tobytes(), 16, order=">"),
+    "tiff-12": _tiff(TWELVE, 12),
+}
+
+
+@pytest.mark.parametrize("content", READ.values(), ids=READ)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_grey_of_more_than_eight_bits_is_scaled(
+    tmp_path: Path, content: bytes, channels: int
+) -> None:
+    (tmp_path / "0.tif").write_bytes(content)
+    how = Preprocessing((0.0,) * channels, (1.0,) * channels)
+    pixels = ImageReader((channels, 8, 8), how).pixels(tmp_path / "0.tif")
+    assert np.array_equal(pixels.numpy(), np.stack([RAMP] * channels))
+
+
+UNKNOWN: dict[str, bytes] = {
+    "int32": _tiff(SIXTEEN.astype("<i4").tobytes(), 32, 2),
+    "uint32": _tiff(SIXTEEN.astype("<u4").tobytes(), 32),
+    "int16": _tiff(RAMP.astype("<i2").tobytes(), 16, 2),
+    "float": _tiff((RAMP / 255).astype("<f4").tobytes(), 32, 3),
+    "pfm": b"Pf\n8 8\n-1.0\n" + (RAMP / 255).astype("<f4").tobytes(),
+}
+
+
+@pytest.mark.parametrize("content", UNKNOWN.values(), ids=UNKNOWN)
+def test_pixels_of_no_known_range_are_skipped_with_words(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "0.tif").write_bytes(content)
+    write_png(tmp_path / "1.png", 0)
+    assert read_image_folder(tmp_path, RGB_8, IDENTITY_RGB, 2).skipped == 1
+    with pytest.raises(ValueError, match="do not tell what is white; save it with 8 or 16 bits"):
+        ImageReader(RGB_8, IDENTITY_RGB).pixels(tmp_path / "0.tif")
 
 
 def test_a_transparent_palette_is_read_without_a_warning(tmp_path: Path) -> None:

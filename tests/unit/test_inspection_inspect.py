@@ -83,19 +83,22 @@ def test_a_training_checkpoint_of_a_known_network(tmp_path: Path, legacy: bool) 
 
 @pytest.mark.parametrize("prefix", ["", "net."])
 @pytest.mark.parametrize("kind", ["torch", "safetensors"])
+@pytest.mark.parametrize("beside", [False, True], ids=["outside", "also-beside"])
 def test_the_line_that_saves_the_network_alone_is_real(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefix: str, kind: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefix: str, kind: str, beside: bool
 ) -> None:
     monkeypatch.chdir(tmp_path)
     state = torchvision.models.resnet18(num_classes=3).state_dict()
     more = {prefix + name: value for name, value in state.items()} | {"loss.w": torch.ones(2)}
+    more |= {f"{prefix}temperature": torch.ones(1)} if beside else {}
     if kind == "torch":
         torch.save({"state_dict": more}, "c.pt")
     else:
         save_file(more, "c.pt")
     found = inspect_model(Path("c.pt"))
     advice = advise(found)
-    assert "outside of it: 1 (loss.w)" in advice.sentence
+    outside = f"2 (loss.w, {prefix}temperature)" if beside else "1 (loss.w)"
+    assert f"outside of it: {outside}" in advice.sentence
     exec(advice.python)
     assert [(run.model, run.arch) for run in advice.runs] == [
         ("c-weights.pt", "torchvision:resnet18")
@@ -377,9 +380,7 @@ def test_refusals(tmp_path: Path, write: Callable[[Path], object], said: str) ->
         inspect_model(path)
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), kind=st.sampled_from(["zip", "legacy", "safetensors"]))
 def test_changed_bytes_give_an_inspection_or_a_stated_error(
     tmp_path: Path, data: st.DataObject, kind: str

@@ -180,6 +180,19 @@ def test_another_head_is_told_from_another_network(stem: tuple[int, ...]) -> Non
     )
 
 
+def test_a_profiler_in_the_layers_hides_no_network() -> None:
+    costs = {f"layer1.0.{name}": (1,) for name in ("total_ops", "total_params")}
+    match = find_architectures({**_built("resnet18"), **costs})
+    assert match.chosen is not None
+    assert match.chosen.spec == "torchvision:resnet18"
+
+
+def test_a_tensor_inside_of_a_known_network_is_another_network() -> None:
+    match = find_architectures({**_built("resnet18"), "layer1.0.se.weight": (4,)})
+    assert match.candidates == ()
+    assert match.reason == "no known network has exactly its tensor names"
+
+
 def test_a_name_too_many_or_too_few_is_no_fit() -> None:
     shapes = _built("resnet18")
     assert not find_architectures({**shapes, "extra.weight": (3,)}).candidates
@@ -190,7 +203,9 @@ def test_a_name_too_many_or_too_few_is_no_fit() -> None:
 def test_a_small_network_is_not_searched_for() -> None:
     match = find_architectures({"fc.weight": (3, 4), "fc.bias": (3,)})
     assert match.searched == ()
-    assert "fewer than any network" in match.reason
+    assert "has 2 tensors, fewer than any network" in match.reason
+    alone = find_architectures({"fc.weight": (3, 4)})
+    assert "has 1 tensor, fewer than any network" in alone.reason
 
 
 def test_what_is_found_can_be_built() -> None:
