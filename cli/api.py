@@ -1,7 +1,10 @@
 """``lrq_deploy.quantize``: the command's job for a notebook or one's own training code."""
 
+import functools
+import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, ParamSpec, TypeVar
 
 from lrq_deploy.cli.quantize_flags import QuantizeFlags, control_from, options_from
 from lrq_deploy.errors import OptionError
@@ -9,6 +12,7 @@ from lrq_deploy.options import Device, MarginMode, Method, Precision, Recipe
 from lrq_deploy.progress import ProgressCallback, silent
 from lrq_deploy.scheme import ActSymmetry, Depthwise
 from lrq_deploy.task import Task
+from lrq_deploy.typed import fits, type_text
 
 if TYPE_CHECKING:
     from torch import nn
@@ -17,7 +21,28 @@ if TYPE_CHECKING:
 
 __all__ = ["quantize"]
 
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
+
+def _typed(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Refuse arguments that are not of their annotations; None stands for what is not given."""
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def checked(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        for name, value in signature.bind(*args, **kwargs).arguments.items():
+            hint = signature.parameters[name].annotation
+            # A network is judged where it is captured; its annotation names what is not imported.
+            if not (isinstance(hint, str) or value is None or fits(value, hint)):
+                expected = type_text(hint)
+                raise OptionError(f"{name} must be {expected}", f"{value!r:.80}", "pass that")
+        return function(*args, **kwargs)
+
+    return checked
+
+
+@_typed
 def quantize(
     model: "nn.Module | str | Path",
     bits: int | Literal["mixed"] | None = 4,
@@ -56,7 +81,7 @@ def quantize(
     decoupled: bool | None = None,
     bench: bool = True,
     name: str | None = None,
-    progress: ProgressCallback = silent,
+    progress: ProgressCallback | None = None,
 ) -> "Bundle":
     """Quantize a trained classifier without data and write its bundle.
 
@@ -149,10 +174,15 @@ def quantize(
 
     from lrq_deploy.cli.pipeline import quantize as run_pipeline
     from lrq_deploy.export.bundle import load_bundle
+    from lrq_deploy.resume.run_folder import run_folder_of
+    from lrq_deploy.resume.run_lock import unlock
 
-    return load_bundle(
-        run_pipeline(options, progress, network, control=control_from(flags)).bundle_path
-    )
+    try:
+        result = run_pipeline(options, progress or silent, network, control=control_from(flags))
+    finally:
+        # A notebook lives on where its run was stopped, and another process may continue it.
+        unlock(run_folder_of(options.out))
+    return load_bundle(result.bundle_path)
 
 
 def _check_source(in_memory: bool, arch: str | None, name: str | None) -> None:

@@ -138,13 +138,16 @@ def bench_bundle(
     Raises:
         BundleError: not a bundle, changed, of another schema, or with a graph that is not its
             own; or the float graph is missing.
+        OptionError: a batch holds too many images.
         ImageError: ``static_images`` is no folder of images.
         ExportError: ONNX Runtime does not accept a graph, or the graphs do not compare.
     """
     from lrq_deploy.export.bundle import load_bundle
+    from lrq_deploy.export.engine_options import check_batch
     from lrq_deploy.export.graph_identity import check_graph
 
     bundle = load_bundle(path)
+    check_batch(max(options.batch_sizes), bundle.manifest.input_shape)
     check_graph(bundle.file("model.onnx"), "onnxruntime", bundle.manifest.teacher_fingerprint)
     if float_model is not None and not float_model.is_file():
         raise BundleError(
@@ -193,7 +196,8 @@ def _graphs_measured(
 
 def _images(folder: Path, model: "QuantizedModel") -> "ImageSet":
     """The real images of ``--against-static``."""
-    from lrq_deploy.images import FolderOption, read_image_folder
+    from lrq_deploy.image_listing import FolderOption
+    from lrq_deploy.images import read_image_folder
 
     option = FolderOption("--against-static", "that graph is then not measured")
     about = (model.input_shape, model.preprocessing, None, AGREEMENT_IMAGES)

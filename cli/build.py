@@ -159,8 +159,7 @@ def _preoptimize(folder: Path, out: Path | None, force: bool, json: bool) -> Non
     from lrq_deploy.export.preoptimized import preoptimize
 
     loaded = load_bundle(folder)
-    path = loaded.path.absolute()
-    result = preoptimize(loaded, out or path.with_name(f"{path.name}.optimized.onnx"), force)
+    result = preoptimize(loaded, out or loaded.beside(".optimized.onnx"), force)
     if json:
         _print_document(asdict(result))
     else:
@@ -177,8 +176,7 @@ def _for_runtime(folder: Path, version: str, out: Path | None, force: bool, json
 
     wanted = parse_version(version)
     loaded = load_bundle(folder)
-    path = loaded.path.absolute()
-    beside = path.with_name(f"{path.name}.onnxruntime-{version_text(wanted)}.onnx")
+    beside = loaded.beside(f".onnxruntime-{version_text(wanted)}.onnx")
     result = write_for_runtime(loaded, wanted, out or beside, force)
     if json:
         _print_document(asdict(result))

@@ -90,7 +90,7 @@ def check(
         parts = synthetic.held_out.split(batch)
         fidelity = measure(teacher, session, ((part, None) for part in parts))
     else:
-        fidelity = measure(teacher, session, images.labelled_batches(batch), images.numbers())
+        fidelity = measure(teacher, session, images.labelled_batches(batch), images.numbers)
     report.advance(message="accuracy")
     wanted = images_of(model.input_shape, PARITY_PIXELS, PARITY_IMAGES)
     parity = student_parity(model, session, _parity_images(images, synthetic, wanted, batch))

@@ -15,15 +15,16 @@ from lrq_deploy.cli.result import QuantizeResult
 from lrq_deploy.cli.run import Fitted, Prepared, Run
 from lrq_deploy.cli.run_identity import plain_options
 from lrq_deploy.cli.verdict import judge
+from lrq_deploy.cli.weight_bytes import weight_bytes
 from lrq_deploy.export.bundle import write_bundle
 from lrq_deploy.export.float_twin import float_twin
 from lrq_deploy.export.neutral import neutral_graph
 from lrq_deploy.export.onnx_graph import to_onnx
+from lrq_deploy.export.onnxruntime_dialect import oldest_version
 from lrq_deploy.export.runtime_version import needed_version, version_text
 from lrq_deploy.export.targets import REFERENCE, TargetChoice, targets
 from lrq_deploy.progress import ProgressCallback, StageProgress
 from lrq_deploy.student.frozen import QuantizedModel
-from lrq_deploy.student.weighted import weighted_layers
 from lrq_deploy.synthetic import SyntheticSet
 
 __all__ = ["finish"]
@@ -54,6 +55,7 @@ def finish(run: Run, prepared: Prepared, made: MadeSet, fitted: Fitted) -> Quant
         plain_options(run.options),
         metrics,
         run.options.force,
+        class_names=prepared.teacher.class_names,
     )
     run.folder.remove()
     return _result(run, prepared, made, fitted, checked)
@@ -113,8 +115,7 @@ def _result(
     model_file = options.out / targets().get(REFERENCE).file_name
     fidelity, parity = checked.fidelity, checked.parity
     agreement_low, agreement_high = fidelity.agreement_interval
-    stored = [t for x in weighted_layers(model).values() for t in (x.stored_weight, x.bias)]
-    float_bytes = 4 * sum(tensor.numel() for tensor in stored if tensor is not None)
+    float_bytes = weight_bytes(prepared.teacher)
     student_bytes = model_file.stat().st_size
     verdict = judge(checked, float_bytes, student_bytes, choice.describe_refused())
     times = None if checked.benchmark is None else checked.benchmark.batches[0]
@@ -147,11 +148,13 @@ def _result(
         student_bytes=student_bytes,
         model_file=model_file,
         needs_onnxruntime=version_text(needed_version(onnx.load(model_file).graph)),
+        oldest_onnxruntime=version_text(oldest_version(options.scheme)),
         float_latency_ms=None if times is None else times.float_graph.p50_ms,
         student_latency_ms=None if times is None else times.quantized.p50_ms,
         improvements=improvements(options, choice, model, checked, student_bytes),
         refused_targets=dict(choice.refused),
         ship=verdict.ship,
+        accurate=verdict.accurate,
         verdict=verdict.sentence,
     )
 

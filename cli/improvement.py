@@ -1,14 +1,18 @@
 """What would improve each figure of a verdict, from what was measured on these runtimes."""
 
+from functools import partial
+
 from lrq_deploy.cli.checking import Checked
 from lrq_deploy.cli.sizes import PACKED_BITS, wider_in_same_room
 from lrq_deploy.cli.verdict import MAX_DROP_POINTS, MIN_AGREEMENT
+from lrq_deploy.export.accuracy import Fidelity
 from lrq_deploy.export.coverage import Coverage
-from lrq_deploy.export.intervals import images_to_decide
+from lrq_deploy.export.intervals import images_to_decide, paired_drop_interval, share_interval
 from lrq_deploy.export.latency import Benchmark
 from lrq_deploy.export.targets import REFERENCE, TargetChoice, targets
 from lrq_deploy.options import QuantizeOptions
-from lrq_deploy.student.frozen import QuantizedModel
+from lrq_deploy.student.frozen import FrozenLayer, QuantizedModel
+from lrq_deploy.student.weighted import weighted_layers
 
 __all__ = ["improvements"]
 
@@ -39,13 +43,15 @@ def improvements(
         checked: what was measured.
         student_bytes: size of ``model.onnx``.
     """
-    narrowed = options.scheme.act_bits == _CARRIER_BITS and _shares_a_narrow_table(choice)
+    wide = options.scheme.act_bits == _CARRIER_BITS
+    # ONNX Runtime alone is refused for --int4-linear.
+    narrowed = wide and not options.scheme.int4_linear and _shares_a_narrow_table(choice)
     advice = {
         "accuracy": _accuracy(options, checked, narrowed),
         "certainty": _certainty(checked),
         "integers": _integers(checked.coverage),
         "latency": _latency(checked.benchmark, checked.coverage, narrowed),
-        "size": _size(model, student_bytes),
+        "size": _size(options, model, student_bytes),
     }
     return {figure: text for figure, text in advice.items() if text}
 
@@ -62,8 +68,9 @@ def _accuracy(options: QuantizeOptions, checked: Checked, narrowed: bool) -> str
         return ""
     ways = []
     weight_bits = options.scheme.weight_bits
+    chosen = options.target_size is not None  # --bits mixed, which refuses --weight-bits
     wider = wider_in_same_room(weight_bits)
-    if wider is not None:
+    if wider is not None and not chosen:
         ways.append(f"--weight-bits {wider} takes the same room in the file")
     if options.scheme.act_bits < 8:
         ways.append("--act-bits 8 costs neither size nor speed in ONNX Runtime")
@@ -71,7 +78,7 @@ def _accuracy(options: QuantizeOptions, checked: Checked, narrowed: bool) -> str
         # Exact sums of such pairs leave the weights a bit less on CPUs without VNNI.
         price = ", weights -64..64" if weight_bits == _CARRIER_BITS else ""
         ways.append(f"{_ALONE} gives activations 0..255, not 0..127{price}, and one graph only")
-    if weight_bits == PACKED_BITS:
+    if weight_bits == PACKED_BITS and not chosen:
         ways.append(f"--weight-bits {_CARRIER_BITS} makes the file larger")
     if options.recipe != "best":
         ways.append("--recipe best takes longer")
@@ -84,15 +91,24 @@ def _certainty(checked: Checked) -> str:
     if checked.source != "folder":
         harder = "synthetic images are harder than data, --images measures on yours"
         return harder if found.agreement < 1 else ""
-    value, interval, limit = found.drop_points, found.drop_interval, MAX_DROP_POINTS
-    if value is None or interval is None:
-        value, interval, limit = found.agreement, found.agreement_interval, MIN_AGREEMENT
-    count = found.count if found.drop_points is None else found.labelled
-    if not interval[0] < limit < interval[1]:
+    labelled = found.drop_points is not None
+    count = found.labelled if labelled else found.count
+    limit = MAX_DROP_POINTS / 100 if labelled else MIN_AGREEMENT
+    interval = partial(_interval, found)
+    low, high = interval(count)
+    if not low < limit < high:
         return ""
-    needed = images_to_decide(value, interval, limit, count)
+    needed = images_to_decide(interval, limit, count)
     enough = "more" if needed is None else f"about {needed:,}"
     return f"{count:,} images do not tell on which side of the limit it is, {enough} would"
+
+
+def _interval(found: Fidelity, images: int) -> tuple[float, float]:
+    """Of the lost share, or of the agreement without labels, had it been that of so many images."""
+    if found.drop_points is None:
+        return share_interval(found.agreement, images)
+    times = images / found.labelled
+    return paired_drop_interval(found.lost * times, found.gained * times, images)
 
 
 def _integers(coverage: Coverage) -> str:
@@ -115,14 +131,20 @@ def _latency(benchmark: Benchmark | None, coverage: Coverage, narrowed: bool) ->
     )
 
 
-def _size(model: QuantizedModel, student_bytes: int) -> str:
-    """Weights of more than 4 bits take a byte each in ``model.onnx``, others half of one."""
+def _size(options: QuantizeOptions, model: QuantizedModel, student_bytes: int) -> str:
+    """Weights of more than 4 bits take a byte each in ``model.onnx``, others half of one.
+
+    Nothing where the user named the size, and the widths were chosen to fill it.
+    """
+    if options.target_size is not None:
+        return ""
+    layers = weighted_layers(model)
     wide = {
         name: layer.weight_q.numel()
-        for name, layer in model.layers().items()
-        if layer.qparams.bits > PACKED_BITS
+        for name, layer in layers.items()
+        if isinstance(layer, FrozenLayer) and layer.qparams.bits > PACKED_BITS
     }
-    names = list(model.layers())
+    names = list(layers)
     edge = sum(count for name, count in wide.items() if name in (names[0], names[-1]))
     inner = sum(wide.values()) - edge
     found = []

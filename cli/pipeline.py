@@ -12,7 +12,7 @@ from lrq_deploy.calibration.fit import fit_student
 from lrq_deploy.calibration.image_pool import pool_bytes
 from lrq_deploy.calibration.synthetic_store import MadeSet, synthesize_once
 from lrq_deploy.cli.finishing import finish
-from lrq_deploy.cli.mixed_widths import choose_widths, file_sizes
+from lrq_deploy.cli.mixed_widths import FileSizes, choose_widths, file_sizes
 from lrq_deploy.cli.model_remarks import model_remarks
 from lrq_deploy.cli.preparing import chosen_device, load_teacher
 from lrq_deploy.cli.rehearsing import rehearse_student
@@ -41,6 +41,7 @@ from lrq_deploy.resume.stage_store import StageStore
 from lrq_deploy.resume.stop_request import StopRequest
 from lrq_deploy.scheme import Scheme
 from lrq_deploy.student.freeze import frozen_model
+from lrq_deploy.student.idle_options import idle_options
 from lrq_deploy.synthetic import SyntheticSet
 from lrq_deploy.teacher import Teacher
 
@@ -111,11 +112,10 @@ def _prepared(run: Run, network: nn.Module | None, settings: RecipeSettings | No
         teacher = ranks.together(lambda: load_teacher(run.options, network))
         options = _suited(run, teacher)
         images = ranks.together(lambda: _read_images(options, teacher) if ranks.first else None)
-        sized = options.target_size is not None
-        sizes = ranks.on_first(lambda: file_sizes(teacher, options) if sized else None)
+        sizes = ranks.on_first(lambda: _sizes(run, teacher, options))
         remarks = ranks.on_first(lambda: model_remarks(teacher, run.progress))
     with run.clock.stage("rehearse"):
-        ranks.on_first(lambda: _rehearse(run, teacher))
+        remarks += ranks.on_first(lambda: _rehearse(run, teacher))
     settings = settings or chosen_settings(options, teacher.input_shape, run.device, ranks)
     if options.precision == "float32":
         settings = replace(settings, reduced_precision=False)
@@ -124,6 +124,12 @@ def _prepared(run: Run, network: nn.Module | None, settings: RecipeSettings | No
         settings = replace(settings, compiled=True)
     ranks.check_batch(settings.batch_size)
     return Prepared(options, teacher, settings, images, sizes, remarks)
+
+
+def _sizes(run: Run, teacher: Teacher, options: QuantizeOptions) -> FileSizes | None:
+    if options.target_size is None:
+        return None
+    return file_sizes(teacher, options, run.choice.limits)
 
 
 def _suited(run: Run, teacher: Teacher) -> QuantizeOptions:
@@ -143,13 +149,17 @@ def _check_compiles(options: QuantizeOptions, settings: RecipeSettings) -> None:
         )
 
 
-def _rehearse(run: Run, teacher: Teacher) -> None:
-    """Training would be lost where its graphs cannot be written."""
+def _rehearse(run: Run, teacher: Teacher) -> tuple[str, ...]:
+    """Training would be lost where its graphs cannot be written, and wasted by idle options."""
     report = StageProgress(run.progress, "rehearse", 1)
     scheme = run.options.scheme
     student = _placed(run, teacher, scheme)
+    idle = idle_options(student, scheme)
+    for remark in idle:
+        report.say(remark)
     rehearse_student(student, scheme, teacher, run.choice.targets)
     report.advance()
+    return idle
 
 
 def _placed(run: Run, teacher: Teacher, scheme: Scheme) -> fx.GraphModule:
@@ -161,7 +171,13 @@ def _read_images(options: QuantizeOptions, teacher: Teacher) -> ImageSet | None:
     if options.images is None:
         return None
     classes = teacher.num_classes if teacher.task == "multiclass" else None
-    return read_image_folder(options.images, teacher.input_shape, teacher.preprocessing, classes)
+    return read_image_folder(
+        options.images,
+        teacher.input_shape,
+        teacher.preprocessing,
+        classes,
+        class_names=teacher.class_names,
+    )
 
 
 def _made(run: Run, prepared: Prepared) -> MadeSet:
@@ -217,14 +233,19 @@ def _with_widths(
         return run.options, {}
     with run.clock.stage("sensitivity"):
         scheme, table = choose_widths(
-            prepared.teacher, prepared.sizes, synthetic.images, run.options, run.progress
+            prepared.teacher,
+            prepared.sizes,
+            synthetic.images,
+            run.options,
+            run.choice.limits,
+            run.progress,
         )
     return replace(run.options, scheme=scheme), table_files(table)
 
 
 @contextmanager
 def _last_good_kept(run: Run) -> Iterator[None]:
-    """On divergence, write the state that the error carries beside the bundle that failed.
+    """On divergence, write the state that the error carries, if any, beside the failed bundle.
 
     What was kept of the run goes: it leads to the same end.
     """
@@ -234,8 +255,11 @@ def _last_good_kept(run: Run) -> Iterator[None]:
         out = run.options.out
         path = out.with_name(f"{out.name}.last-good.safetensors")
         if run.ranks.first:
-            path.parent.mkdir(parents=True, exist_ok=True)
             run.folder.remove()
+        if not error.state:
+            raise
+        if run.ranks.first:
+            path.parent.mkdir(parents=True, exist_ok=True)
             save_file({name: t.cpu().contiguous() for name, t in error.state.items()}, path)
         remedy = f"{error.remedy}; it is in {path}"
         raise DivergenceError(error.rule, error.received, remedy, error.state) from error

@@ -111,7 +111,8 @@ def run_and_report(
             result = run_pipeline(options, view, control=replace(control, stop=stop))
     except RunStopped as stopped:
         raise _stopped(model, flags, options, stopped) from stopped
-    result = replace(result, next_commands=next_commands(options, flags, result.ship))
+    commands = next_commands(options, flags, result.ship, result.accurate)
+    result = replace(result, next_commands=commands)
     if json and first:
         stdout.print_json(data=result.to_json())
     elif first:

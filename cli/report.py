@@ -7,7 +7,6 @@ from rich.text import Text
 
 from lrq_deploy.cli.result import QuantizeResult
 from lrq_deploy.cli.sizes import size_change, size_text
-from lrq_deploy.export.runtime_version import OLDEST, version_text
 
 __all__ = ["print_report"]
 
@@ -90,9 +89,9 @@ def _change_interval(drop: tuple[float, float] | None) -> str:
 
 def _runtimes(result: QuantizeResult) -> str:
     found = f"ONNX Runtime {result.needs_onnxruntime} or later"
-    if result.needs_onnxruntime == version_text(OLDEST):
+    if result.needs_onnxruntime == result.oldest_onnxruntime:
         return found
-    return f"{found}; build --onnxruntime {version_text(OLDEST)} writes it for older ones"
+    return f"{found}; build --onnxruntime {result.oldest_onnxruntime} writes it for older ones"
 
 
 def _memory(result: QuantizeResult) -> str:

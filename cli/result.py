@@ -32,16 +32,18 @@ class QuantizeResult:
         parity_top1: percent of the same answers from ONNX Runtime and the torch student.
         parity_max_diff, parity_mean_diff: absolute difference of these logits.
         integer_share: percent of the multiply-adds that are executed in integers.
-        float_bytes: size of the teacher's weights as float32.
+        float_bytes: size of the teacher's weights as float32, each once.
         student_bytes: size of ``model_file``.
         model_file: the exported graph.
         needs_onnxruntime: the oldest version of ONNX Runtime that runs it.
+        oldest_onnxruntime: the oldest version that ``build --onnxruntime`` can write it for.
         float_latency_ms, student_latency_ms: median of one image on one thread in ONNX Runtime,
             in turns; ``None`` if it was not measured.
         improvements: what would improve ``accuracy``, ``integers``, ``latency`` and ``size``, and
             ``certainty`` where the images are too few to decide.
         refused_targets: why a runtime has no graph in the bundle, by its name.
         ship: whether the figures say that the student may be shipped.
+        accurate: whether its accuracy, or its agreement, is within the limit.
         verdict: one sentence with the reason.
         next_commands: command lines to run next, where the run was started by one.
         model_remarks: on the model and how it is read, such as pixels that do not fit it.
@@ -75,11 +77,13 @@ class QuantizeResult:
     student_bytes: int
     model_file: Path
     needs_onnxruntime: str
+    oldest_onnxruntime: str
     float_latency_ms: float | None
     student_latency_ms: float | None
     improvements: dict[str, str]
     refused_targets: dict[str, str]
     ship: bool
+    accurate: bool
     verdict: str
     next_commands: tuple[str, ...] = ()
     model_remarks: tuple[str, ...] = ()

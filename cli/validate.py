@@ -243,10 +243,10 @@ def _images(
         from lrq_deploy.export.validation_images import synthetic_batches
 
         return synthetic_batches(bundle, model, options.count, _BATCH), options.count, ()
+    from lrq_deploy.image_listing import FolderOption
     from lrq_deploy.images import read_image_folder
 
-    classes = model.num_classes if model.task == "multiclass" else None
-    found = read_image_folder(
-        options.images, model.input_shape, model.preprocessing, classes, options.count
-    )
+    option = FolderOption("--images", "images are then made from the bundle's own")
+    about = (model.input_shape, model.preprocessing, None, options.count)
+    found = read_image_folder(options.images, *about, option)
     return found.batches(_BATCH), len(found), found.remarks()

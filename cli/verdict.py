@@ -46,10 +46,12 @@ class Verdict:
 
     Attributes:
         ship: whether every limit is kept.
+        accurate: whether those of accuracy are.
         sentence: the figures that say so, in one line.
     """
 
     ship: bool
+    accurate: bool
     sentence: str
 
 
@@ -67,7 +69,7 @@ def judge(
         student_bytes: size of ``model.onnx``.
         refused: a sentence per runtime that cannot run the student.
     """
-    kept, accuracy = _accuracy(checked.fidelity, checked.source)
+    accurate, accuracy = _accuracy(checked.fidelity, checked.source)
     integer = checked.coverage.wanted_share >= MIN_INTEGER_SHARE
     broken = {rung.name for rung in checked.ladder.failures}
     parts = [
@@ -78,7 +80,7 @@ def judge(
     ]
     sentence = f"{', '.join(parts[:-1])}, and {parts[-1]}."
     said = " ".join([sentence, *(f"{text[0].upper()}{text[1:]}." for text in refused)])
-    return Verdict(kept and integer and broken.isdisjoint(DECIDING_RUNGS), said)
+    return Verdict(accurate and integer and broken.isdisjoint(DECIDING_RUNGS), accurate, said)
 
 
 def _accuracy(fidelity: Fidelity, source: str) -> tuple[bool, str]:
@@ -119,19 +121,24 @@ def _parity(checked: Checked) -> str:
     return f"{said}, but look at {', '.join(failures)} with validate" if failures else said
 
 
-def next_commands(options: QuantizeOptions, flags: QuantizeFlags, ship: bool) -> tuple[str, ...]:
+def next_commands(
+    options: QuantizeOptions, flags: QuantizeFlags, ship: bool, accurate: bool
+) -> tuple[str, ...]:
     """Command lines to run next: check the bundle closer, or the cheapest ways to a better one.
 
     Args:
         options: of the run.
         flags: that they were made from; another run has the same, but for what it tries.
         ship: whether the bundle is good enough.
+        accurate: whether its accuracy is; what there is to try moves nothing else.
     """
     bundle, scheme = str(options.out), options.scheme
     images = [] if options.images is None else ["--images", str(options.images)]
     commands = [shlex.join(["lrq-deploy", "validate", bundle, *images])]
     if ship:
         return (*commands, shlex.join(["lrq-deploy", "bench", bundle]))
+    if accurate:
+        return tuple(commands)
     # Neither what is kept of this run nor leave to overwrite is meant for another folder.
     again = replace(flags, resume=None, force=None)
     tries: list[tuple[str, QuantizeFlags]] = []

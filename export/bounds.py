@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from lrq_deploy.export.intervals import share_interval
 from lrq_deploy.export.parity import Parity
-from lrq_deploy.scheme import Scheme
+from lrq_deploy.student.frozen import QuantizedModel
+from lrq_deploy.student.weighted import weight_only_layers
 
 __all__ = [
     "FLOAT_SUMS",
@@ -60,12 +61,12 @@ FLOAT_SUMS = Bound(within_chance=True)
 """Of forms whose float32 sums may fall on the other side of a rounding tie."""
 
 
-def integer_bound(scheme: Scheme) -> Bound:
+def integer_bound(model: QuantizedModel) -> Bound:
     """Of the fused graph of ONNX Runtime, whose layers add integers."""
-    widest = max(scheme.weight_bits, scheme.act_bits)
+    narrow = max(model.scheme.weight_bits, model.scheme.act_bits) <= _NARROW_BITS
     # Layers that are kept in float may round to either side of a tie.
-    narrow = widest <= _NARROW_BITS and scheme.depthwise == "int8" and not scheme.int4_linear
-    return Bound(same_rows=MIN_SAME_ROWS_NARROW if narrow else 0.0)
+    kept = bool(model.float_layers() or weight_only_layers(model))
+    return Bound(same_rows=MIN_SAME_ROWS_NARROW if narrow and not kept else 0.0)
 
 
 def as_close_as(simulation: Parity) -> Bound:

@@ -2,7 +2,7 @@
 
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -61,13 +61,33 @@ class Bundle:
             )
         return self.path / name
 
+    def beside(self, ending: str) -> Path:
+        """Path of a file beside the directory, whose own files never change.
+
+        Args:
+            ending: behind the name of the directory.
+        """
+        # "..", which absolute() keeps, is no name.
+        folder = self.path.resolve() if ".." in self.path.parts else self.path.absolute()
+        return folder.with_name(f"{folder.name}{ending}")
+
     def model(self) -> QuantizedModel:
         """The student, rebuilt from its file.
 
         Raises:
-            BundleError: the file does not hold a student.
+            BundleError: the file does not hold a student, or not the one of the manifest.
         """
-        return read_student(self.file(STUDENT_NAME))
+        model = read_student(self.file(STUDENT_NAME))
+        for name, value in _facts(model).items():
+            stated = getattr(self.manifest, name)
+            # Older manifests state fewer fields.
+            if (stated if not isinstance(value, dict) else {**value, **stated}) != value:
+                raise BundleError(
+                    f"{STUDENT_NAME} must hold the student of which {MANIFEST_NAME} speaks",
+                    f"one with another {name}",
+                    "get the bundle again from where it was made",
+                )
+        return model
 
 
 def write_bundle(
@@ -80,6 +100,7 @@ def write_bundle(
     metrics: Mapping[str, Any],
     force: bool = False,
     created: datetime | None = None,
+    class_names: Sequence[str] = (),
 ) -> Bundle:
     """Write a bundle atomically; the same arguments give the same bytes.
 
@@ -94,6 +115,7 @@ def write_bundle(
         metrics: all figures, as plain values; finite numbers only.
         force: replace a bundle at ``out``.
         created: time in the manifest; now, if not given.
+        class_names: in the order of the logits, or none where they are not known.
 
     Raises:
         OutputError: see ``check_output``.
@@ -111,27 +133,27 @@ def write_bundle(
     manifest = Manifest(
         created=(created or datetime.now(UTC)).isoformat(timespec="seconds"),
         versions=_versions(),
-        name=model.name,
-        teacher_fingerprint=model.teacher_fingerprint,
-        scheme=_plain(asdict(model.scheme)),
-        input_shape=model.input_shape,
-        num_classes=model.num_classes,
-        preprocessing=_plain(asdict(model.preprocessing)),
+        **_facts(model),
         seed=seed,
         options=_plain(options),
         metrics=_plain(metrics),
         files={name: FileRecord.of(data) for name, data in sorted(files.items())},
+        class_names=tuple(class_names),
     )
     publish(out, {**files, MANIFEST_NAME: manifest.to_bytes()}, force)
     return Bundle(out, manifest)
 
 
-def load_bundle(path: Path) -> Bundle:
+def load_bundle(path: str | Path) -> Bundle:
     """Open a bundle and check every file against its hash.
+
+    Args:
+        path: the directory.
 
     Raises:
         BundleError: not a bundle, another schema, a missing file or a changed one.
     """
+    path = Path(path)
     manifest = Manifest.read(path)
     for name, record in manifest.files.items():
         if Path(name).name != name:
@@ -140,10 +162,10 @@ def load_bundle(path: Path) -> Bundle:
             )
         try:
             found = FileRecord.of((path / name).read_bytes())
-        except OSError as error:
+        except (OSError, ValueError) as error:  # the latter where it is no name of a file
             raise BundleError(
                 "every file of the manifest must be there",
-                f"{name}: {error.strerror or error}",
+                f"{name!r:.80}: {getattr(error, 'strerror', None) or error}",
                 "get the bundle again from where it was made",
             ) from error
         if found != record:
@@ -153,6 +175,18 @@ def load_bundle(path: Path) -> Bundle:
                 "get the bundle again from where it was made, or write it again",
             )
     return Bundle(path, manifest)
+
+
+def _facts(model: QuantizedModel) -> dict[str, Any]:
+    """What both the manifest and the student say of a network."""
+    return {
+        "name": model.name,
+        "teacher_fingerprint": model.teacher_fingerprint,
+        "scheme": _plain(asdict(model.scheme)),
+        "input_shape": model.input_shape,
+        "num_classes": model.num_classes,
+        "preprocessing": _plain(asdict(model.preprocessing)),
+    }
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,12 @@ from lrq_deploy.export.coverage import Coverage
 from lrq_deploy.export.engine_build import build_engine, load_builder
 from lrq_deploy.export.engine_file import EngineRecord, check_engine_output, write_engine
 from lrq_deploy.export.engine_log import audit_engine
-from lrq_deploy.export.engine_options import EngineKind, EngineOptions, trtexec_command
+from lrq_deploy.export.engine_options import (
+    EngineKind,
+    EngineOptions,
+    check_batch,
+    trtexec_command,
+)
 from lrq_deploy.export.manifest import FileRecord
 from lrq_deploy.export.onnx_graph import finish
 from lrq_deploy.export.passes.half_rest import HalfRestPass
@@ -38,8 +43,8 @@ class EngineResult:
 
 
 def default_engine_path(bundle: Bundle, kind: EngineKind) -> Path:
-    """Beside the bundle, whose own files never change."""
-    return bundle.path.absolute().with_name(f"{bundle.path.absolute().name}.{kind}.engine")
+    """Where ``build`` puts an engine of that kind."""
+    return bundle.beside(f".{kind}.engine")
 
 
 def build_from_bundle(
@@ -50,12 +55,13 @@ def build_from_bundle(
     Raises:
         BundleError: the bundle has no graph for TensorRT.
         OutputError: ``out`` cannot be written, or is the bundle's own.
-        OptionError: the builder or a GPU is missing, or it cannot build for these options.
+        OptionError: the builder or a GPU is missing, or no builder takes these options.
         ExportError: the build fails.
     """
     graph_path = _graph_of(bundle)
     check_engine_output(out, bundle, force)
     shape = bundle.manifest.input_shape
+    check_batch(options.batch.largest, shape)
     trt = load_builder(options.kind, trtexec_command(graph_path, out, shape, options))
     graph = graph_path.read_bytes()
     built = build_engine(trt, with_half_rest(graph) if options.fp16_rest else graph, shape, options)

@@ -52,33 +52,34 @@ def cuda_device_count() -> int:
     return count.value
 
 
-def load_builder(kind: EngineKind, command: str) -> Any:
+def load_builder(kind: EngineKind, command: str | None) -> Any:
     """Import the module that builds, or say what is missing.
 
     Args:
         kind: of the engine.
-        command: equivalent command line of NVIDIA's tool, for the message.
+        command: equivalent command line of NVIDIA's tool, for the message; None if there is none.
 
     Raises:
         OptionError: there is no GPU where one is needed, or the module is not installed.
     """
     module, requirement = _MODULES[kind]
     install = f'python -m pip install "{requirement}"'
+    other = f"with TensorRT's own tool: {command}"
     if kind == "tensorrt" and cuda_device_count() == 0:
         raise OptionError(
             "--engine tensorrt builds on the GPU that it is for",
             "no GPU that the CUDA driver of this machine sees",
-            f"run it on the device, after {install}; or there, with TensorRT's own tool: "
-            f"{command}; or pass --engine tensorrt-rtx, which builds without a GPU",
+            f"run it on the device, after {install}; {f'or there, {other}; ' if command else ''}"
+            "or pass --engine tensorrt-rtx, which builds without a GPU",
         )
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        other = f"; or with TensorRT's own tool: {command}" if kind == "tensorrt" else ""
+        or_other = f"; or {other}" if command and kind == "tensorrt" else ""
         raise OptionError(
             f"--engine {kind} needs the Python module {module}",
             str(error),
-            f"install it with {install}{other}",
+            f"install it with {install}{or_other}",
         ) from error
 
 

@@ -12,6 +12,7 @@ from lrq_deploy.errors import BundleError, OutputError
 from lrq_deploy.export.bundle import Bundle
 from lrq_deploy.export.manifest import FileRecord
 from lrq_deploy.export.output_file import check_output_file
+from lrq_deploy.typed import check_fields
 
 __all__ = [
     "ENGINE_SCHEMA",
@@ -24,6 +25,7 @@ __all__ = [
 
 ENGINE_SCHEMA = 2
 _PRODUCER = "lrq-deploy"
+_UNREADABLE = (AttributeError, KeyError, OSError, RecursionError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -179,10 +181,13 @@ def _read_record(path: Path) -> EngineRecord:
             )
         for name in ("compute_capabilities", "batch", "input_shape"):
             document[name] = tuple(document[name])
-        return EngineRecord(engine=FileRecord(**document.pop("engine")), **document)
-    except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+        record = EngineRecord(engine=FileRecord(**document.pop("engine")), **document)
+        for part in (record, record.engine):
+            check_fields(part)
+    except _UNREADABLE as error:
         raise BundleError(
             "an engine must have its record beside it",
             f"{path} ({type(error).__name__}: {error})",
             "build the engine again with lrq-deploy build",
         ) from error
+    return record

@@ -106,5 +106,15 @@ def _audit(
     operands = (layer.inputs[:1], layer.constants[:1])
     integer = all(types in ((_INT8,), ()) for types in operands) and layer.inputs[:1] == (_INT8,)
     received = " and ".join(types[0] for types in operands if types) or "operands of unknown type"
-    reason = "" if integer else f"the engine multiplies {received}; build for another GPU type"
+    reason = "" if integer else f"the engine multiplies {received}; {_remedy(weighted)}"
     return LayerCoverage(name, kind, count, integer, layer.kind, reason)
+
+
+def _remedy(weighted: WeightedLayer) -> str:
+    # Asked of every GPU type of TensorRT for RTX 1.7; docs/tensorrt.md.
+    if weighted.spec.kind == "conv_transpose2d":
+        return (
+            "no GPU type of TensorRT for RTX has an INT8 transposed convolution; "
+            "resize and convolve instead"
+        )
+    return "build for another GPU type"

@@ -2,17 +2,21 @@
 
 import shlex
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Literal, get_args
 
 from lrq_deploy.errors import OptionError
 
-__all__ = ["BatchProfile", "EngineKind", "EngineOptions", "trtexec_command"]
+__all__ = ["BatchProfile", "EngineKind", "EngineOptions", "check_batch", "trtexec_command"]
 
 EngineKind = Literal["tensorrt", "tensorrt-rtx"]
 
 _DEFAULT_SMS = (86, 89, 120)
 _MIB = 2**20
+_MOST_NUMBERS = 2**31 - 1
+"""Of one tensor, as TensorRT counts them."""
+_MOST_MIB = 2**63 // _MIB - 1
 
 
 @dataclass(frozen=True)
@@ -74,9 +78,9 @@ class EngineOptions:
                 ",".join(str(sm) for sm in self.sms),
                 "leave the repetition out",
             )
-        if self.workspace_mib is not None and self.workspace_mib < 1:
+        if self.workspace_mib is not None and not 1 <= self.workspace_mib <= _MOST_MIB:
             raise OptionError(
-                "--workspace must be 1 MiB or more",
+                f"--workspace must be 1 MiB or more, and at most {_MOST_MIB}",
                 str(self.workspace_mib),
                 "pass for instance --workspace 1024, or leave it to the builder",
             )
@@ -92,10 +96,32 @@ class EngineOptions:
         return None if self.workspace_mib is None else self.workspace_mib * _MIB
 
 
+def check_batch(largest: int, input_shape: tuple[int, ...]) -> None:
+    """Refuse a batch that no runtime takes.
+
+    Args:
+        largest: images of a batch.
+        input_shape: ``(C, H, W)``.
+
+    Raises:
+        OptionError: it holds more numbers than a runtime counts.
+    """
+    most = _MOST_NUMBERS // prod(input_shape)
+    if largest > most:
+        shape = "x".join(str(n) for n in input_shape)
+        raise OptionError(
+            f"--batch must hold at most {_MOST_NUMBERS} numbers, {most} images of {shape}",
+            str(largest),
+            "pass a smaller --batch",
+        )
+
+
 def trtexec_command(
     graph: Path, out: Path, input_shape: tuple[int, ...], options: EngineOptions
-) -> str:
-    """The ``trtexec`` command line that builds the same engine, with the rest in FP32.
+) -> str | None:
+    """The ``trtexec`` command line that builds the same engine; None where it builds another.
+
+    That is with ``fp16_rest``, for which the graph is written anew.
 
     Args:
         graph: ``model.tensorrt.onnx``.
@@ -103,6 +129,8 @@ def trtexec_command(
         input_shape: ``(C, H, W)``.
         options: profile and workspace; ``sms`` do not apply to ``trtexec``.
     """
+    if options.fp16_rest:
+        return None
     words = ["trtexec", f"--onnx={graph}", f"--saveEngine={out}", "--stronglyTyped"]
     for name, size in zip(("min", "opt", "max"), options.batch.sizes(), strict=True):
         shape = "x".join(str(n) for n in (size, *input_shape))

@@ -65,7 +65,7 @@ class TensorRtForecast:
     name: str = "tensorrt"
 
     def execution(self, layer: LayerFacts, scheme: Scheme) -> Execution:
-        """INT8 for every layer whose zero points are 0."""
+        """INT8 for convolutions and linear layers whose zero points are 0."""
         if layer.is_float:
             return _KEPT
         if layer.is_weight_only:
@@ -79,6 +79,8 @@ class TensorRtForecast:
             return Execution(
                 False, f"refused {words}", "zero points must be 0: use --act-symmetry symmetric"
             )
+        if layer.kind == "conv_transpose2d":
+            return Execution(False, f"float {words}", "TensorRT for RTX has no INT8 kernel for it")
         note = ""
         if layer.grouping == "depthwise":
             note = "often slower than FP16, because channels are padded; measure both"
@@ -98,7 +100,7 @@ class TensorRtForecast:
             )
         else:
             said.append("8 bits run in INT8 convolutions.")
-        if weights == 4:
+        if weights == 4 and not scheme.int4_linear:
             said.append(
                 "INT4 is a weight-only format of linear layers there and wants float "
                 "activations: --int4-linear. A quantized classifier keeps INT8 unless given."

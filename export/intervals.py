@@ -1,6 +1,8 @@
 """How far a share that was measured on a few images may lie from that on all such images."""
 
 import math
+from bisect import bisect_left
+from collections.abc import Callable
 
 __all__ = ["CONFIDENCE", "images_to_decide", "paired_drop_interval", "share_interval"]
 
@@ -29,15 +31,15 @@ def share_interval(share: float, count: int) -> tuple[float, float]:
     return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
 
 
-def paired_drop_interval(lost: int, gained: int, count: int) -> tuple[float, float]:
+def paired_drop_interval(lost: float, gained: float, count: int) -> tuple[float, float]:
     """Interval of a difference of two shares of the same images.
 
     Half an image more in each of the four cells: A. Agresti and Y. Min, Statistics in Medicine
     24, 2005. Images on which both are right or both are wrong say nothing of the difference.
 
     Args:
-        lost: images that only the teacher gets right.
-        gained: images that only the student gets right.
+        lost: images that only the teacher gets right; a fraction where it is a forecast.
+        gained: images that only the student gets right, likewise.
         count: all images, at least 1.
 
     Returns:
@@ -50,26 +52,28 @@ def paired_drop_interval(lost: int, gained: int, count: int) -> tuple[float, flo
 
 
 def images_to_decide(
-    value: float, interval: tuple[float, float], limit: float, count: int
+    interval: Callable[[int], tuple[float, float]], limit: float, count: int
 ) -> int | None:
-    """About how many such images show on which side of ``limit`` the value lies.
-
-    Widths shrink with the square root of the count.
+    """About how many such images show on which side of ``limit`` a value lies.
 
     Args:
-        value: measured.
-        interval: of the value, in its unit.
-        limit: in its unit.
-        count: images behind the interval.
+        interval: of the value as it was measured, had it been on so many images; it must get
+            narrower with them.
+        limit: in the unit of the interval.
+        count: images that it was measured on.
 
     Returns:
         A number of two digits and zeros; None where the interval does not hold the limit, or
         where it would take a thousand times as many.
     """
-    low, high = interval
-    times_narrower = (high - low) / (2 * max(abs(value - limit), 1e-12))
-    if not low < limit < high or times_narrower**2 > _TOO_MANY:
+
+    def decides(images: int) -> bool:
+        low, high = interval(images)
+        return not low < limit < high
+
+    more = range(count + 1, _TOO_MANY * count + 1)
+    index = bisect_left(more, True, key=decides)
+    if decides(count) or index == len(more):
         return None
-    needed = count * times_narrower**2
-    unit = 10.0 ** max(math.floor(math.log10(needed)) - 1, 0)
-    return max(math.ceil(needed / unit) * int(unit), count + 1)
+    unit: int = 10 ** max(len(str(more[index])) - 2, 0)
+    return -(-more[index] // unit) * unit

@@ -45,7 +45,7 @@ def labelling(
             None,
             f"the float network is right on {100 * share:.1f} % of {count:,} labelled images, and "
             f"chance gives {100 * chance:.1f} %: labels are left out; check --mean and --std, the "
-            "weights, and that the class folders sort in the order of the logits",
+            "weights, and that the class folders are named as the classes or sort in their order",
         )
     if share == right[0]:
         return Labelling(labels)

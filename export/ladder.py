@@ -255,7 +255,7 @@ def _rungs(
         lambda x: reference_trace(model, x),
         reference_count,
     )
-    fused = integer_bound(model.scheme)
+    fused = integer_bound(model)
     title = "ONNX Runtime plain"
     yield _runtime("onnxruntime-off", title, model, graph, "off", threads, FLOAT_SUMS)
     yield _runtime("onnxruntime-all", "ONNX Runtime fused", model, graph, "all", threads, fused)

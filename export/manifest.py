@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from lrq_deploy.errors import BundleError
+from lrq_deploy.typed import check_fields
 
 __all__ = ["MANIFEST_NAME", "MANIFEST_SCHEMA", "FileRecord", "Manifest"]
 
 MANIFEST_NAME = "manifest.json"
-MANIFEST_SCHEMA = 2
-_READABLE = (1, MANIFEST_SCHEMA)  # 1: no widths per layer in the scheme
+MANIFEST_SCHEMA = 3
+_READABLE = (1, 2, MANIFEST_SCHEMA)  # 1: no widths per layer in the scheme; 2: no class names
 _PRODUCER = "lrq-deploy"
 
 
@@ -52,6 +53,7 @@ class Manifest:
         options: what the user asked for.
         metrics: all figures of the run, by stage.
         files: every other file of the bundle by name.
+        class_names: in the order of the logits; empty where nobody stated them.
     """
 
     created: str
@@ -66,6 +68,7 @@ class Manifest:
     options: Mapping[str, Any]
     metrics: Mapping[str, Any]
     files: Mapping[str, FileRecord]
+    class_names: tuple[str, ...] = ()
 
     def to_bytes(self) -> bytes:
         """Indented JSON with sorted keys."""
@@ -74,16 +77,16 @@ class Manifest:
         return f"{text}\n".encode()
 
     @staticmethod
-    def read(folder: Path) -> "Manifest":
+    def read(folder: str | Path) -> "Manifest":
         """Read the manifest of a bundle directory; the other files are not touched.
 
         Raises:
             BundleError: there is none, it is not ours, or of another schema.
         """
-        path = folder / MANIFEST_NAME
+        path = Path(folder) / MANIFEST_NAME
         try:
             document = json.loads(path.read_bytes())
-        except (OSError, ValueError) as error:
+        except (OSError, RecursionError, ValueError) as error:
             raise _not_ours(path, f"{type(error).__name__}: {error}") from error
         if not isinstance(document, dict) or document.pop("producer", None) != _PRODUCER:
             raise _not_ours(path, "another producer")
@@ -98,9 +101,24 @@ class Manifest:
             records = document.pop("files")
             files = {name: FileRecord(**record) for name, record in records.items()}
             shape = tuple(document.pop("input_shape"))
-            return Manifest(files=files, input_shape=shape, **document)
-        except (AttributeError, KeyError, TypeError) as error:
+            names = tuple(document.pop("class_names", ()))
+            found = Manifest(files=files, input_shape=shape, class_names=names, **document)
+            found._check()
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise _not_ours(path, f"{type(error).__name__}: {error}") from error
+        return found
+
+    def _check(self) -> None:
+        """Check what was read.
+
+        Raises:
+            TypeError: a field holds something of another type.
+            ValueError: the input is no image.
+        """
+        for part in (self, *self.files.values()):
+            check_fields(part)
+        if len(self.input_shape) != 3 or min(self.input_shape) < 1:
+            raise ValueError(f"input_shape must be C,H,W, not {self.input_shape}")
 
 
 def _not_ours(path: Path, reason: str) -> BundleError:

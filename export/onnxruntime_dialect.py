@@ -20,13 +20,19 @@ from lrq_deploy.export.runtime_version import (
     DEQUANTIZES_INT4,
     MOVES_INTEGERS_TO_CHANNELS,
     NEWEST_NEED,
+    OLDEST,
     UNPACKS_INT4,
     RuntimeVersion,
     version_text,
 )
 from lrq_deploy.scheme import Scheme
 
-__all__ = ["OnnxRuntimeTarget"]
+__all__ = ["OnnxRuntimeTarget", "oldest_version"]
+
+
+def oldest_version(scheme: Scheme) -> RuntimeVersion:
+    """The oldest ONNX Runtime that a graph of the scheme can be written for."""
+    return DEQUANTIZES_INT4 if scheme.int4_linear else OLDEST
 
 
 @dataclass(frozen=True)
@@ -49,9 +55,10 @@ class OnnxRuntimeTarget:
         Raises:
             OptionError: the version cannot dequantize INT4.
         """
-        if scheme.int4_linear and self.oldest < DEQUANTIZES_INT4:
+        oldest = oldest_version(scheme)
+        if self.oldest < oldest:
             raise OptionError(
-                f"--int4-linear needs ONNX Runtime {version_text(DEQUANTIZES_INT4)} or later",
+                f"--int4-linear needs ONNX Runtime {version_text(oldest)} or later",
                 version_text(self.oldest),
                 "name a later version, or leave --int4-linear out",
             )

@@ -2,18 +2,27 @@
 
     pip install numpy pillow onnxruntime
     python classify.py IMAGE [IMAGE ...]
+    python classify.py --model FILE IMAGE [IMAGE ...]
 
-writes a line per image: its name, the class (counted from 0) and its probability. Where each
-label is a yes or no of its own, all labels with a yes are written instead. Images are read as
-they were for the figures in manifest.json. Python 3.8 or newer; nothing else is needed.
+writes a line per image: its name, the class (counted from 0), its probability and, where the
+model file states them, the name of the class. Where each label is a yes or no of its own, all
+labels with a yes are written instead. Images are read as they were for the figures in
+manifest.json. Nothing else is needed, with Python 3.8 or newer and Pillow 9.1 or newer.
+
+How new onnxruntime must be depends on model.onnx: from 1.18 to 1.28, mostly 1.23 where weights
+have 4 bits or fewer. Python 3.8 and 3.9 get none after 1.19, Python 3.10 none after 1.23. For an
+older one than the network needs, run lrq-deploy build BUNDLE --onnxruntime 1.18 where lrq-deploy
+is installed, and pass what it writes as FILE: larger or slower, the same bits.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import struct
 import sys
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +50,11 @@ DECODING_ERRORS = (
     Image.DecompressionBombError,
 )
 """What Pillow raises on a file that is not, or only half, an image."""
+
+_SCALED = ("PNG", "PPM")
+"""Formats whose pixels of mode I are 0 to 65535: PGM, and PNG before Pillow 10.3."""
+
+_BITS_PER_SAMPLE = 258
 
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
@@ -81,13 +95,24 @@ def normalise(
 
 def _convert(image: Image.Image, mode: str) -> Image.Image:
     """Decode fully to ``mode``, always as a new image."""
-    if image.mode.startswith("I;16"):
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in _SCALED):
         # Pillow clips 16-bit grey at 255 instead of scaling it.
-        grey = (np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)
+        grey = (np.asarray(image).astype(np.uint32) >> (_bits(image) - 8)).astype(np.uint8)
         return Image.fromarray(grey).convert(mode)
+    if image.mode in ("I", "F"):
+        raise ValueError(
+            f"{image.format} with signed, 32-bit or float pixels, which do not tell what is white; "
+            "save it with 8 or 16 bits"
+        )
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     return image.convert(mode)
+
+
+def _bits(image: Image.Image) -> int:
+    """Of grey as Pillow gives it: it scales all to 16 bits but TIFF of 12."""
+    told = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (16,))
+    return int(told[0])
 
 
 def _resized(
@@ -106,35 +131,64 @@ def _resized(
     return image.crop((left, top, left + width, top + height))
 
 
-def _answer(logits: np.ndarray[Any, np.dtype[np.float32]], task: str) -> str:
-    """A class and its probability, or all labels with a yes."""
+def _answer(logits: np.ndarray[Any, np.dtype[np.float32]], task: str, names: Sequence[str]) -> str:
+    """A class, its probability and its name if known, or all labels with a yes."""
     values = logits.astype(np.float64)
     if task == "multilabel":
         shares = 1 / (1 + np.exp(-values))
-        return " ".join(f"{label}:{shares[label]:.4f}" for label in np.flatnonzero(values > 0))
+        yes = [int(label) for label in np.flatnonzero(values > 0)]
+        if names:
+            return "\t".join(f"{label}:{shares[label]:.4f}:{names[label]}" for label in yes)
+        return " ".join(f"{label}:{shares[label]:.4f}" for label in yes)
     shares = np.exp(values - values.max())
     best = int(values.argmax())
-    return f"{best}\t{shares[best] / shares.sum():.4f}"
+    named = f"\t{names[best]}" if names else ""
+    return f"{best}\t{shares[best] / shares.sum():.4f}{named}"
+
+
+def _session(model: Path) -> Any:
+    """The loaded graph, or None, with a sentence on stderr, where onnxruntime does not load it."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # noqa: BLE001  its errors have no base of their own
+        version = onnxruntime.__version__
+        reason = str(error).strip().partition("\n")[0]
+        wanted = ".".join(version.split(".")[:2])
+        sys.stderr.write(
+            f"onnxruntime {version} does not load {model} ({reason}); if it is too old for that, "
+            f"run lrq-deploy build BUNDLE --onnxruntime {wanted} where lrq-deploy is installed, "
+            "and pass what it writes as --model FILE\n"
+        )
+    return None
 
 
 def main(arguments: list[str], bundle: Path) -> int:
-    """Write an answer per image to stdout; the exit code: 1 where a file could not be read.
+    """Write an answer per image to stdout; the exit code: 1 where an image could not be read.
 
     Args:
-        arguments: paths of images.
+        arguments: paths of images, behind ``--model`` and a graph in place of ``model.onnx`` if
+            there is one.
         bundle: folder with ``manifest.json`` and ``model.onnx``.
     """
+    model = bundle / "model.onnx"
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    if arguments[:1] == ["--model"] and len(arguments) > 2:
+        model, arguments = Path(arguments[1]), arguments[2:]
     if not arguments or arguments[0].startswith("-"):
         sys.stdout.write(__doc__ or "")
-        return 0 if arguments else 2
-    import onnxruntime
-
+        return 0 if arguments[:1] in (["-h"], ["--help"]) else 2
     manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
     reading, shape = manifest["preprocessing"], tuple(manifest["input_shape"])
     task = manifest["options"].get("task", "multiclass")
-    session = onnxruntime.InferenceSession(
-        str(bundle / "model.onnx"), providers=["CPUExecutionProvider"]
-    )
+    names = manifest.get("class_names", ())
+    session = _session(model)
+    if session is None:
+        return 2
     code = 0
     for name in arguments:
         try:
@@ -145,7 +199,7 @@ def main(arguments: list[str], bundle: Path) -> int:
             continue
         image = normalise(pixels[None], reading["mean"], reading["std"])
         (logits,) = session.run(None, {"input": image})
-        sys.stdout.write(f"{name}\t{_answer(logits[0], task)}\n")
+        sys.stdout.write(f"{name}\t{_answer(logits[0], task, names)}\n")
     return code
 
 

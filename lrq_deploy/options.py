@@ -1,5 +1,6 @@
 """The options of one ``quantize`` run, validated once, before anything is read or written."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
@@ -180,6 +181,8 @@ def _check_preprocessing(
             f"{len(mean)} and {len(std)} values",
             "pass as many as --input-shape has channels",
         )
+    if not all(math.isfinite(x) for x in (*mean, *std)):
+        raise OptionError("mean and std must be finite", f"{mean} and {std}", "pass numbers")
     if any(s <= 0 for s in std):
         raise OptionError(
             "std must be above 0", ",".join(str(s) for s in std), "pass the training std"

@@ -61,9 +61,12 @@ class IntegerWeightsPass(WeightLoweringPass):
             return
         name, (bias, step) = string_attribute(node, "name"), found
         integers = bias_integers(name, bias, step)
+        size = integers.size
         inputs = [
             add_initializer(graph, f"{name}.bias_int32", integers),
             add_initializer(graph, f"{name}.bias_scale", step),
+            # Not left out: ONNX Runtime's converter to its own format cannot state that.
+            add_initializer(graph, f"bias_zero_point_{size}", np.zeros(size, np.int32)),
         ]
         dequantize = ir.node("DequantizeLinear", inputs, {"axis": 0}, name=f"{name}.bias.DQ")
         real = dequantize.outputs[0]

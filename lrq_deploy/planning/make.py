@@ -28,6 +28,7 @@ from lrq_deploy.planning.plan import (
 from lrq_deploy.planning.survey import estimate_sizes, survey_layers, survey_quantizers
 from lrq_deploy.progress import ProgressCallback, StageProgress, silent
 from lrq_deploy.scheme import Scheme
+from lrq_deploy.student.idle_options import idle_options
 from lrq_deploy.target import PORTABLE
 from lrq_deploy.teacher import Teacher
 
@@ -95,7 +96,7 @@ def make_plan(
         duration=duration,
         advice={r.name: r.what_bits_buy(scheme, sizes) for r in runtimes},
         alternative=_alternative(scheme, sizes),
-        remarks=loaded.remarks,
+        remarks=(*loaded.remarks, *idle_options(student, scheme)),
     )
 
 

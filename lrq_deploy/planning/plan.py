@@ -188,7 +188,7 @@ class Plan:
         duration: of the run.
         advice: sentences on what the widths buy, by the runtime's name.
         alternative: what 8-bit activations would change; empty where they are planned.
-        remarks: on the weights, which the user should know.
+        remarks: on the weights, and on options that change nothing.
     """
 
     name: str

@@ -1,7 +1,8 @@
 """The folder beside the output that lets a run continue: ``OUT.run``.
 
 It holds ``run.json``, what the run was asked to do; the newest two states of each stage, named
-``STAGE-STEP-DIGEST.pt``; and the finished images. It is removed when the bundle is written.
+``STAGE-STEP-DIGEST.pt``; the finished images; and a lock, so that no other run writes there. It is
+removed when the bundle is written.
 """
 
 import json
@@ -14,6 +15,7 @@ from typing import Any
 from lrq_deploy.errors import OptionError, OutputError, StateFileError
 from lrq_deploy.method.loop import Kept
 from lrq_deploy.resume.control import RunControl
+from lrq_deploy.resume.run_lock import LOCK, check_unlocked, lock, unlock
 from lrq_deploy.resume.state_file import SUFFIX, read_state, write_bytes, write_state
 from lrq_deploy.resume.stop_request import StopRequest
 
@@ -22,7 +24,7 @@ __all__ = ["RUN_SCHEMA", "RunFolder", "run_folder_of"]
 RUN_SCHEMA = 2
 IDENTITY = "run.json"
 POOL = "images.pool"
-KNOWN = (IDENTITY, ".partial", SUFFIX, POOL)
+KNOWN = (IDENTITY, LOCK, ".partial", SUFFIX, POOL)
 STATES_KEPT = 2
 
 
@@ -56,8 +58,8 @@ class RunFolder:
         """Refuse, before any work, to lose the state of a former run.
 
         Raises:
-            OutputError: there is one that is neither continued nor replaced, or the folder holds
-                something else.
+            OutputError: there is one that is neither continued nor replaced, or still goes on in
+                another process, or the folder holds something else.
         """
         if not self.folder.exists():
             return
@@ -67,6 +69,7 @@ class RunFolder:
                 f"{self.folder}" if not self.folder.is_dir() else f"{foreign[0]} in it",
                 "choose another --out, or move this away",
             )
+        check_unlocked(self.folder)
         if (self.folder / IDENTITY).exists() and not self._resume and not force:
             raise OutputError(
                 "a run that was stopped must be continued or given up",
@@ -82,8 +85,9 @@ class RunFolder:
 
         Raises:
             OptionError: the kept run was asked for something else.
-            OutputError: the disk refuses.
+            OutputError: the disk refuses, or a run of another process goes on in the folder.
         """
+        lock(self.folder)
         asked = {"schema_version": RUN_SCHEMA, **json.loads(json.dumps(identity))}
         kept = self._kept_identity() if self._resume else None
         if kept is not None:
@@ -91,7 +95,7 @@ class RunFolder:
             for partial in self.folder.glob("*.partial"):
                 partial.unlink()
             return
-        self.remove()
+        self._empty()
         text = json.dumps(asked, indent=1, sort_keys=True) + "\n"
         write_bytes(self.folder / IDENTITY, text.encode())
 
@@ -157,13 +161,19 @@ class RunFolder:
         """Delete the folder and all that a run keeps in it."""
         if not self.folder.is_dir():
             return
+        self._empty()
+        (self.folder / LOCK).unlink(missing_ok=True)
+        unlock(self.folder)
+        if not any(self.folder.iterdir()):
+            self.folder.rmdir()
+
+    def _empty(self) -> None:
+        """Delete all but the lock."""
         # The identity goes first: without it the rest is nobody's.
         (self.folder / IDENTITY).unlink(missing_ok=True)
         for path in self.folder.iterdir():
-            if path.name.endswith(KNOWN):
+            if path.name.endswith(KNOWN) and path.name != LOCK:
                 path.unlink()
-        if not any(self.folder.iterdir()):
-            self.folder.rmdir()
 
     def _states(self, stage: str) -> list[Path]:
         """From the oldest to the newest."""
@@ -176,7 +186,16 @@ class RunFolder:
         path = self.folder / IDENTITY
         if not path.exists():
             return None
-        identity: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            identity = json.loads(path.read_bytes())
+        except ValueError:
+            identity = None
+        if not isinstance(identity, dict):
+            raise OutputError(
+                "a stopped run must say what it was asked for",
+                f"{path}, which is damaged",
+                "run again with --force and without --resume, which gives the stopped run up",
+            )
         return identity
 
 

@@ -296,7 +296,7 @@ def test_float_graph_equals_the_teacher() -> None:
     torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-5)
 
 
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=4)
 @given(
     low=st.integers(-128, 0),
     levels=st.integers(1, 255),

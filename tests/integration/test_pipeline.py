@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,9 +16,11 @@ import torch
 from safetensors.torch import load_file
 from support.small_networks import Residual, with_statistics
 from support.tiny_run import SWITCHES, TINY, Run, tiny
+from torch import nn
 
 import lrq_deploy
 from lrq_deploy.checkpoint.fingerprint import fingerprint
+from lrq_deploy.cli import demo_network
 from lrq_deploy.cli.demo_network import TrainedDigits
 from lrq_deploy.cli.pipeline import quantize
 from lrq_deploy.cli.validate import ValidateOptions, validate_bundle
@@ -273,6 +276,33 @@ def test_a_network_in_memory_gives_a_bundle_and_stays_as_it_is(tmp_path: Path) -
         assert torch.equal(value, before[name])
 
 
+def test_class_folders_are_taken_by_the_names_in_the_checkpoint(
+    digits_teacher: TrainedDigits, tmp_path: Path
+) -> None:
+    names = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+    for digit in (1, 4, 7, 8):
+        shutil.copytree(digits_teacher.image_folder / str(digit), tmp_path / "x" / names[digit])
+    weights = torch.export.load(digits_teacher.model_file).state_dict
+    classes = {name: index for index, name in enumerate(names)}
+    torch.save({"model": dict(weights), "class_to_idx": classes}, tmp_path / "model.pt")
+    run = tiny(
+        digits_teacher,
+        tmp_path / "bundle",
+        model=tmp_path / "model.pt",
+        arch=f"{demo_network.__file__}:DigitNetwork",
+        input_shape=(1, 8, 8),
+        images=tmp_path / "x",
+    )
+    accuracy = run.result.teacher_accuracy
+    assert accuracy is not None
+    assert accuracy > 90
+    assert run.result.images_remarks == (
+        "class folders are taken by their names, which the model file states; "
+        "4 of 10 classes have a folder",
+    )
+    assert run.bundle.manifest.class_names == names
+
+
 def test_a_network_of_four_channels_is_measured_on_its_synthetic_images(tmp_path: Path) -> None:
     network = with_statistics(Residual(channels=4))
     options = QuantizeOptions(
@@ -338,10 +368,35 @@ def test_divergence_keeps_the_last_good_state_and_no_bundle(
     assert all(bool(tensor.isfinite().all()) for tensor in state.values())
 
 
+def test_divergence_before_training_leaves_no_state_and_speaks_of_none(tmp_path: Path) -> None:
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(4 * 8 * 8, 5)
+    ).eval()
+    with torch.no_grad():
+        for layer in network:
+            if isinstance(layer, nn.Conv2d):
+                layer.weight *= 1e25
+    options = QuantizeOptions(
+        Path("large"),
+        tmp_path / "bundle",
+        input_shape=(3, 12, 12),
+        mean=(0.5,) * 3,
+        std=(0.5,) * 3,
+        device="cpu",
+        bench=False,
+    )
+    painted = replace(TINY, generator_steps=0, refinement_steps=0)
+    with pytest.raises(DivergenceError, match="must be finite") as caught:
+        quantize(options, network=network, settings=painted)
+    assert "last-good" not in str(caught.value)
+    assert not any(tmp_path.iterdir())
+
+
 def test_overflowing_logits_are_divergence(tmp_path: Path) -> None:
     network = with_statistics(Residual())
     with torch.no_grad():
-        network.head.weight.mul_(1e38)
+        # Of all classes: a single one on all images is refused before any work.
+        network.head.weight.fill_(3e38)
         network.head.bias.fill_(3e38)
     options = QuantizeOptions(
         Path("hot"), tmp_path / "bundle", input_shape=(3, 12, 12), device="cpu"

@@ -11,6 +11,7 @@ from torch import nn
 
 from lrq_deploy.cli.demo_network import TrainedDigits
 from lrq_deploy.progress import ProgressEvent
+from lrq_deploy.scheme import Scheme
 
 pytestmark = pytest.mark.integration
 
@@ -79,3 +80,18 @@ def test_averaged_weights_beside_are_told(digits_teacher: TrainedDigits, tmp_pat
     assert remark.startswith("averaged weights lie under ema beside those that are read")
     assert remark in [event.message for event in events]
     assert remark in run.bundle.manifest.metrics["model_remarks"]
+
+
+def test_options_that_find_no_layer_are_told(digits_teacher: TrainedDigits, tmp_path: Path) -> None:
+    events: list[ProgressEvent] = []
+    scheme = Scheme(4, 4, depthwise="float", int4_linear=True)
+    run = tiny(digits_teacher, tmp_path / "bundle", progress=events.append, scheme=scheme)
+    remarks = run.result.model_remarks[-2:]
+    starts = [remark.partition(" changes no layer: ")[0] for remark in remarks]
+    assert starts == ["--depthwise float", "--int4-linear"]
+    assert run.bundle.manifest.metrics["model_remarks"][-2:] == list(remarks)
+    told = [event for event in events if event.message in remarks]
+    assert {event.stage for event in told} == {"rehearse"}
+    fused = next(x for x in run.bundle.manifest.metrics["ladder"] if x["name"] == "onnxruntime-all")
+    assert fused["bound"]["same_rows"] == 0.99
+    assert (run.result.needs_onnxruntime, run.result.oldest_onnxruntime) == ("1.23", "1.19")

@@ -164,6 +164,20 @@ def test_a_stopped_run_is_not_lost_by_accident(whole: dict[str, Any], tmp_path: 
     assert not run_folder_of(out).exists()
 
 
+@pytest.mark.parametrize("written", [b'{"seed": ', b"[1]", b"\xff"])
+def test_a_damaged_identity_is_told_and_force_starts_anew(
+    whole: dict[str, Any], tmp_path: Path, written: bytes
+) -> None:
+    out = tmp_path / "bundle"
+    stop(out)
+    (run_folder_of(out) / "run.json").write_bytes(written)
+    with pytest.raises(OutputError, match="damaged") as caught:
+        run(out, control=RESUME)
+    assert "--force" in caught.value.remedy
+    run(out, force=True)
+    assert contents(out) == whole
+
+
 def test_a_foreign_folder_is_left_alone(tmp_path: Path) -> None:
     out = tmp_path / "bundle"
     (tmp_path / "bundle.run").mkdir()

@@ -2,11 +2,14 @@
 
 import ast
 import json
+import os
+import shutil
 import struct
 import subprocess
 import sys
 import zlib
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +21,7 @@ from support.frozen_graphs import residual_student
 from lrq_deploy import classify
 from lrq_deploy.classify import main, normalise
 from lrq_deploy.export.bundle import CLASSIFY_NAME, Bundle
+from lrq_deploy.export.older_runtime import write_for_runtime
 from lrq_deploy.images import read_image_folder
 
 pytestmark = pytest.mark.unit
@@ -72,6 +76,32 @@ def test_every_yes_is_written_where_labels_stand_on_their_own(
     ]
 
 
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+def test_names_of_classes_follow_where_they_are_known(
+    bundle: Bundle, photos: Path, tmp_path: Path, task: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    (copy / "model.onnx").write_bytes(bundle.file("model.onnx").read_bytes())
+    document = json.loads((bundle.path / "manifest.json").read_bytes())
+    document["options"]["task"] = task
+    (copy / "manifest.json").write_text(json.dumps(document), encoding="utf-8")
+    paths = [str(path) for path in sorted(photos.glob("*.png"))]
+    assert main(paths, copy) == 0
+    bare = capsys.readouterr().out.splitlines()
+    names = [f"class no. {index}" for index in range(document["num_classes"])]
+    (copy / "manifest.json").write_text(json.dumps(document | {"class_names": names}))
+    assert main(paths, copy) == 0
+    for line, short in zip(capsys.readouterr().out.splitlines(), bare, strict=True):
+        path, *answer = short.split("\t")
+        if task == "multiclass":
+            expected = [*answer, names[int(answer[0])]]
+        else:
+            yes = answer[0].split()
+            expected = [f"{part}:{names[int(part.partition(':')[0])]}" for part in yes] or [""]
+        assert line.split("\t") == [path, *expected]
+
+
 def test_a_broken_file_is_named_and_the_others_are_answered(
     bundle: Bundle, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -89,7 +119,55 @@ def test_a_broken_file_is_named_and_the_others_are_answered(
     assert [line.split(": ")[0] for line in written.err.splitlines()] == names[:4]
 
 
-@pytest.mark.parametrize(("arguments", "code"), [([], 2), (["--help"], 0)])
+def test_another_graph_is_taken_in_place_of_the_bundle_s(
+    bundle: Bundle, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = str(photos / "0.png")
+    assert main([image], bundle.path) == 0
+    expected = capsys.readouterr().out
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    (alone / "manifest.json").write_bytes((bundle.path / "manifest.json").read_bytes())
+    write_for_runtime(bundle, (1, 18), tmp_path / "older.onnx")
+    assert main(["--model", str(tmp_path / "older.onnx"), image], alone) == 0
+    assert capsys.readouterr().out == expected
+
+
+def test_a_graph_that_does_not_load_is_one_sentence(
+    bundle: Bundle,
+    photos: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise NotImplementedError("9 : NOT_IMPLEMENTED : no Cast(21)\nand more")
+
+    old = ModuleType("onnxruntime")
+    vars(old).update(__version__="1.19.2", SessionOptions=SimpleNamespace, InferenceSession=refuse)
+    monkeypatch.setitem(sys.modules, "onnxruntime", old)
+    assert main([str(photos / "0.png")], bundle.path) == 2
+    written = capsys.readouterr()
+    assert written.out == ""
+    (sentence,) = written.err.splitlines()
+    assert sentence.startswith(
+        f"onnxruntime 1.19.2 does not load {bundle.path / 'model.onnx'} (9 :"
+    )
+    assert "lrq-deploy build BUNDLE --onnxruntime 1.19 " in sentence
+
+
+def test_a_missing_graph_is_one_sentence(
+    bundle: Bundle, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--model", "missing.onnx", str(photos / "0.png")], bundle.path) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+WRONG: list[list[str]] = [[], ["--modle", "x", "y"], ["--model"], ["--model", "x"]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"), [*((wrong, 2) for wrong in WRONG), (["--help"], 0), (["-h"], 0)]
+)
 def test_it_says_how_it_is_called(
     bundle: Bundle, arguments: list[str], code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -109,6 +187,24 @@ def test_it_runs_alone_from_the_bundle(bundle: Bundle, photos: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=photos)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"{photos / '0.png'}\t")
+
+
+def test_a_terminal_that_has_no_such_letter_shows_its_number(
+    bundle: Bundle, photos: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(bundle.path, copy)
+    document = json.loads((copy / "manifest.json").read_bytes())
+    names = [f"\N{LATIN SMALL LETTER E WITH ACUTE}{n}" for n in range(document["num_classes"])]
+    (copy / "manifest.json").write_text(json.dumps(document | {"class_names": names}))
+    done = subprocess.run(
+        [sys.executable, str(copy / CLASSIFY_NAME), str(photos / "0.png")],
+        capture_output=True,
+        check=False,
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"\t\\xe9" in done.stdout
 
 
 def test_old_interpreters_of_devices_read_it() -> None:

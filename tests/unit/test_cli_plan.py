@@ -270,3 +270,12 @@ def test_averaged_weights_beside_are_told(program: Program) -> None:
     (remark,) = json.loads(program.run("--json")[1])["remarks"]
     assert remark.startswith("averaged weights lie under model_ema beside those that are read")
     assert "\nweights averaged weights lie under" in re.sub(r" +", " ", program.run()[1])
+
+
+def test_an_option_that_finds_no_layer_is_told(program: Program) -> None:
+    (remark,) = json.loads(program.run("--json", "--int4-linear")[1])["remarks"]
+    assert remark.startswith("--int4-linear changes no layer: ")
+    text = re.sub(r"\s+", " ", program.run("--int4-linear")[1])
+    assert "weights --int4-linear changes no layer: " in text
+    # The network has a depthwise convolution.
+    assert json.loads(program.run("--json", "--depthwise", "float")[1])["remarks"] == []

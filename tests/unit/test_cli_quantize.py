@@ -44,11 +44,13 @@ RESULT = QuantizeResult(
     student_bytes=1,
     model_file=Path("runs/net-w4a4/model.onnx"),
     needs_onnxruntime="1.23",
+    oldest_onnxruntime="1.18",
     float_latency_ms=1.5,
     student_latency_ms=0.75,
     improvements={"size": "--weight-bits 4 saves 40 % of the file"},
     refused_targets={},
     ship=True,
+    accurate=True,
     verdict="equal.",
 )
 
@@ -98,7 +100,7 @@ def test_the_report_ends_with_the_flags_of_the_run(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def failing(options: QuantizeOptions, *_: object, **__: object) -> QuantizeResult:
-        return replace(RESULT, bundle_path=options.out, ship=False)
+        return replace(RESULT, bundle_path=options.out, ship=False, accurate=False)
 
     monkeypatch.setattr(sys.modules["lrq_deploy.cli.pipeline"], "quantize", failing)
     flags = replace(FLAGS, trust_pickle=True, method="gdfq", bench=False, seed=7)

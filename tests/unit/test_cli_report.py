@@ -37,11 +37,13 @@ RESULT = QuantizeResult(
     student_bytes=200_000,
     model_file=Path("runs/resnet20-w4a4/model.onnx"),
     needs_onnxruntime="1.23",
+    oldest_onnxruntime="1.18",
     float_latency_ms=1.5,
     student_latency_ms=0.75,
     improvements={"size": "--weight-bits 4 saves 40 % of the file"},
     refused_targets={},
     ship=True,
+    accurate=True,
     verdict="the student loses 1.23 points.",
     next_commands=("lrq-deploy quantize " + "x" * 90,),
 )
@@ -58,6 +60,10 @@ def test_the_oldest_runtime_is_stated_with_the_way_to_an_older_one() -> None:
     words = " ".join(report(RESULT).split())
     assert "ONNX Runtime 1.23 or later; build --onnxruntime 1.18 writes it for older" in words
     assert "--onnxruntime" not in report(replace(RESULT, needs_onnxruntime="1.18"))
+    # Of --int4-linear, which 1.18 has no form for.
+    packed = replace(RESULT, oldest_onnxruntime="1.19")
+    assert "build --onnxruntime 1.19 writes it" in " ".join(report(packed).split())
+    assert "--onnxruntime" not in report(replace(packed, needs_onnxruntime="1.19"))
 
 
 def report(result: QuantizeResult) -> str:

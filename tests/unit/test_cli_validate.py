@@ -108,6 +108,20 @@ def test_images_of_a_folder(bundle: Path, tmp_path: Path) -> None:
         validate_bundle(ValidateOptions(bundle, tmp_path / "missing"))
 
 
+@pytest.mark.parametrize("folders", [1, 30])
+def test_folders_of_images_are_no_classes(bundle: Path, tmp_path: Path, folders: int) -> None:
+    for index in range(folders):
+        folder = tmp_path / "images" / f"{index}"
+        folder.mkdir(parents=True)
+        Image.new("RGB", (8, 8), (index * 8, 90, 10)).save(folder / "0.png")
+    options = ValidateOptions(bundle, tmp_path / "images", reference_count=1)
+    found = validate_bundle(options)
+    assert (found.images, found.remarks) == (folders, ())
+    with pytest.raises(ImageError) as caught:
+        validate_bundle(replace(options, images=tmp_path / "missing"))
+    assert "--images; images are then made from the bundle's own" in caught.value.remedy
+
+
 def test_a_wrong_graph_fails_behind_its_report(
     bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -219,6 +233,11 @@ def test_bench_warns_of_its_images_and_names_its_option(bundle: Path, tmp_path: 
 def test_bench_options_out_of_range(wrong: dict[str, Any]) -> None:
     with pytest.raises(OptionError):
         bench(Path("missing"), **wrong)
+
+
+def test_bench_of_a_batch_beyond_every_runtime_is_refused(bundle: Path) -> None:
+    with pytest.raises(OptionError, match="at most 2147483647 numbers"):
+        bench(bundle, batch="1,99999999999", quiet=True)
 
 
 @pytest.mark.parametrize("command", ["validate", "bench"])

@@ -1,5 +1,6 @@
 """The verdict: its limits, what its sentence says, what would improve it, commands that parse."""
 
+import re
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import pytest
 from support.frozen_graphs import residual_student
+from support.small_networks import CENTRED, SHAPE, Mobile, calibrated, graph_of
 
 from lrq_deploy.cli.checking import Checked
 from lrq_deploy.cli.improvement import improvements
@@ -30,6 +32,9 @@ from lrq_deploy.export.parity import Parity
 from lrq_deploy.export.targets import targets
 from lrq_deploy.options import QuantizeOptions
 from lrq_deploy.scheme import Scheme
+from lrq_deploy.student.freeze import frozen_model
+from lrq_deploy.student.frozen import QuantizedModel
+from lrq_deploy.teacher import Teacher
 
 pytestmark = pytest.mark.unit
 
@@ -98,7 +103,7 @@ def verdict(**changes: Any) -> Verdict:
 )
 def test_labels_decide_by_the_drop(student: float, ship: bool) -> None:
     found = verdict(fidelity=fidelity(0.5, 0.92, student))
-    assert found.ship == ship
+    assert found.ship == found.accurate == ship
     assert f"(limit {MAX_DROP_POINTS:g})" in found.sentence
     assert "labelled" in found.sentence
 
@@ -116,7 +121,7 @@ def test_labels_decide_by_the_drop(student: float, ship: bool) -> None:
 def test_without_labels_the_agreement_decides(source: str, agreement: float, ship: bool) -> None:
     words = "your images" if source == "folder" else "synthetic and harder than data"
     found = verdict(fidelity=fidelity(agreement), source=source)
-    assert found.ship == ship
+    assert found.ship == found.accurate == ship
     assert words in found.sentence
     low, high = (100 * end for end in share_interval(agreement, 1000))
     assert f"{100 * agreement:.2f} % ({low:.1f} to {high:.1f}) of 1,000 images" in found.sentence
@@ -140,6 +145,7 @@ def test_yes_or_no_labels_need_agreement_and_f1(agreement: float, f1: float, shi
 def test_the_graph_must_run_in_integers(share: float, ship: bool) -> None:
     found = verdict(coverage=coverage(share))
     assert found.ship == ship
+    assert found.accurate
     assert f"{100 * share:.1f} % in integers" in found.sentence
 
 
@@ -171,9 +177,10 @@ def options(**changes: Any) -> QuantizeOptions:
     return QuantizeOptions(**{"model": Path("a b.pt"), "out": Path("out"), **changes})
 
 
-def commands(flags: QuantizeFlags, ship: bool) -> list[list[str]]:
+def commands(flags: QuantizeFlags, ship: bool, accurate: bool = False) -> list[list[str]]:
     made = options_from(Path("a b.pt"), flags)
-    return [shlex.split(command) for command in next_commands(made, flags, ship)]
+    said = next_commands(made, flags, ship, ship or accurate)
+    return [shlex.split(command) for command in said]
 
 
 def test_a_good_student_is_validated_and_timed() -> None:
@@ -182,6 +189,12 @@ def test_a_good_student_is_validated_and_timed() -> None:
     assert validate == ["lrq-deploy", "validate", "out", "--images", "my photos"]
     assert bench == ["lrq-deploy", "bench", "out"]
     assert commands(replace(flags, images=None), True)[0] == ["lrq-deploy", "validate", "out"]
+
+
+def test_nothing_is_tried_for_accuracy_that_is_good_enough() -> None:
+    flags = QuantizeFlags(bits=4, out=Path("out"))
+    assert commands(flags, False, accurate=True) == [["lrq-deploy", "validate", "out"]]
+    assert len(commands(flags, False, accurate=False)) == 3
 
 
 EVERY_FLAG = QuantizeFlags(
@@ -212,7 +225,7 @@ EVERY_FLAG = QuantizeFlags(
 def test_the_next_runs_are_this_one_but_for_what_they_try() -> None:
     started = replace(EVERY_FLAG, resume=True, force=True)
     model = Path("a b.pt")
-    _, wide, long = next_commands(options_from(model, started), started, ship=False)
+    _, wide, long = next_commands(options_from(model, started), started, False, False)
     wider = replace(EVERY_FLAG, act_bits=8, out=Path("out-a8"))
     longer = replace(EVERY_FLAG, recipe="best", out=Path("out-best"))
     for command, changed in ((wide, wider), (long, longer)):
@@ -251,6 +264,68 @@ def test_wider_weights_are_called_larger_only_where_they_are(bits: int) -> None:
     free = f"--weight-bits {wider} takes the same room in the file"
     assert said.startswith(free) == (wider is not None)
     assert said.count("--weight-bits") == (0 if bits == 8 else 1)
+
+
+WIDTHS: list[dict[str, Any]] = [
+    *({"bits": bits} for bits in range(2, 9)),
+    {"weight_bits": 8, "act_bits": 4},
+    {"weight_bits": 4, "act_bits": 8},
+    {"bits": "mixed", "target_size": 1.0},
+    {"bits": "mixed", "target_size": 1.0, "act_bits": 4},
+]
+
+
+@pytest.mark.parametrize("widths", WIDTHS, ids=str)
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"edge_bits": "same"},
+        {"act_symmetry": "asymmetric"},
+        {"depthwise": "float"},
+        {"int4_linear": True},
+        {"target": "tensorrt"},
+        {"target": "onnxruntime"},
+    ],
+    ids=str,
+)
+def test_what_is_advised_is_not_refused(widths: dict[str, Any], more: dict[str, Any]) -> None:
+    model = Path("a.pt")
+    asked = options_from(model, QuantizeFlags(**widths, **more))
+    student = residual_student(asked.scheme.weight_bits, asked.scheme.act_bits)
+    poor = checked(fidelity=fidelity(0.9), benchmark=latency(0.9))
+    said = " ".join(advice(asked, student, poor, 2000).values())
+    advised = re.findall(r"--([a-z-]+-bits|recipe|target) (\w+)", said)
+    assert ("recipe", "best") in advised
+    for name, value in advised:
+        followed = {name.replace("-", "_"): int(value) if value.isdigit() else value}
+        options_from(model, QuantizeFlags(**{**widths, **more, **followed}))
+
+
+def test_widths_that_were_chosen_per_layer_are_not_advised_on() -> None:
+    asked = options(scheme=Scheme(4, 4), target_size=1.0)
+    found = advice(asked, residual_student(8, 4), checked(fidelity=fidelity(0.9)), 2000)
+    assert "--act-bits 8" in found["accuracy"]
+    assert "--weight-bits" not in found["accuracy"]
+    assert "size" not in found
+
+
+def int4_student(edge_bits: int) -> QuantizedModel:
+    """Its last layer has INT4 weights and a float input."""
+    network, scheme = Mobile(32), Scheme(8, 8, edge_bits, int4_linear=True)
+    teacher = Teacher(graph_of(network), SHAPE, 5, CENTRED, "net", "")
+    return frozen_model(calibrated(network, scheme), scheme, teacher)
+
+
+@pytest.mark.parametrize("edge_bits", [4, 8])
+def test_an_inner_layer_in_front_of_an_int4_head_is_no_edge(edge_bits: int) -> None:
+    model = int4_student(edge_bits)
+    assert "layers.head" not in model.layers()
+    found = advice(options(scheme=model.scheme), model, checked(), 2000)["size"]
+    # The first layer alone: 32 filters of 3 x 3 x 3.
+    assert (f"--edge-bits 4 saves {100 * 432 / 2000:.0f} %" in found) == (edge_bits == 8)
+    assert ("--edge-bits" in found) == (edge_bits == 8)
+    assert "--weight-bits 4 saves" in found
 
 
 def test_a_gain_is_called_a_gain() -> None:
@@ -335,15 +410,17 @@ def test_an_interval_is_turned_where_the_student_gains() -> None:
     [
         (replace(fidelity(0.9, 0.9, 0.89), lost=12, gained=2), "folder", ""),
         (
-            replace(fidelity(0.9, 0.9, 0.8824), lost=20, gained=3),
+            replace(fidelity(0.9, 0.9, 0.883), lost=20, gained=3),
             "folder",
-            "1,000 images do not tell on which side of the limit it is, about 16,000 would",
+            "1,000 images do not tell on which side of the limit it is, about 9,800 would",
         ),
         (replace(fidelity(0.9, 0.9, 0.88), lost=20, gained=0), "folder", "more would"),
         (fidelity(1.0), "synthetic", ""),
         (fidelity(0.99), "synthetic", "--images measures on yours"),
-        (fidelity(0.955), "folder", "about 6,700 would"),
-        (fidelity(0.945), "folder", "about 8,100 would"),
+        (fidelity(0.955), "folder", "about 7,300 would"),
+        (fidelity(0.945), "folder", "about 7,300 would"),
+        (replace(fidelity(1.0), count=40), "folder", "about 73 would"),
+        (replace(fidelity(1.0, 1.0, 1.0), labelled=50), "folder", "about 96 would"),
     ],
 )
 def test_too_few_images_are_named(measured: Any, source: str, said: str) -> None:

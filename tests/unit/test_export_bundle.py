@@ -124,6 +124,105 @@ def test_a_broken_manifest_is_refused(tmp_path: Path, content: bytes) -> None:
         load_bundle(tmp_path)
 
 
+def test_a_manifest_that_is_nested_too_deeply_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text("[" * 200_000)
+    with pytest.raises(BundleError, match="RecursionError"):
+        load_bundle(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("input_shape", [3, 16]),
+        ("input_shape", "abc"),
+        ("input_shape", [None, 16, 16]),
+        ("input_shape", [3, 0, 16]),
+        ("name", 5),
+        ("scheme", [1]),
+        ("versions", None),
+        ("num_classes", "10"),
+        ("class_names", [1]),
+        ("files", {"model.onnx": {"sha256": 1, "size_bytes": 2}}),
+    ],
+)
+def test_a_field_of_another_type_is_refused_by_name(tmp_path: Path, name: str, value: Any) -> None:
+    write(tmp_path / "out")
+    change(tmp_path / "out", **{name: value})
+    expected = "sha256" if name == "files" else name
+    with pytest.raises(BundleError, match=rf"written by lrq-deploy.* {expected} must be "):
+        load_bundle(tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800", "x" * 5000, "", ".."])
+def test_what_is_no_name_of_a_file_is_refused(tmp_path: Path, name: str) -> None:
+    write(tmp_path / "out")
+    files = json.loads((tmp_path / "out" / "manifest.json").read_text())["files"]
+    change(tmp_path / "out", files={**files, name: files["model.onnx"]})
+    with pytest.raises(BundleError, match="every file of the manifest must be there"):
+        load_bundle(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("scheme", {"weight_bits": 8}),
+        ("scheme", {"of_the_future": 1}),
+        ("input_shape", [3, 8, 9]),
+        ("preprocessing", {"resize": 99}),
+        ("num_classes", 7),
+        ("name", "other"),
+        ("teacher_fingerprint", "other"),
+    ],
+)
+def test_a_student_of_another_manifest_is_refused(tmp_path: Path, name: str, value: Any) -> None:
+    opened = write(tmp_path / "out")
+    stated = getattr(opened.manifest, name)
+    change(tmp_path / "out", **{name: {**stated, **value} if isinstance(value, dict) else value})
+    bundle = load_bundle(tmp_path / "out")
+    with pytest.raises(BundleError, match=f"got one with another {name}"):
+        bundle.model()
+
+
+def test_an_older_manifest_says_less_of_the_student(tmp_path: Path) -> None:
+    scheme = dict(write(tmp_path / "out").manifest.scheme)
+    del scheme["layer_bits"]
+    change(tmp_path / "out", scheme=scheme, schema_version=1)
+    assert load_bundle(tmp_path / "out").model().scheme.layer_bits == ()
+
+
+def test_the_documented_call_names_the_bundle_by_a_string(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "digits-w4a4")
+    monkeypatch.chdir(tmp_path)
+    assert load_bundle("digits-w4a4").path == Path("digits-w4a4")
+    with pytest.raises(BundleError, match="lrq-deploy quantize"):
+        load_bundle("none")
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [(".", ".."), ("out", "."), ("out/sub", ".."), ("out/sub", "../../out"), ("link", "..")],
+)
+def test_what_lies_beside_a_bundle_is_never_inside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, name: str
+) -> None:
+    bundle = write(tmp_path / "out")
+    (tmp_path / "out" / "sub").mkdir()
+    (tmp_path / "link").symlink_to("out/sub")
+    monkeypatch.chdir(tmp_path / place)
+    if place == ".":
+        name = "link/.."
+    found = dataclasses.replace(bundle, path=Path(name)).beside(".engine")
+    assert found == tmp_path / "out.engine"
+
+
+def change(bundle: Path, **values: Any) -> None:
+    """State other values in the manifest of a bundle."""
+    path = bundle / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
 def test_a_manifest_cannot_point_outside(tmp_path: Path) -> None:
     write(tmp_path / "out")
     path = tmp_path / "out" / "manifest.json"

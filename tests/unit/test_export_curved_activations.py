@@ -88,7 +88,7 @@ def check(model: ir.Model, op_type: str, scale: float, qmin: int) -> bytes:
     return content
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(steps=st.integers(16, 128), qmin=st.integers(-128, -16))
 def test_hard_swish_is_exact_in_integers_where_its_ends_are(steps: int, qmin: int) -> None:
     scale = float(np.float32(3 / steps))
@@ -109,7 +109,7 @@ def test_hard_swish_stays_where_3_is_no_multiple_of_the_scale() -> None:
     check(model, "HardSwish", 3 / 60.01, -100)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(scale=st.floats(0.01, 0.2), qmin=st.integers(-128, -1))
 def test_silu_is_one_operator(scale: float, qmin: int) -> None:
     scale = float(np.float32(scale))

@@ -87,12 +87,28 @@ def test_a_missing_file_is_refused(engine: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"schema_version": 99}, {"producer": "else"}, {"batch": None}, {"surprise": 1}]
+    "change",
+    [
+        {"schema_version": 99},
+        {"producer": "else"},
+        {"batch": None},
+        {"batch": [1, 8]},
+        {"surprise": 1},
+        {"versions": None},
+        {"kind": 5},
+        {"engine": {"sha256": None, "size_bytes": 3}},
+    ],
 )
 def test_another_record_is_refused(engine: Path, change: dict[str, Any]) -> None:
     document = json.loads(sidecar_of(engine).read_bytes())
     sidecar_of(engine).write_text(json.dumps(document | change), encoding="utf-8")
     with pytest.raises(BundleError, match="record"):
+        read_engine(engine)
+
+
+def test_a_record_that_is_nested_too_deeply_is_refused(engine: Path) -> None:
+    sidecar_of(engine).write_text("[" * 200_000, encoding="utf-8")
+    with pytest.raises(BundleError, match="RecursionError"):
         read_engine(engine)
 
 

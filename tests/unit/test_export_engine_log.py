@@ -1,9 +1,11 @@
 """Reading the types of an engine's layers from the log of its build."""
 
 import pytest
-from support.frozen_graphs import residual_student
+import torch
+from support.frozen_graphs import FrozenGraphBuilder, aten, residual_student
 
 from lrq_deploy.export.engine_log import EngineLayer, audit_engine, read_layers
+from lrq_deploy.student.frozen import LayerSpec
 
 pytestmark = pytest.mark.unit
 
@@ -59,6 +61,22 @@ def test_float_and_missing_layers_are_reported() -> None:
     assert coverage.float_operators == {"kgen": 1}
     assert coverage.layer_share == 0.5
     assert 0 < coverage.share < 0.5
+
+
+def test_a_transposed_convolution_is_not_sent_to_another_gpu() -> None:
+    sample = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    builder = FrozenGraphBuilder(sample)
+    up = LayerSpec("conv_transpose2d", stride=(2, 2))
+    x = builder.layer(builder.quantize(builder.input), 4, kernel=2, spec=up)
+    x = builder.quantize(builder.call(aten.mean.dim, x, [-1, -2]))
+    model = builder.finish(builder.layer(x, 5, spec=LayerSpec("linear")))
+    log = [line(f"{name}_myl0_2", "deconv", "Float", "Float") for name in model.layers()]
+    coverage = audit_engine(model, log)
+    assert coverage is not None
+    up_reason, head_reason = (layer.reason for layer in coverage.layers)
+    assert "has an INT8 transposed convolution; resize and convolve instead" in up_reason
+    assert "another GPU" not in up_reason
+    assert head_reason.endswith("build for another GPU type")
 
 
 def test_a_silent_log_proves_nothing() -> None:

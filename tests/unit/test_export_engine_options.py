@@ -1,14 +1,23 @@
 """What may be asked of an engine, and the equivalent command."""
 
+import math
 import shlex
 from pathlib import Path
 
 import pytest
+from support.bundles import bundle_of
+from support.frozen_graphs import residual_student
 
 from lrq_deploy.errors import OptionError
 from lrq_deploy.export import engine_build
+from lrq_deploy.export.engine import build_from_bundle
 from lrq_deploy.export.engine_build import cuda_device_count, load_builder
-from lrq_deploy.export.engine_options import BatchProfile, EngineOptions, trtexec_command
+from lrq_deploy.export.engine_options import (
+    BatchProfile,
+    EngineOptions,
+    check_batch,
+    trtexec_command,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -34,13 +43,37 @@ def test_unknown_engine_and_workspace() -> None:
         EngineOptions("openvino")  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="1 MiB or more"):
         EngineOptions("tensorrt", workspace_mib=0)
+    with pytest.raises(OptionError, match=r"1 MiB or more, and at most 8796093022207; got 9999"):
+        EngineOptions("tensorrt", workspace_mib=99999999999999)
     assert EngineOptions("tensorrt", workspace_mib=3).workspace_bytes == 3 * 1024 * 1024
+    largest = EngineOptions("tensorrt", workspace_mib=8796093022207).workspace_bytes
+    assert largest is not None
+    assert largest < 2**63 <= largest + 1024 * 1024
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 16), (1, 8, 8), (3, 224, 224)])
+def test_a_batch_holds_as_many_numbers_as_a_runtime_counts(shape: tuple[int, int, int]) -> None:
+    most = (2**31 - 1) // math.prod(shape)
+    check_batch(most, shape)
+    for largest in (most + 1, 99999999999999):
+        with pytest.raises(OptionError, match=f"at most 2147483647 numbers, {most} images"):
+            check_batch(largest, shape)
+
+
+def test_a_build_for_too_large_a_batch_is_refused_at_once(tmp_path: Path) -> None:
+    bundle = bundle_of(residual_student(4, 4, blocks=(1,)), tmp_path / "net")
+    options = EngineOptions("tensorrt-rtx", batch=BatchProfile(1, 1, 99999999999999))
+    with pytest.raises(OptionError, match="at most 2147483647 numbers"):
+        build_from_bundle(bundle, options, tmp_path / "net.engine")
+    assert [path.name for path in tmp_path.iterdir()] == ["net"]
 
 
 def test_trtexec_command_states_the_same_engine() -> None:
     options = EngineOptions("tensorrt", batch=BatchProfile(1, 4, 16), workspace_mib=512)
     graph = Path("a folder/model.tensorrt.onnx")
-    words = shlex.split(trtexec_command(graph, Path("x.engine"), (3, 32, 48), options))
+    command = trtexec_command(graph, Path("x.engine"), (3, 32, 48), options)
+    assert command is not None
+    words = shlex.split(command)
     assert words == [
         "trtexec",
         "--onnx=a folder/model.tensorrt.onnx",
@@ -51,6 +84,21 @@ def test_trtexec_command_states_the_same_engine() -> None:
         "--maxShapes=input:16x3x32x48",
         "--memPoolSize=workspace:512",
     ]
+
+
+def test_trtexec_is_not_named_where_it_builds_another_engine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    options = EngineOptions("tensorrt", fp16_rest=True)
+    assert trtexec_command(Path("m"), Path("x"), (3, 32, 48), options) is None
+    missing = ("no_such_builder", "no-such-builder>=1")
+    monkeypatch.setitem(engine_build._MODULES, "tensorrt", missing)
+    for gpus in (0, 1):
+        monkeypatch.setattr(engine_build, "cuda_device_count", lambda found=gpus: found)
+        with pytest.raises(OptionError) as caught:
+            load_builder("tensorrt", None)
+        assert "own tool" not in caught.value.remedy
+        assert "None" not in caught.value.remedy
 
 
 @pytest.mark.skipif(cuda_device_count() > 0, reason="this machine has a GPU")

@@ -47,6 +47,23 @@ def test_float_layers_say_why() -> None:
         assert found.note
 
 
+def test_transposed_convolutions_are_float_in_tensorrt_too() -> None:
+    layer = replace(CONVOLUTION, kind="conv_transpose2d")
+    found = TensorRtForecast().execution(layer, Scheme())
+    assert not found.integer
+    assert "no INT8 kernel" in found.note
+
+
+def test_int4_linear_is_named_where_it_is_not_given() -> None:
+    without, given = (
+        " ".join(TensorRtForecast().what_bits_buy(Scheme(4, 4, int4_linear=given), SIZES))
+        for given in (False, True)
+    )
+    assert "--int4-linear" in without
+    assert "--int4-linear" not in given
+    assert "unless given" not in given
+
+
 def test_four_bits_buy_a_download_and_no_speed() -> None:
     said = " ".join(OnnxRuntimeForecast().what_bits_buy(Scheme(4, 4), SIZES))
     assert "5.00 MiB" in said

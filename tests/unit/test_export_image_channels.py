@@ -131,7 +131,7 @@ def assert_exact(layer: Layer) -> ir.Model:
     return model
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.builds(
         Layer,

@@ -1,6 +1,7 @@
 """Intervals: against the values that they were published with, and against chance itself."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from lrq_deploy.export.intervals import (
 )
 
 pytestmark = pytest.mark.unit
+
+Z = 1.959963984540054
 
 
 @pytest.mark.parametrize(
@@ -62,7 +65,7 @@ def test_the_true_drop_is_inside_as_often_as_is_said(
 
 def test_so_many_images_are_wanted_that_the_limit_falls_outside() -> None:
     share, limit = 0.955, 0.95
-    needed = images_to_decide(share, share_interval(share, 500), limit, 500)
+    needed = images_to_decide(partial(share_interval, share), limit, 500)
     assert needed is not None
     assert needed > 500
     assert share_interval(share, needed)[0] == pytest.approx(limit, abs=3e-4)
@@ -71,4 +74,43 @@ def test_so_many_images_are_wanted_that_the_limit_falls_outside() -> None:
 
 @pytest.mark.parametrize("limit", [0.9, 1.0, 0.955])
 def test_nothing_is_wanted_where_it_is_decided_or_cannot_be(limit: float) -> None:
-    assert images_to_decide(0.955, share_interval(0.955, 3000), limit, 3000) is None
+    assert images_to_decide(partial(share_interval, 0.955), limit, 3000) is None
+
+
+@pytest.mark.parametrize("count", range(20, 71, 10))
+@pytest.mark.parametrize("share", [1.0, 0.99, 0.98, 0.9, 0.85])
+def test_the_number_for_a_share_is_the_first_that_decides(share: float, count: int) -> None:
+    limit = 0.95
+    needed = images_to_decide(partial(share_interval, share), limit, count)
+    low, high = share_interval(share, count)
+    if not low < limit < high:
+        assert needed is None
+        return
+    assert needed is not None
+    # Where Wilson's interval ends at the limit, E. B. Wilson's equation solved for the count.
+    first = Z**2 * limit * (1 - limit) / (share - limit) ** 2
+    step = 10 ** (len(str(needed)) - 2)
+    assert first <= needed < first + 1 + step
+    low, high = share_interval(share, needed)
+    assert not low < limit < high
+    low, high = share_interval(share, needed - 1 - step)
+    assert low < limit < high
+
+
+@pytest.mark.parametrize(
+    ("lost", "gained", "count", "limit"),
+    [(0, 0, 50, 0.02), (1, 0, 100, 0.02), (0, 2, 60, 0.02), (5, 3, 300, 0.02), (5, 1, 90, 0.02)],
+)
+def test_the_number_for_a_drop_is_the_first_that_decides(
+    lost: int, gained: int, count: int, limit: float
+) -> None:
+    def interval(images: int) -> tuple[float, float]:
+        return paired_drop_interval(lost * images / count, gained * images / count, images)
+
+    needed = images_to_decide(interval, limit, count)
+    assert needed is not None
+    assert needed > count
+    low, high = interval(needed)
+    assert not low < limit < high
+    low, high = interval(needed - 1 - 10 ** (len(str(needed)) - 2))
+    assert low < limit < high

@@ -14,7 +14,7 @@ from lrq_deploy.cli.main import app
 from lrq_deploy.errors import OptionError, OutputError
 from lrq_deploy.export.bundle import Bundle
 from lrq_deploy.export.older_runtime import write_for_runtime
-from lrq_deploy.export.onnxruntime_dialect import OnnxRuntimeTarget
+from lrq_deploy.export.onnxruntime_dialect import OnnxRuntimeTarget, oldest_version
 from lrq_deploy.export.runtime_version import (
     DEQUANTIZES_INT4,
     MOVES_INTEGERS_TO_CHANNELS,
@@ -85,6 +85,8 @@ def test_a_bundle_needs_the_newest_thing_in_it(bundle: Bundle, tmp_path: Path) -
 def test_int4_linear_layers_need_a_runtime_that_dequantizes_them() -> None:
     scheme = Scheme(4, 8, int4_linear=True)
     OnnxRuntimeTarget(DEQUANTIZES_INT4).check(scheme)
+    assert oldest_version(scheme) == DEQUANTIZES_INT4
+    assert oldest_version(Scheme(4, 8)) == OLDEST
     with pytest.raises(OptionError, match=r"1\.19 or later"):
         OnnxRuntimeTarget(OLDEST).check(scheme)
 

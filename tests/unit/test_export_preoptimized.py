@@ -78,6 +78,21 @@ def test_the_command_writes_beside_the_bundle(bundle: Bundle) -> None:
     open_preoptimized(path)
 
 
+@pytest.mark.parametrize("built", [["--preoptimize"], ["--onnxruntime", "1.18"]])
+def test_the_command_writes_beside_the_bundle_that_it_stands_in(
+    bundle: Bundle, built: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside = bundle.path / "sub"
+    inside.mkdir()
+    monkeypatch.chdir(inside)
+    before = {path.name for path in bundle.path.iterdir()}
+    done = CliRunner().invoke(app, ["build", "..", *built, "--json"])
+    assert done.exit_code == 0, done.output
+    written = Path(json.loads(done.stdout)["path"])
+    assert (written.parent, written.name[:4]) == (bundle.path.parent, "net.")
+    assert {path.name for path in bundle.path.iterdir()} == before
+
+
 @pytest.mark.parametrize(
     "flags",
     [

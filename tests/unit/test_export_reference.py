@@ -33,7 +33,7 @@ def integers(shape: tuple[int, ...], seed: int, high: int = 127) -> Tensor:
     return torch.randint(-high, high + 1, shape, generator=generator)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     kind=st.sampled_from(["conv2d", "conv_transpose2d"]),
     kernel=pairs,
@@ -280,7 +280,7 @@ def students(draw: st.DrawFn) -> QuantizedModel:
     return b.finish(b.layer(x, 5, spec=LayerSpec("linear")))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(students())
 def test_random_graphs_are_the_exact_student(model: QuantizedModel) -> None:
     images = torch.randn(3, 3, 9, 8, generator=torch.Generator().manual_seed(1))

@@ -201,7 +201,7 @@ def test_same_student_gives_the_same_bytes() -> None:
     assert first == second
 
 
-@settings(max_examples=3, deadline=None)
+@settings(max_examples=3)
 @given(low=st.integers(-128, 0), high=st.integers(1, 127), scale=st.floats(0.003, 0.5))
 def test_any_range_with_zero_point_0_is_carried_exactly(low: int, high: int, scale: float) -> None:
     b = FrozenGraphBuilder(torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(2)))

@@ -28,7 +28,7 @@ def test_an_exact_tie_is_found_and_removed() -> None:
     assert count_ties(scale_x, scale, y).tolist() == [0, 0]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.floats(0.001, 0.1), st.floats(0.001, 0.1), st.floats(0.01, 0.2), st.integers(0, 99))
 def test_scales_stay_close_and_never_get_worse(x: float, w: float, y: float, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)

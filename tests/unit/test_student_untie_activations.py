@@ -60,7 +60,7 @@ def sums_in_float32(a: Tensor, b: Tensor, x: QParams, y: QParams, out: QParams) 
     return [real / out.scale, real * (1 / out.scale), folded + out.qmin]
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(ranges, ranges, ranges, st.floats(0.2, 2.0), st.floats(0.2, 2.0), st.floats(0.001, 9.0))
 def test_every_order_of_float32_gives_the_same_sums(
     first: tuple[int, int],
@@ -84,7 +84,7 @@ def test_every_order_of_float32_gives_the_same_sums(
         assert torch.equal(rounded(steps, out), rounded(exact, out))
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(ranges, ranges, st.floats(0.001, 9.0), st.floats(0.001, 0.02))
 def test_every_order_of_float32_gives_the_same_products(
     first: tuple[int, int], result: tuple[int, int], scale: float, gate: float

@@ -18,7 +18,7 @@ from lrq_deploy.student.weight_only import BLOCK, WeightOnlyLayer
 pytestmark = pytest.mark.unit
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(1, 5), st.integers(1, 4), st.integers(0, 99), st.floats(1e-4, 10.0))
 def test_each_weight_is_near_its_integer(rows: int, blocks: int, seed: int, size: float) -> None:
     random = torch.Generator().manual_seed(seed)

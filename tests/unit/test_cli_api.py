@@ -1,0 +1,68 @@
+"""``lrq_deploy.quantize``: what is no value of its option is refused like any other."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lrq_deploy.cli import pipeline
+from lrq_deploy.cli.api import quantize
+from lrq_deploy.errors import CheckpointError, OptionError
+from lrq_deploy.options import QuantizeOptions
+from lrq_deploy.resume import run_lock
+from lrq_deploy.resume.control import RunControl
+from lrq_deploy.resume.run_folder import RunFolder, run_folder_of
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("bits", "9", "int or 'mixed' or None"),
+        ("seed", "a", "int"),
+        ("seed", np.int64(3), "int"),
+        ("out", 5, "str or Path or None"),
+        ("images", 7, "str or Path or None"),
+        ("input_shape", [3, 32, 32], "a tuple of 3 int or None"),
+        ("mean", 0.5, "a tuple of float or None"),
+        ("recipe", "slow", "'fast' or 'balanced' or 'best'"),
+        ("force", "yes", "bool"),
+        ("checkpoint_every", "x", "float"),
+        ("progress", 5, "Callable or None"),
+    ],
+)
+def test_a_value_of_another_type_is_refused(name: str, value: Any, expected: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        quantize("missing.pt", **{name: value})
+    assert caught.value.rule == f"{name} must be {expected}"
+    assert caught.value.received == repr(value)
+
+
+def test_none_is_what_is_not_given(tmp_path: Path) -> None:
+    # The next complaint is of the file.
+    with pytest.raises(CheckpointError, match="no file at"):
+        quantize("missing.pt", 4, arch=None, recipe=None, out=tmp_path / "out")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("mean", [float("nan"), float("inf")])
+def test_a_mean_that_is_no_number_is_refused(mean: float) -> None:
+    with pytest.raises(OptionError, match="must be finite"):
+        quantize("missing.pt", mean=(mean,), std=(1.0,))
+
+
+def test_a_run_that_was_stopped_leaves_no_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+
+    def stopped(options: QuantizeOptions, *arguments: object, control: RunControl) -> None:
+        RunFolder(run_folder_of(options.out), control).begin({})
+        assert run_folder_of(out) in run_lock._held
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "quantize", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        quantize("missing.pt", out=out)
+    assert run_folder_of(out) not in run_lock._held
