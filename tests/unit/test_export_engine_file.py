@@ -93,7 +93,6 @@ def test_a_missing_file_is_refused(engine: Path) -> None:
         {"producer": "else"},
         {"batch": None},
         {"batch": [1, 8]},
-        {"surprise": 1},
         {"versions": None},
         {"kind": 5},
         {"engine": {"sha256": None, "size_bytes": 3}},
