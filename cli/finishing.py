@@ -1,7 +1,7 @@
 """From the fitted student to the bundle: export, checks, figures."""
 
 import resource
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import onnx
@@ -11,11 +11,11 @@ import torch
 from lrq_deploy.calibration.synthetic_store import MadeSet
 from lrq_deploy.cli.checking import Checked, check
 from lrq_deploy.cli.improvement import improvements
+from lrq_deploy.cli.mixed_widths import size_remark
 from lrq_deploy.cli.result import QuantizeResult
 from lrq_deploy.cli.run import Fitted, Prepared, Run
 from lrq_deploy.cli.run_identity import plain_options
 from lrq_deploy.cli.verdict import judge
-from lrq_deploy.cli.weight_bytes import weight_bytes
 from lrq_deploy.export.bundle import write_bundle
 from lrq_deploy.export.float_twin import float_twin
 from lrq_deploy.export.neutral import neutral_graph
@@ -26,6 +26,7 @@ from lrq_deploy.export.targets import REFERENCE, TargetChoice, targets
 from lrq_deploy.progress import ProgressCallback, StageProgress
 from lrq_deploy.student.frozen import QuantizedModel
 from lrq_deploy.synthetic import SyntheticSet
+from lrq_deploy.weight_bytes import weight_bytes
 
 __all__ = ["finish"]
 
@@ -37,6 +38,8 @@ def finish(run: Run, prepared: Prepared, made: MadeSet, fitted: Fitted) -> Quant
         LrqError: the graph misses the parity bound, or the disk refuses.
     """
     checked, graphs = _exported(run, prepared, made.synthetic, fitted.model)
+    written = len(graphs[targets().get(REFERENCE).file_name])
+    prepared = replace(prepared, remarks=prepared.remarks + size_remark(run.options, written))
     metrics = {
         "settings": asdict(prepared.settings),
         "generator": made.synthetic.metrics,

@@ -20,7 +20,7 @@ from lrq_deploy.student.layers import QuantizedLayer
 from lrq_deploy.target import TargetDescription
 from lrq_deploy.teacher import Teacher
 
-__all__ = ["FileSizes", "choose_widths", "file_sizes"]
+__all__ = ["FileSizes", "choose_widths", "file_sizes", "size_remark"]
 
 NARROW, WIDE = 4, 8
 """Two and three bits take the room of four on the disk, five to seven that of eight."""
@@ -131,6 +131,17 @@ def choose_widths(
     bits = allocate(offers, room) or (NARROW,) * len(offers)
     chosen = tuple(LayerBits(name, b) for name, b in zip(sizes.wide_bytes, bits, strict=True))
     return replace(scheme, layer_bits=chosen), table
+
+
+def size_remark(options: QuantizeOptions, written_bytes: int) -> tuple[str, ...]:
+    """What the user should know of ``model.onnx`` where ``options.target_size`` was not kept.
+
+    ``file_sizes`` measures files of students that nobody has fitted; no fit is known to need more.
+    """
+    over = written_bytes - _target_bytes(options)
+    if options.target_size is None or over <= 0:
+        return ()
+    return (f"model.onnx takes {over} bytes more than --target-size {options.target_size:g}",)
 
 
 _BOTH = (NARROW, WIDE)

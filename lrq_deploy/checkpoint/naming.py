@@ -84,12 +84,17 @@ def sets_of_weights(
     depth: int = _MAX_NESTING,
 ) -> list[tuple[str, ...]]:
     """The keys to every module and every mapping with weights below keys that nobody agreed on."""
-    if not isinstance(content, Mapping):
+    if not isinstance(content, Mapping) or depth < 0:
         return []
-    found = []
+    found: list[tuple[str, ...]] = []
     for key, value in content.items():
+        if not isinstance(key, str):
+            continue
         inner = keys_to_weights(value, is_module, is_tensor, depth - 1)
-        if isinstance(key, str) and inner is not None and _holds_weights(value, inner, is_tensor):
+        if inner is None:
+            below = sets_of_weights(value, is_module, is_tensor, depth - 1)
+            found += [(key, *keys) for keys in below]
+        elif _holds_weights(value, inner, is_tensor):
             found.append((key, *inner))
     return found
 

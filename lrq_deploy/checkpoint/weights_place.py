@@ -1,6 +1,6 @@
 """Where the weights are in what a checkpoint holds, read by torch or by stand-ins alike."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from lrq_deploy.checkpoint.naming import keys_to_weights, sets_of_weights
@@ -50,7 +50,30 @@ def place_of_weights(
     raise CheckpointError(
         "a checkpoint must hold one set of weights, or one under a usual key such as 'state_dict'",
         f"{path} with {len(sets)}: {', '.join('.'.join(keys) for keys in sets)}",
-        f"save the one to quantize alone, for instance with torch.save({first}, 'weights.pt')",
+        f"save the one to quantize alone, for instance with torch.save({first}, 'weights.pt')"
+        + _as_one(content, path, sets, is_module, plain),
+    )
+
+
+def _as_one(
+    content: object,
+    path: Path,
+    sets: Sequence[tuple[str, ...]],
+    is_module: Callable[[object], bool],
+    plain: bool,
+) -> str:
+    """How sets that lie side by side are saved together, such as an encoder and its head."""
+    (place, *others), names = (keys[:-1] for keys in sets), [keys[-1] for keys in sets]
+    for key in place:
+        content = content[key]  # type: ignore[index]
+    parts = content if isinstance(content, Mapping) else {}
+    if any(other != place for other in others) or any(is_module(parts[name]) for name in names):
+        return ""
+    beside = loading_expression(path, place, plain, False)
+    return (
+        "; or, where they are parts of one network, save them together: torch.save("
+        f"{{f'{{part}}.{{name}}': t for part in {names} for name, t in {beside}[part].items()}}, "
+        "'weights.pt')"
     )
 
 

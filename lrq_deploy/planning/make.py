@@ -31,6 +31,7 @@ from lrq_deploy.scheme import Scheme
 from lrq_deploy.student.idle_options import idle_options
 from lrq_deploy.target import PORTABLE
 from lrq_deploy.teacher import Teacher
+from lrq_deploy.weight_bytes import weight_bytes
 
 __all__ = ["Rehearsal", "make_plan"]
 
@@ -79,7 +80,7 @@ def make_plan(
         teacher, settings, scheme.weight_bits, len(layers), options.method.long_range
     )
     report.advance(message="measured")
-    sizes = estimate_sizes(layers, len(quantizers))
+    sizes = estimate_sizes(layers, len(quantizers), weight_bytes(teacher))
     return Plan(
         name=teacher.name,
         origin=loaded.origin,

@@ -113,10 +113,10 @@ class PlannedQuantizer:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Estimated bytes, BatchNorm folded.
+    """Estimated bytes, BatchNorm folded in all but the first.
 
     Attributes:
-        float_bytes: weights and biases in float32.
+        float_bytes: weights of the network in float32, each once.
         int8_bytes: the graph with one byte per weight.
         packed_bytes: the graph at the planned widths, two weights of at most 4 bits per byte.
         memory_bytes: weights as a runtime holds them, one byte each, and the largest input and

@@ -90,17 +90,22 @@ def survey_quantizers(student: fx.GraphModule) -> tuple[PlannedQuantizer, ...]:
     return tuple(found.values())
 
 
-def estimate_sizes(layers: tuple[LayerFacts, ...], quantizers: int) -> Sizes:
-    """Bytes of a student: weights exactly, names and attributes of the graph on average."""
+def estimate_sizes(layers: tuple[LayerFacts, ...], quantizers: int, float_bytes: int) -> Sizes:
+    """Bytes of a student: weights exactly, names and attributes of the graph on average.
+
+    Args:
+        layers: product of ``survey_layers``.
+        quantizers: how many activations have one.
+        float_bytes: product of ``weight_bytes``.
+    """
     weights = {layer.name: math.prod(layer.weight_shape) for layer in layers}
     channels = sum(_channels(layer) for layer in layers)
     around = CHANNEL_BYTES * channels + LAYER_BYTES * len(layers) + QUANTIZER_BYTES * quantizers
-    held = sum(weights.values())
     stored = sum(weights[x.name] * (4 if x.is_float else 1) for x in layers)
     packed = stored - sum(weights[x.name] // 2 for x in layers if x.weight_bits <= 4)
     busiest = max((layer.activations for layer in layers), default=0)
     return Sizes(
-        float_bytes=4 * (held + channels),
+        float_bytes=float_bytes,
         int8_bytes=stored + around,
         packed_bytes=packed + around,
         memory_bytes=stored + CHANNEL_BYTES * channels + busiest,

@@ -13,7 +13,7 @@ from support.small_networks import conv_bn, with_statistics
 from support.tiny_run import TINY
 from torch import Tensor, nn
 
-from lrq_deploy.cli import main
+from lrq_deploy.cli import main, pipeline
 from lrq_deploy.cli.demo_network import TrainedDigits
 from lrq_deploy.cli.mixed_widths import MEGABYTE, FileSizes, file_sizes
 from lrq_deploy.cli.pipeline import quantize
@@ -164,3 +164,25 @@ def test_a_layer_has_one_width() -> None:
         Scheme(layer_bits=(LayerBits("layers.a", 4), LayerBits("layers.a", 8)))
     with pytest.raises(OptionError, match=r"2\.\.8"):
         LayerBits("layers.a", 9)
+
+
+def test_a_size_that_is_not_kept_is_told(
+    digits_teacher: TrainedDigits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = QuantizeOptions(
+        digits_teacher.model_file,
+        tmp_path / "bundle",
+        Scheme(8, 8, None),
+        device="cpu",
+        bench=False,
+        target_size=1.0,
+    )
+    teacher = load_teacher(options)
+    real = file_sizes(teacher, options, PORTABLE)
+    fewer = FileSizes(real.fixed_bytes - 3000, real.narrow_bytes, real.wide_bytes)
+    monkeypatch.setattr(pipeline, "file_sizes", lambda *given: fewer)
+    result = quantize(replace(options, target_size=fewer.smallest / MEGABYTE), settings=TINY)
+    (said,) = (remark for remark in result.model_remarks if "--target-size" in remark)
+    over = int(said.partition("takes ")[2].split()[0])
+    size = load_bundle(result.bundle_path).file("model.onnx").stat().st_size
+    assert over == size - fewer.smallest > 0

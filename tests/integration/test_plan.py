@@ -48,7 +48,7 @@ class ConvolutionHead(nn.Module):
 def test_the_plan_is_what_the_exported_graph_does(network: type[nn.Module], floats: int) -> None:
     student = calibrated(network(), SCHEME)
     layers = survey_layers(student, SHAPE)
-    sizes = estimate_sizes(layers, len(survey_quantizers(student)))
+    sizes = estimate_sizes(layers, len(survey_quantizers(student)), 0)
     graph, table = freeze(calibrated(network(), SCHEME))
     model = QuantizedModel(graph, table, SCHEME, SHAPE, 5, CENTRED, "net", "")
     exported = to_onnx(model, "onnxruntime").SerializeToString()

@@ -339,6 +339,26 @@ def test_one_set_of_weights_is_found_under_any_key(tmp_path: Path, key: str) -> 
     assert inspect_model(path).outline.location == key
 
 
+@pytest.mark.parametrize("inside", [False, True], ids=["top", "inside"])
+def test_parts_of_a_network_are_saved_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inside: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "model.pt"
+    parts = {"encoder": _weights(), "classifier": _weights()}
+    torch.save({"nets": parts, "epoch": 3} if inside else parts, path)
+    for read in (read_state_dict, inspect_model):
+        with pytest.raises(CheckpointError, match="one set of weights") as caught:
+            read(path)
+        exec(f"import torch; {caught.value.remedy.partition('save them together: ')[2]}", {})
+        together = {f"{part}.{name}": t for part, w in parts.items() for name, t in w.items()}
+        assert _equal(read_state_dict(tmp_path / "weights.pt").tensors, together)
+    torch.save({"a": parts["encoder"], "b": {"c": parts["classifier"]}}, path)
+    with pytest.raises(CheckpointError, match="one set of weights") as caught:
+        read_state_dict(path)
+    assert "together" not in caught.value.remedy
+
+
 @pytest.mark.parametrize(
     "lone", [{"best_acc": torch.tensor(71.2)}, {"rng": torch.get_rng_state()}], ids=["acc", "rng"]
 )
@@ -398,5 +418,6 @@ def test_saving_one_of_several_sets_works_where_the_file_holds_more_than_tensors
     for read in (read_state_dict, inspect_model):
         with pytest.raises(CheckpointError, match="one set of weights") as caught:
             read(path)
-        exec(f"import torch; {caught.value.remedy.partition('for instance with ')[2]}", {})
+        alone = caught.value.remedy.partition("for instance with ")[2].partition("; or")[0]
+        exec(f"import torch; {alone}", {})
         assert _equal(read_state_dict(tmp_path / "weights.pt").tensors, _weights())

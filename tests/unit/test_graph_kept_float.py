@@ -69,7 +69,7 @@ def test_a_plan_counts_four_bytes_per_weight() -> None:
     assert [layer.name for layer in kept] == ["depthwise_0"]
     assert (kept[0].weight_bits, kept[0].grouping) == (32, "depthwise")
     plain = survey_layers(placed(Mobile(), Scheme(4, 4)), (3, 12, 12))
-    more = estimate_sizes(facts, 0).packed_bytes - estimate_sizes(plain, 0).packed_bytes
+    more = estimate_sizes(facts, 0, 0).packed_bytes - estimate_sizes(plain, 0, 0).packed_bytes
     assert more == 8 * 9 * 4 - 8 * 9 // 2
 
 
