@@ -149,12 +149,15 @@ def _answer(logits: np.ndarray[Any, np.dtype[np.float32]], task: str, names: Seq
 def _session(model: Path) -> Any:
     """The loaded graph, or None, with a sentence on stderr, where onnxruntime does not load it."""
     import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
 
+    # They have no base of their own.
+    kinds = [x for x in vars(state).values() if isinstance(x, type) and issubclass(x, Exception)]
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     try:
         return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # noqa: BLE001  its errors have no base of their own
+    except tuple(kinds) as error:
         version = onnxruntime.__version__
         reason = str(error).strip().partition("\n")[0]
         wanted = ".".join(version.split(".")[:2])

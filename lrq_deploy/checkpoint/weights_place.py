@@ -63,11 +63,11 @@ def _as_one(
     plain: bool,
 ) -> str:
     """How sets that lie side by side are saved together, such as an encoder and its head."""
-    (place, *others), names = (keys[:-1] for keys in sets), [keys[-1] for keys in sets]
+    place, names = sets[0][:-1], [keys[-1] for keys in sets]
     for key in place:
         content = content[key]  # type: ignore[index]
     parts = content if isinstance(content, Mapping) else {}
-    if any(other != place for other in others) or any(is_module(parts[name]) for name in names):
+    if any(keys[:-1] != place for keys in sets) or any(is_module(parts[n]) for n in names):
         return ""
     beside = loading_expression(path, place, plain, False)
     return (

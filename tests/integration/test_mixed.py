@@ -29,17 +29,21 @@ from lrq_deploy.target import PORTABLE
 pytestmark = pytest.mark.integration
 
 
-def test_a_mixed_bundle_keeps_its_size_and_passes_every_rung(
-    digits_teacher: TrainedDigits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    options = QuantizeOptions(
-        digits_teacher.model_file,
-        tmp_path / "bundle",
+def digits_options(teacher: TrainedDigits, folder: Path) -> QuantizeOptions:
+    return QuantizeOptions(
+        teacher.model_file,
+        folder / "bundle",
         Scheme(8, 8, None),
         device="cpu",
         bench=False,
         target_size=1.0,
     )
+
+
+def test_a_mixed_bundle_keeps_its_size_and_passes_every_rung(
+    digits_teacher: TrainedDigits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = digits_options(digits_teacher, tmp_path)
     sizes = file_sizes(load_teacher(options), options, PORTABLE)
     target = (sizes.smallest + sizes.largest) / 2 / MEGABYTE
     result = quantize(replace(options, target_size=target), settings=TINY)
@@ -169,14 +173,7 @@ def test_a_layer_has_one_width() -> None:
 def test_a_size_that_is_not_kept_is_told(
     digits_teacher: TrainedDigits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = QuantizeOptions(
-        digits_teacher.model_file,
-        tmp_path / "bundle",
-        Scheme(8, 8, None),
-        device="cpu",
-        bench=False,
-        target_size=1.0,
-    )
+    options = digits_options(digits_teacher, tmp_path)
     teacher = load_teacher(options)
     real = file_sizes(teacher, options, PORTABLE)
     fewer = FileSizes(real.fixed_bytes - 3000, real.narrow_bytes, real.wide_bytes)

@@ -16,7 +16,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from support.checkpoints import equal_tensors, prefixed, small_weights
+from torch import nn
 
 from lrq_deploy.checkpoint.read import read_state_dict
 from lrq_deploy.errors import CheckpointError, LrqError
@@ -27,53 +28,35 @@ pytestmark = pytest.mark.unit
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "models"
 
 
-def _weights() -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return {
-        "conv.weight": torch.randn(4, 3, 3, 3, generator=generator),
-        "bn.running_var": torch.rand(4, generator=generator) + 0.5,
-        "bn.num_batches_tracked": torch.tensor(7),
-        "fc.weight": torch.randn(5, 4, generator=generator),
-    }
-
-
-def _equal(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> bool:
-    return found.keys() == wanted.keys() and all(torch.equal(found[n], wanted[n]) for n in wanted)
-
-
-def _prefixed(prefix: str) -> dict[str, Tensor]:
-    return {prefix + name: tensor for name, tensor in _weights().items()}
-
-
 @pytest.mark.parametrize(
     "content",
     [
-        _weights(),
-        OrderedDict(_weights()),
-        {"state_dict": _weights(), "epoch": 3, "step": torch.tensor(1)},
-        {"model": _weights(), "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}}},
-        {"model": {"state_dict": _weights()}},
-        {"model_state_dict": _weights(), "loss": 0.25},
-        {"net": _weights(), "acc": 91.25},
-        {"checkpoint": {"model": _weights(), "optimizer": {"lr": 0.1}}},
-        {"model": "resnet", "state_dict": _weights()},
-        _prefixed("module."),
-        _prefixed("_orig_mod."),
-        _prefixed("module._orig_mod."),
-        {"state_dict": _prefixed("_orig_mod.module.")},
+        small_weights(),
+        OrderedDict(small_weights()),
+        {"state_dict": small_weights(), "epoch": 3, "step": torch.tensor(1)},
+        {"model": small_weights(), "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}}},
+        {"model": {"state_dict": small_weights()}},
+        {"model_state_dict": small_weights(), "loss": 0.25},
+        {"net": small_weights(), "acc": 91.25},
+        {"checkpoint": {"model": small_weights(), "optimizer": {"lr": 0.1}}},
+        {"model": "resnet", "state_dict": small_weights()},
+        prefixed("module."),
+        prefixed("_orig_mod."),
+        prefixed("module._orig_mod."),
+        {"state_dict": prefixed("_orig_mod.module.")},
     ],
     ids=lambda content: next(iter(content)),
 )
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
 def test_usual_shapes_of_a_checkpoint(tmp_path: Path, content: Any, legacy: bool) -> None:
     torch.save(content, tmp_path / "c.th", _use_new_zipfile_serialization=not legacy)
-    assert _equal(read_state_dict(tmp_path / "c.th").tensors, _weights())
+    assert equal_tensors(read_state_dict(tmp_path / "c.th").tensors, small_weights())
 
 
 def test_weights_go_before_their_moving_average(tmp_path: Path) -> None:
-    average = {name: torch.zeros_like(tensor) for name, tensor in _weights().items()}
-    torch.save({"state_dict_ema": average, "state_dict": _weights()}, tmp_path / "c.pt")
-    assert _equal(read_state_dict(tmp_path / "c.pt").tensors, _weights())
+    average = {name: torch.zeros_like(tensor) for name, tensor in small_weights().items()}
+    torch.save({"state_dict_ema": average, "state_dict": small_weights()}, tmp_path / "c.pt")
+    assert equal_tensors(read_state_dict(tmp_path / "c.pt").tensors, small_weights())
 
 
 @pytest.mark.parametrize(
@@ -92,12 +75,12 @@ def test_weights_go_before_their_moving_average(tmp_path: Path) -> None:
 def test_averaged_weights_beside_are_told_with_the_line_that_saves_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: Any, location: str, args: object
 ) -> None:
-    averaged = {name: tensor + 1 for name, tensor in _weights().items()}
+    averaged = {name: tensor + 1 for name, tensor in small_weights().items()}
 
     def filled(value: Any) -> Any:
         if isinstance(value, dict):
             return {key: filled(x) for key, x in value.items()}
-        return (_weights(), averaged)[value] if isinstance(value, int) else value
+        return (small_weights(), averaged)[value] if isinstance(value, int) else value
 
     monkeypatch.chdir(tmp_path)
     path = Path("net.pth.tar")
@@ -109,7 +92,7 @@ def test_averaged_weights_beside_are_told_with_the_line_that_saves_them(
         assert f"weights_only={args is None}" in found.python
         assert found.python in found.remark()
         exec(found.python, {})
-        assert _equal(read_state_dict(Path("net-averaged.pt")).tensors, averaged)
+        assert equal_tensors(read_state_dict(Path("net-averaged.pt")).tensors, averaged)
 
 
 def test_an_averaged_module_is_saved_as_a_state_dict(tmp_path: Path) -> None:
@@ -125,7 +108,7 @@ def test_an_averaged_module_is_saved_as_a_state_dict(tmp_path: Path) -> None:
 @pytest.mark.parametrize("nested", [False, True])
 def test_arrays_are_to_be_made_tensors(tmp_path: Path, trusted: bool, nested: bool) -> None:
     path = tmp_path / "net.pt"
-    arrays = {name: tensor.numpy() for name, tensor in _weights().items()}
+    arrays = {name: tensor.numpy() for name, tensor in small_weights().items()}
     torch.save({"state_dict": arrays, "epoch": 3} if nested else arrays, path)
     with pytest.raises(CheckpointError, match=r"torch\.from_numpy"):
         read_state_dict(path, trusted)
@@ -142,21 +125,21 @@ def test_a_number_of_numpy_is_no_array(tmp_path: Path) -> None:
 
 
 def test_safetensors_and_recompressed_archives(tmp_path: Path) -> None:
-    save_file(_weights(), tmp_path / "a.pt")
-    assert _equal(read_state_dict(tmp_path / "a.pt").tensors, _weights())
-    torch.save(_weights(), tmp_path / "b.pt")
+    save_file(small_weights(), tmp_path / "a.pt")
+    assert equal_tensors(read_state_dict(tmp_path / "a.pt").tensors, small_weights())
+    torch.save(small_weights(), tmp_path / "b.pt")
     with (
         zipfile.ZipFile(tmp_path / "b.pt") as source,
         zipfile.ZipFile(tmp_path / "c.pt", "w", zipfile.ZIP_DEFLATED) as target,
     ):
         for entry in source.infolist():
             target.writestr(entry.filename, source.read(entry))
-    assert _equal(read_state_dict(tmp_path / "c.pt").tensors, _weights())
+    assert equal_tensors(read_state_dict(tmp_path / "c.pt").tensors, small_weights())
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_every_float_becomes_float32(tmp_path: Path, dtype: torch.dtype) -> None:
-    cast = {n: t.to(dtype) if t.is_floating_point() else t for n, t in _weights().items()}
+    cast = {n: t.to(dtype) if t.is_floating_point() else t for n, t in small_weights().items()}
     torch.save(cast, tmp_path / "c.pt")
     found = read_state_dict(tmp_path / "c.pt").tensors
     assert found["conv.weight"].dtype == torch.float32
@@ -176,7 +159,7 @@ def test_the_shared_networks() -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("safe", [False, True], ids=["torch", "safetensors"])
 def test_values_that_are_not_finite_are_named(tmp_path: Path, value: float, safe: bool) -> None:
-    weights = _weights()
+    weights = small_weights()
     weights["fc.weight"][2, 1] = value
     if safe:
         save_file(weights, tmp_path / "c.pt")
@@ -196,7 +179,7 @@ def test_no_tensors(tmp_path: Path, content: object) -> None:
 
 def test_training_leftovers_do_no_harm(tmp_path: Path) -> None:
     content = {
-        "state_dict": _weights(),
+        "state_dict": small_weights(),
         "args": argparse.Namespace(lr=0.1, data=Path("x")),
         "best": np.float64(91.5),
         "history": np.arange(3.0),
@@ -207,7 +190,7 @@ def test_training_leftovers_do_no_harm(tmp_path: Path) -> None:
     }
     for legacy in (False, True):
         torch.save(content, tmp_path / "c.pt", _use_new_zipfile_serialization=not legacy)
-        assert _equal(read_state_dict(tmp_path / "c.pt").tensors, _weights())
+        assert equal_tensors(read_state_dict(tmp_path / "c.pt").tensors, small_weights())
 
 
 class _Bomb:
@@ -221,7 +204,7 @@ class _Bomb:
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
 def test_a_bomb_is_named_and_does_not_go_off(tmp_path: Path, legacy: bool) -> None:
     executed = tmp_path / "executed"
-    content = {"state_dict": _weights(), "extra": _Bomb(executed)}
+    content = {"state_dict": small_weights(), "extra": _Bomb(executed)}
     torch.save(content, tmp_path / "c.pt", _use_new_zipfile_serialization=not legacy)
     with pytest.raises(CheckpointError, match=rf"{os.system.__module__}\.system") as caught:
         read_state_dict(tmp_path / "c.pt")
@@ -297,7 +280,7 @@ def test_tensors_that_are_not_plain(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
 def test_a_file_cut_anywhere(tmp_path: Path, legacy: bool) -> None:
-    torch.save(_weights(), tmp_path / "c.pt", _use_new_zipfile_serialization=not legacy)
+    torch.save(small_weights(), tmp_path / "c.pt", _use_new_zipfile_serialization=not legacy)
     whole = (tmp_path / "c.pt").read_bytes()
     for length in range(0, len(whole) - 1, len(whole) // 23):
         (tmp_path / "cut.pt").write_bytes(whole[:length])
@@ -312,9 +295,9 @@ def test_a_file_with_changed_bytes_gives_weights_or_a_stated_error(
 ) -> None:
     path = tmp_path / "c.pt"
     if kind == "safetensors":
-        save_file(_weights(), path)
+        save_file(small_weights(), path)
     else:
-        torch.save(_weights(), path, _use_new_zipfile_serialization=kind == "zip")
+        torch.save(small_weights(), path, _use_new_zipfile_serialization=kind == "zip")
     changed = bytearray(path.read_bytes())
     for _ in range(data.draw(st.integers(1, 4))):
         changed[data.draw(st.integers(0, len(changed) - 1))] = data.draw(st.integers(0, 255))
@@ -325,99 +308,3 @@ def test_a_file_with_changed_bytes_gives_weights_or_a_stated_error(
     except LrqError:
         return
     assert found.tensors
-
-
-@pytest.mark.parametrize("key", ["model_weights", "best_model", "Model"])
-def test_one_set_of_weights_is_found_under_any_key(tmp_path: Path, key: str) -> None:
-    path = tmp_path / "model.pt"
-    metrics = {"accuracy": torch.tensor(0.9)}
-    moments = {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": [{"lr": 0.1}]}
-    torch.save({key: _weights(), "metrics": metrics, "optim": moments, "epoch": 3}, path)
-    found = read_state_dict(path)
-    assert _equal(found.tensors, _weights())
-    assert found.origin.endswith(f" under {key}")
-    assert inspect_model(path).outline.location == key
-
-
-@pytest.mark.parametrize("inside", [False, True], ids=["top", "inside"])
-def test_parts_of_a_network_are_saved_together(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inside: bool
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    path = tmp_path / "model.pt"
-    parts = {"encoder": _weights(), "classifier": _weights()}
-    torch.save({"nets": parts, "epoch": 3} if inside else parts, path)
-    for read in (read_state_dict, inspect_model):
-        with pytest.raises(CheckpointError, match="one set of weights") as caught:
-            read(path)
-        exec(f"import torch; {caught.value.remedy.partition('save them together: ')[2]}", {})
-        together = {f"{part}.{name}": t for part, w in parts.items() for name, t in w.items()}
-        assert _equal(read_state_dict(tmp_path / "weights.pt").tensors, together)
-    torch.save({"a": parts["encoder"], "b": {"c": parts["classifier"]}}, path)
-    with pytest.raises(CheckpointError, match="one set of weights") as caught:
-        read_state_dict(path)
-    assert "together" not in caught.value.remedy
-
-
-@pytest.mark.parametrize(
-    "lone", [{"best_acc": torch.tensor(71.2)}, {"rng": torch.get_rng_state()}], ids=["acc", "rng"]
-)
-@pytest.mark.parametrize("inside", [False, True], ids=["top", "inside"])
-def test_lone_tensors_hide_no_weights(
-    tmp_path: Path, lone: dict[str, Tensor], inside: bool
-) -> None:
-    path = tmp_path / "model.pt"
-    content: dict[str, Any] = {"epoch": 3, **lone, "resnet": _weights(), "optimizer": {}}
-    torch.save({"run": content} if inside else content, path)
-    found = read_state_dict(path)
-    assert _equal(found.tensors, _weights())
-    place = "run.resnet" if inside else "resnet"
-    assert found.origin.endswith(f" under {place}")
-    assert inspect_model(path).outline.location == place
-    torch.save({**lone, "student": _weights(), "teacher": _weights()}, path)
-    for read in (read_state_dict, inspect_model):
-        with pytest.raises(CheckpointError, match="with 2: student, teacher"):
-            read(path)
-
-
-def test_tensors_without_weights_elsewhere_are_the_weights(tmp_path: Path) -> None:
-    path = tmp_path / "model.pt"
-    kernels = {"conv.kernel": torch.ones(4, 3), "fc.kernel": torch.ones(5, 4)}
-    torch.save({**kernels, "metrics": {"accuracy": torch.tensor(0.9)}}, path)
-    assert _equal(read_state_dict(path).tensors, kernels)
-    assert inspect_model(path).outline.location == ""
-
-
-def test_what_a_profiler_left_is_passed_over(tmp_path: Path) -> None:
-    path = tmp_path / "model.pt"
-    costs = {"total_ops": torch.zeros(1), "module.fc.total_params": torch.zeros(1)}
-    torch.save(_prefixed("module.") | costs, path)
-    assert _equal(read_state_dict(path).tensors, _weights())
-    assert inspect_model(path).parameters == sum(
-        t.numel() for n, t in _weights().items() if n.endswith("weight")
-    )
-
-
-def test_several_sets_of_weights_are_named(tmp_path: Path) -> None:
-    path = tmp_path / "model.pt"
-    torch.save({"student": _weights(), "teacher": {"net": _weights()}}, path)
-    for read in (read_state_dict, inspect_model):
-        with pytest.raises(
-            CheckpointError, match=r"with 2: student, teacher\.net; .*True\)\['student'\]"
-        ):
-            read(path)
-
-
-def test_saving_one_of_several_sets_works_where_the_file_holds_more_than_tensors(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    path = tmp_path / "model.pt"
-    args = argparse.Namespace(lr=0.1)
-    torch.save({"student": _weights(), "teacher": {"net": _weights()}, "args": args}, path)
-    for read in (read_state_dict, inspect_model):
-        with pytest.raises(CheckpointError, match="one set of weights") as caught:
-            read(path)
-        alone = caught.value.remedy.partition("for instance with ")[2].partition("; or")[0]
-        exec(f"import torch; {alone}", {})
-        assert _equal(read_state_dict(tmp_path / "weights.pt").tensors, _weights())

@@ -124,10 +124,12 @@ def test_a_learned_exponent_gives_finite_gradients() -> None:
 
 
 def test_other_averages_are_integers() -> None:
-    gate: Pool = lambda x: x * torch.sigmoid(x.mean((2, 3), keepdim=True))  # noqa: E731
-    both: Pool = lambda x: x.mean((2, 3)) + x.mean((2, 3)).sqrt()  # noqa: E731
-    scaled: Pool = lambda x: x.mean((2, 3)) / 2.0  # noqa: E731
-    for pool in (gate, both, scaled):
+    pools: tuple[Pool, ...] = (
+        lambda x: x * torch.sigmoid(x.mean((2, 3), keepdim=True)),
+        lambda x: x.mean((2, 3)) + x.mean((2, 3)).sqrt(),
+        lambda x: x.mean((2, 3)) / 2.0,
+    )
+    for pool in pools:
         student = calibrated(Pooled(pool), Scheme(8, 8, 8))
         averages = [n for n in student.graph.nodes if n.target in AVERAGES]
         assert averages
