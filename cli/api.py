@@ -47,7 +47,8 @@ def _typed(function: Callable[_P, _R]) -> Callable[_P, _R]:
             except ValidationError as error:
                 said = dict.fromkeys(part["msg"].lower() for part in error.errors())
                 rule = f"{name}: {', or '.join(said)}"
-                raise OptionError(rule, f"{value!r:.80}", "pass that") from error
+                remedy = f"pass such a value, or leave {name} out"
+                raise OptionError(rule, f"{value!r:.80}", remedy) from error
         return function(*bound.args, **bound.kwargs)
 
     return checked
