@@ -200,8 +200,8 @@ def _source(found: Inspection) -> WeightsSource:
     if found.kind == "safetensors":
         return safetensors_source(found.path, tensors)
     keys = [key for key in found.outline.location.split(".") if key]
-    plain, whole = not found.outline.unsafe_globals, bool(found.outline.module_class)
-    return torch_source(found.path, tensors, keys, plain, whole)
+    whole = bool(found.outline.module_class)
+    return torch_source(found.path, tensors, keys, found.outline.plain, whole)
 
 
 def shown_differences(near: Near) -> tuple[str, ...]:

@@ -97,6 +97,7 @@ def _outline(
         location=".".join(keys),
         beside=tuple(beside[:_SHOWN_FACTS]),
         unsafe_globals=tuple(printable(name, 120) for name in found.unsafe),
+        plain=plain,
         module_class=module_class,
         stated=stated_architectures(content),
         averaged=averaged,

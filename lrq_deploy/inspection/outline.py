@@ -40,6 +40,7 @@ class Outline:
         location: keys that lead to the weights, joined by dots.
         beside: what else holds tensors, such as an optimizer, with their number.
         unsafe_globals: what loading it plainly would import and may run; empty for no code.
+        plain: whether ``torch.load`` reads the file with ``weights_only=True``.
         module_class: class of a pickled module.
         input_shape: ``[N, C, H, W]`` where the file states it, -1 for an open size.
         num_classes: length of a row of logits where the file states it.
@@ -55,6 +56,7 @@ class Outline:
     location: str = ""
     beside: tuple[str, ...] = ()
     unsafe_globals: tuple[str, ...] = ()
+    plain: bool = True
     module_class: str = ""
     input_shape: tuple[int, ...] | None = None
     num_classes: int | None = None

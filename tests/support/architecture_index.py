@@ -2,13 +2,16 @@
 
 import functools
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from lrq_deploy.inspection.index import Index, installed_version
+from lrq_deploy.inspection.inspect import Inspection, inspect_model
 from lrq_deploy.inspection.meta_build import families
 
-__all__ = ["keep_indexes", "some_of_timm", "torchvision_index"]
+__all__ = ["inspected", "keep_indexes", "some_of_timm", "torchvision_index"]
 
 _SOME_OF_TIMM = {
     "efficientnet/mobilenetv3": ["mobilenetv3_small_050", "mobilenetv3_small_075"],
@@ -48,3 +51,9 @@ def keep_indexes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
     torchvision_index().save()
     some_of_timm().save()
+
+
+def inspected(content: object, path: Path, **options: Any) -> Inspection:
+    """What ``inspect`` says of ``content`` as ``torch.save`` writes it to ``path``."""
+    torch.save(content, path, **options)
+    return inspect_model(path)

@@ -1,11 +1,10 @@
 """What is said of real files of every kind, and that nothing in them runs."""
 
+import argparse
 import io
 import os
 import zipfile
-from collections import OrderedDict
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from safetensors.torch import save_file
-from support.architecture_index import keep_indexes
+from support.architecture_index import inspected, keep_indexes
 from torch import nn
 
 from lrq_deploy.checkpoint.read import read_state_dict
 from lrq_deploy.errors import CheckpointError, LrqError
 from lrq_deploy.inspection.advice import advise
-from lrq_deploy.inspection.inspect import Inspection, inspect_model
+from lrq_deploy.inspection.inspect import inspect_model
 
 pytestmark = pytest.mark.unit
 
@@ -45,11 +44,6 @@ def _small() -> nn.Module:
     ).eval()
 
 
-def _saved(content: object, path: Path, **options: Any) -> Inspection:
-    torch.save(content, path, **options)
-    return inspect_model(path)
-
-
 def test_a_config_json_beside_the_weights_tells_twins_apart(tmp_path: Path) -> None:
     timm = pytest.importorskip("timm")
     path = tmp_path / "model.safetensors"
@@ -68,7 +62,7 @@ def test_a_training_checkpoint_of_a_known_network(tmp_path: Path, legacy: bool) 
     content = {"epoch": 90, "arch": "it\x1b[31m", "state_dict": network.state_dict()}
     content["optimizer"] = {"state": {0: {"exp_avg": torch.ones(2)}}}
     path = tmp_path / "mystery.onnx"
-    found = _saved(content, path, _use_new_zipfile_serialization=not legacy)
+    found = inspected(content, path, _use_new_zipfile_serialization=not legacy)
     assert found.arch is not None
     assert found.arch.spec == "torchvision:resnet18"
     assert found.outline.location == "state_dict"
@@ -82,7 +76,7 @@ def test_a_training_checkpoint_of_a_known_network(tmp_path: Path, legacy: bool) 
 
 
 @pytest.mark.parametrize("prefix", ["", "net."])
-@pytest.mark.parametrize("kind", ["torch", "safetensors"])
+@pytest.mark.parametrize("kind", ["torch", "with arguments", "safetensors"])
 @pytest.mark.parametrize("beside", [False, True], ids=["outside", "also-beside"])
 def test_the_line_that_saves_the_network_alone_is_real(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefix: str, kind: str, beside: bool
@@ -91,10 +85,11 @@ def test_the_line_that_saves_the_network_alone_is_real(
     state = torchvision.models.resnet18(num_classes=3).state_dict()
     more = {prefix + name: value for name, value in state.items()} | {"loss.w": torch.ones(2)}
     more |= {f"{prefix}temperature": torch.ones(1)} if beside else {}
-    if kind == "torch":
-        torch.save({"state_dict": more}, "c.pt")
-    else:
+    if kind == "safetensors":
         save_file(more, "c.pt")
+    else:
+        args = {} if kind == "torch" else {"args": argparse.Namespace(lr=0.1)}
+        torch.save({"state_dict": more, **args}, "c.pt")
     found = inspect_model(Path("c.pt"))
     advice = advise(found)
     outside = f"2 (loss.w, {prefix}temperature)" if beside else "1 (loss.w)"
@@ -106,86 +101,6 @@ def test_the_line_that_saves_the_network_alone_is_real(
     saved = torch.load("c-weights.pt", weights_only=True)
     assert saved.keys() == state.keys()
     assert inspect_model(Path("c-weights.pt")).arch is not None
-
-
-class _Wrapped(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.backbone = torchvision.models.resnet18()
-        self.backbone.fc = nn.Identity()
-        self.classifier = nn.Linear(512, 10, bias=False)
-
-
-class _NamedHead(nn.Module):
-    """As MMPretrain names it: ``backbone.conv1.weight`` and ``head.fc.weight``."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.backbone = torchvision.models.resnet18()
-        self.backbone.fc = nn.Identity()
-        self.head = nn.Sequential(OrderedDict(fc=nn.Linear(512, 10)))
-
-
-def _with_head(name: str, place: str, head: nn.Module) -> nn.Module:
-    network: nn.Module = torchvision.models.get_model(name)
-    setattr(network, place, head)
-    return network
-
-
-def _deeper_head() -> nn.Module:
-    layers = (nn.Linear(1280, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 2))
-    return _with_head("mobilenet_v2", "classifier", nn.Sequential(*layers))
-
-
-def _dropout_head() -> nn.Module:
-    return _with_head("resnet18", "fc", nn.Sequential(nn.Dropout(), nn.Linear(512, 10)))
-
-
-def _dropout_in_named_head() -> nn.Module:
-    network = _NamedHead()
-    network.head = nn.Sequential(OrderedDict(fc=nn.Sequential(nn.Dropout(), nn.Linear(512, 10))))
-    return network
-
-
-@pytest.mark.parametrize(
-    ("build", "gaps"),
-    [(_dropout_head, 1), (_deeper_head, 1), (_Wrapped, 0), (_NamedHead, 0)],
-)
-def test_the_example_for_another_head_takes_the_weights(
-    tmp_path: Path, build: Callable[[], nn.Module], gaps: int
-) -> None:
-    network = build()
-    found = _saved(network.state_dict(), tmp_path / "x.pt")
-    advice = advise(found)
-    assert "head is another one" in advice.sentence
-    text, _, remark = advice.example.partition("\n#")
-    assert text.count("...") == gaps
-    assert bool(remark) == bool(gaps)
-    with pytest.raises(TypeError) if gaps else nullcontext():
-        _factory(text)()
-    _factory(text.replace("...", "nn.Identity()"))().load_state_dict(network.state_dict())
-
-
-def test_a_layer_that_no_tensor_shows_leaves_the_head_open(tmp_path: Path) -> None:
-    found = _saved(_dropout_in_named_head().state_dict(), tmp_path / "x.pt")
-    assert "self.head = ...\n" in advise(found).example
-
-
-def _factory(text: str) -> Callable[[], nn.Module]:
-    scope: dict[str, Any] = {}
-    exec(text, scope)
-    made: Callable[[], nn.Module] = scope.get("build") or scope["Network"]
-    return made
-
-
-def test_a_name_in_a_file_never_becomes_code(tmp_path: Path) -> None:
-    state = {
-        name.replace("backbone", "b b").replace("classifier", "x\nimport os#"): value
-        for name, value in _Wrapped().state_dict().items()
-    }
-    advice = advise(_saved(state, tmp_path / "x.pt"))
-    assert "import os" not in advice.example
-    assert "network.fc = ...\n" in advice.example
 
 
 def test_safetensors(tmp_path: Path) -> None:
@@ -220,7 +135,7 @@ def test_the_shared_networks_fit_nothing_and_say_so() -> None:
 
 
 def test_a_pickled_module_is_described_unexecuted(tmp_path: Path) -> None:
-    found = _saved({"model": torchvision.models.resnet18(num_classes=4)}, tmp_path / "m.pt")
+    found = inspected({"model": torchvision.models.resnet18(num_classes=4)}, tmp_path / "m.pt")
     assert found.outline.module_class == "torchvision.models.resnet.ResNet"
     assert "torch.nn.modules.conv.Conv2d" in found.outline.unsafe_globals
     assert found.arch is not None
@@ -247,7 +162,7 @@ class _Bomb:
 def test_a_bomb_is_named_and_does_not_go_off(tmp_path: Path, legacy: bool) -> None:
     content = {"state_dict": _small().state_dict(), "extra": _Bomb(tmp_path / "executed")}
     path = tmp_path / "c.pt"
-    found = _saved(content, path, _use_new_zipfile_serialization=not legacy)
+    found = inspected(content, path, _use_new_zipfile_serialization=not legacy)
     assert found.outline.unsafe_globals == (f"{os.system.__module__}.system",)
     assert f"may run {os.system.__module__}.system" in advise(found).sentence
     assert found.num_classes == 6
@@ -326,7 +241,9 @@ def test_onnx(tmp_path: Path) -> None:
 
 
 def test_a_network_without_batch_norm_is_told(tmp_path: Path) -> None:
-    found = _saved(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Linear(2, 3)).state_dict(), tmp_path / "x")
+    found = inspected(
+        nn.Sequential(nn.Conv2d(1, 2, 3), nn.Linear(2, 3)).state_dict(), tmp_path / "x"
+    )
     assert (found.batch_norms, found.input_channels, found.num_classes) == (0, 1, 3)
     assert "no BatchNorm" in advise(found).sentence
     assert [run.arch for run in advise(found).runs] == ["FILE.py:FACTORY"]
