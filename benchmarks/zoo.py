@@ -1,6 +1,6 @@
 """The table of networks: which are captured, what runs in integers, and whether it agrees.
 
-Usage: ``python benchmarks/zoo.py [--out docs/zoo.md] [--size N] [NAME ...]``. Weights are random,
+Usage: ``python benchmarks/zoo.py [--out runs/zoo.md] [--size N] [NAME ...]``. Weights are random,
 BatchNorm statistics come from one training-mode forward of noise; nothing is downloaded.
 """
 
@@ -208,9 +208,9 @@ def main() -> None:
 
 def introduction(bits: int) -> str:
     """What the table says, and how it was made."""
-    return f"""# Networks
+    return f"""# A run of the zoo
 
-Written by `python benchmarks/zoo.py --out docs/zoo.md` (torch {torch.__version__}, CPU).
+Written by `python benchmarks/zoo.py --out runs/zoo.md` (torch {torch.__version__}, CPU).
 W{bits}A{bits}, random weights, BatchNorm statistics of noise, calibrated on {IMAGES} noise images.
 "Same top-1", "same rows" and "largest difference" (relative to the largest logit) compare ONNX
 Runtime, all optimisations on, with the exactly evaluated student on those images.

@@ -27,7 +27,7 @@ def allocate(layers: Sequence[Sequence[Offer]], limit_bytes: int) -> tuple[int, 
     """Bits per layer with the least sum of damages within ``limit_bytes``.
 
     A knapsack with one choice per layer, solved over the sums that nothing smaller beats. It is
-    exact up to 4,096 of them; beyond, neighbours in size are merged into the less damaging one.
+    exact up to 4,096 of them; beyond, as many stay, evenly spaced by their rank in size.
 
     Args:
         layers: the offers of each layer, at least one.
