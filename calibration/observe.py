@@ -9,8 +9,9 @@ from torch import Tensor, fx
 from lrq_deploy.calibration.act_range import fit_act_range
 from lrq_deploy.calibration.ranges import full_weight_scale, search_weight_scale
 from lrq_deploy.graph.gates import HARD_SWISH_REACH
-from lrq_deploy.graph.operators import is_call
+from lrq_deploy.graph.operators import AVERAGES, is_call, tensor_inputs
 from lrq_deploy.graph.ranges import largest_values
+from lrq_deploy.graph.roles import sources_of
 from lrq_deploy.student.layers import ActQuantizer, QuantizedLayer, set_enabled
 
 __all__ = ["calibrate", "read_by_hard_swish", "sample_activations"]
@@ -59,6 +60,7 @@ def calibrate(
             if quantizer.fine and path in gated:
                 scale = _dividing_three(scale)
             quantizer.set_range(scale, fitted.zero_point, fitted.bounds)
+    _keep_averages_coarse(student, images[:1])
     for module in student.modules():
         if isinstance(module, QuantizedLayer):
             _make_room_for_bias(student, module)
@@ -97,9 +99,29 @@ def _largest_received(student: fx.GraphModule) -> dict[str, float]:
 
 
 def read_by_hard_swish(student: fx.GraphModule) -> set[str]:
-    """Paths of the quantizers whose values a hard-swish reads."""
+    """Paths of the quantizers whose values a hard-swish reads, behind data movement too."""
     gates = [node for node in student.graph.nodes if is_call(node, {aten.hardswish.default})]
-    return {str(source.target) for gate in gates for source in gate.all_input_nodes}
+    read = [source for gate in gates for part in tensor_inputs(gate) for source in sources_of(part)]
+    return {str(source.target) for source in read if source.op == "call_module"}
+
+
+def _keep_averages_coarse(student: fx.GraphModule, image: Tensor) -> None:
+    """Widen scales below that of an average's input divided by the count of values.
+
+    There is no finer average, and ONNX Runtime's kernel refuses those that are much finer: of
+    normalised maps the averages are 0 but for rounding.
+    """
+    counts = _AveragedValues(student)
+    counts.run(image)
+    for node, count in counts.found.items():
+        read = sources_of(node.all_input_nodes[0])[0]
+        for reader in (user for user in node.users if {user.op, read.op} == {"call_module"}):
+            source = student.get_submodule(str(read.target))
+            quantizer = student.get_submodule(str(reader.target))
+            if isinstance(source, ActQuantizer) and isinstance(quantizer, ActQuantizer):
+                finest = float(source.scale.detach()) / count
+                if float(quantizer.scale.detach()) < finest:
+                    quantizer.set_range(finest, quantizer.zero_point, quantizer.bounds)
 
 
 def _dividing_three(scale: float) -> float:
@@ -122,6 +144,25 @@ def _make_room_for_bias(student: fx.GraphModule, layer: QuantizedLayer) -> None:
     smallest = layer.bias.detach().abs() / (quantizer.scale.detach() * BIAS_LIMIT)
     channels = layer.scale.numel()
     layer.set_scale(layer.scale.detach().maximum(smallest.reshape(-1, channels).amax(0)))
+
+
+class _AveragedValues(fx.Interpreter):
+    """Runs a student and counts the values in each average."""
+
+    def __init__(self, student: fx.GraphModule) -> None:
+        super().__init__(student)
+        self.found: dict[fx.Node, int] = {}
+
+    @torch.no_grad()
+    def run_node(self, n: fx.Node) -> Any:
+        """Compute ``n``."""
+        result = super().run_node(n)
+        if is_call(n, {aten.avg_pool2d.default}):
+            sides: Any = n.args[1]
+            self.found[n] = int(sides[0] * sides[-1])
+        elif is_call(n, AVERAGES):
+            self.found[n] = int(self.env[n.all_input_nodes[0]].numel() // result.numel())
+        return result
 
 
 class _Observer(fx.Interpreter):

@@ -163,7 +163,7 @@ def quantized_tensors(graph: fx.Graph, floats: Collection[fx.Node] = ()) -> list
         for tensor in filter(_is_real, _integer_inputs(node)):
             groups.demand(tensor, _reading_role(node, tensor, is_edge))
             groups.read(tensor, node)
-        if _has_integer_output(node) and not _left_to_floats(node, floats):
+        if _has_integer_output(node, left) and not _left_to_floats(node, floats):
             groups.demand(node, Role.CURVE)
     members: dict[fx.Node, list[fx.Node]] = {}
     for node in graph.nodes:
@@ -231,10 +231,10 @@ def _is_product(node: fx.Node) -> bool:
     return is_call(node, {aten.mul.Tensor})
 
 
-def _has_integer_output(node: fx.Node) -> bool:
+def _has_integer_output(node: fx.Node, floats: Collection[fx.Node]) -> bool:
     """Whether the node's own result must be integers, so that it can run fused.
 
-    A clipping activation that alone reads a result takes its place.
+    A clipping activation that alone reads a result takes its place, unless it works on ``floats``.
     """
     produces = is_call(node, WEIGHTED | AVERAGES | RECTIFIERS) or (
         is_call(node, SUMS) and bool(_integer_inputs(node))
@@ -242,7 +242,7 @@ def _has_integer_output(node: fx.Node) -> bool:
     if not produces or not _is_real(node) or _ends_the_network(node):
         return False
     users = list(node.users)
-    return not (len(users) == 1 and is_call(users[0], RECTIFIERS))
+    return not (len(users) == 1 and is_call(users[0], RECTIFIERS) and users[0] not in floats)
 
 
 def _ends_the_network(node: fx.Node) -> bool:

@@ -1,15 +1,18 @@
 """Analysis: averages that only roots, logarithms and divisions read, such as a variance.
 
 An 8-bit grid rounds the small ones to 0, where such a reader is steepest or not finite. The reader
-works on floats anyway, so that integers in front of it gain nothing. What an inverse gives has no
+works on floats anyway, so that integers in front of it gain nothing. The same holds for a clamp
+that keeps a divisor away from 0, which no step of a grid may undo. What an inverse gives has no
 bound either: a single channel of zeros would take the whole range of a product's operand.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import fx
 
+from lrq_deploy.graph.clipping import clip_limits
 from lrq_deploy.graph.operators import (
     AVERAGES,
     RECTIFIERS,
@@ -38,28 +41,35 @@ _PASSED = RECTIFIERS | SUMS | {aten.abs.default, aten.sign.default, aten.neg.def
 def statistics_of_roots(graph: fx.Graph) -> set[fx.Node]:
     """Nodes whose operands and results stay float.
 
-    These are the averages; what stands between them and their readers; the sums and products, such
-    as a square, that nothing but these averages reads; and products with an inverse.
+    These are the averages and the clamps; what stands between them and their readers; the sums and
+    products, such as a square, that nothing but these reads; and products with an inverse.
     """
     nodes = list(graph.nodes)
-    leading: set[fx.Node] = set()
-    for node in reversed(nodes):
-        if node.users and all(
-            _is_root(user) or (user in leading and _is_passed(user)) for user in node.users
-        ):
-            leading.add(node)
-    averages = {node for node in nodes if node in leading and is_call(node, AVERAGES)}
+    leading, dividing = _leading(nodes, _is_root), _leading(nodes, _is_steep)
+    found = {node for node in leading if is_call(node, AVERAGES)}
+    found |= {node for node in dividing if _is_guard(node)}
     behind: set[fx.Node] = set()
     for node in nodes:
-        reads = any(n in averages or n in behind for n in node.all_input_nodes)
+        reads = any(n in found or n in behind for n in node.all_input_nodes)
         if reads and node in leading and _is_passed(node):
             behind.add(node)
     before: set[fx.Node] = set()
     for node in reversed(nodes):
-        only = node.users and all(user in averages or user in before for user in node.users)
+        only = node.users and all(user in found or user in before for user in node.users)
         if only and (is_call(node, SUMS) or is_movement(node)):
             before.add(node)
-    return averages | behind | before | _products_with_inverses(nodes)
+    return found | behind | before | _products_with_inverses(nodes)
+
+
+def _leading(nodes: list[fx.Node], ends: Callable[[fx.Node, fx.Node], bool]) -> set[fx.Node]:
+    """Nodes of which each reader ``ends`` the way, or passes it on to such readers alone."""
+    found: set[fx.Node] = set()
+    for node in reversed(nodes):
+        if node.users and all(
+            ends(user, node) or (user in found and _is_passed(user)) for user in node.users
+        ):
+            found.add(node)
+    return found
 
 
 def _products_with_inverses(nodes: list[fx.Node]) -> set[fx.Node]:
@@ -79,10 +89,23 @@ def _is_passed(node: fx.Node) -> bool:
     return is_call(node, _PASSED) or is_movement(node)
 
 
-def _is_root(node: fx.Node) -> bool:
-    """Whether ``node`` is steep, or not finite, where it reads small values."""
+def _is_guard(node: fx.Node) -> bool:
+    """Whether ``node`` keeps what it reads away from 0."""
+    limits = clip_limits(node)
+    return limits is not None and limits[0] is not None and limits[0] > 0
+
+
+def _is_root(node: fx.Node, read: fx.Node) -> bool:
+    """Whether ``node`` is steep where it reads small values, or a ratio of two tensors."""
     if is_call(node, {aten.div.Tensor}):
         return len(tensor_inputs(node)) == 2
+    return _is_steep(node, read)
+
+
+def _is_steep(node: fx.Node, read: fx.Node) -> bool:
+    """Whether ``node`` is steep, or not finite, where ``read`` is small."""
+    if is_call(node, {aten.div.Tensor}):
+        return node.args[1] is read
     return is_call(node, _ROOTS) or _exponent(node) < 1
 
 

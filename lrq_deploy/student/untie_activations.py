@@ -7,8 +7,12 @@ evaluate that function in float32 in different orders, and round what lies neare
 than their errors to different sides. A nudge of the quantizer's own scale by a part in 10,000
 moves all those values off.
 
+An average that has the scale of what it averages, because both are concatenated, meets a tie in
+each second to sixteenth value whatever that scale is. A scale of few digits makes its sums and
+quotients exact in float32, so that all runtimes round the same number, and a tie to even.
+
 Requires: calibrated quantizers; weights are untied afterwards, with the scales found here.
-Ensures: scales within ``MAX_NUDGE`` of what they were.
+Ensures: scales within ``MAX_NUDGE`` of what they were, or half a digit of ``DIGITS``.
 """
 
 from collections.abc import Mapping
@@ -19,7 +23,7 @@ import torch
 from torch import Tensor, fx
 
 from lrq_deploy.graph.clipping import clip_limits
-from lrq_deploy.graph.operators import ACTIVATIONS, RECTIFIERS, SUMS, is_call
+from lrq_deploy.graph.operators import ACTIVATIONS, AVERAGES, RECTIFIERS, SUMS, is_call
 from lrq_deploy.graph.roles import sources_of
 from lrq_deploy.qparams import QParams
 from lrq_deploy.student.untie import nearby_scales
@@ -44,6 +48,10 @@ CURVE_ERROR = 16
 LIMIT_ERROR = 4
 """Of the quotient of a limit and a scale, and of the multiples that a runtime makes of it."""
 
+DIGITS = 12
+"""Binary ones of a scale of which sums of 64 values of 4 bits are exact."""
+
+_BLENDS = AVERAGES | {aten.upsample_bilinear2d.vec}
 _ELEMENTWISE = SUMS | RECTIFIERS | ACTIVATIONS
 
 
@@ -69,12 +77,28 @@ def untie_activations(student: fx.GraphModule, entries: dict[str, QParams]) -> N
     order = {node: number for number, node in enumerate(student.graph.nodes)}
     # A shared quantizer is settled where it is called last: all that it reads is settled by then.
     for name in sorted(calls, key=lambda name: order[calls[name][-1]]):
+        if any(_averages_itself(node) for node in calls[name]):
+            entries[name] = replace(entries[name], scale=_of_few_digits(entries[name].scale))
+            continue
         found = [rounded_values(node, entries) for node in calls[name]]
         found += [clipped_values(node) for node in calls[name]]
         met = [values for values in found if values is not None]
         if met:
             scale = _untied(met, entries[name])
             entries[name] = replace(entries[name], scale=scale)
+
+
+def _averages_itself(quantizer: fx.Node) -> bool:
+    """Whether the call rounds an average of tensors of the same quantizer."""
+    source = quantizer.all_input_nodes[0]
+    if not is_call(source, _BLENDS):
+        return False
+    return any(read.target == quantizer.target for read in sources_of(source.all_input_nodes[0]))
+
+
+def _of_few_digits(scale: Tensor) -> Tensor:
+    mantissa, exponent = torch.frexp(scale)
+    return torch.ldexp((mantissa * 2**DIGITS).round() / 2**DIGITS, exponent)
 
 
 def rounded_values(quantizer: fx.Node, entries: Mapping[str, QParams]) -> Rounded | None:

@@ -2,17 +2,30 @@
 
 import pytest
 import torch
-from support.small_networks import ALL, CENTRED, Residual, calibrated, images, placed, quantizers
-from torch import fx
+import torch.nn.functional as F
+from support.small_networks import (
+    ALL,
+    CENTRED,
+    Residual,
+    calibrated,
+    conv_bn,
+    images,
+    placed,
+    quantizers,
+)
+from torch import Tensor, fx, nn
 
 from lrq_deploy.calibration import observe
 from lrq_deploy.calibration.observe import calibrate, sample_activations
 from lrq_deploy.calibration.ranges import search_act_range
+from lrq_deploy.graph.operators import is_call
 from lrq_deploy.scheme import Scheme
 from lrq_deploy.student.layers import ActQuantizer, QuantizedLayer, set_enabled
 from lrq_deploy.target import PORTABLE
 
 pytestmark = pytest.mark.unit
+
+aten = torch.ops.aten
 
 
 def error(name: str, bits: int, symmetry: str) -> float:
@@ -89,6 +102,60 @@ def test_headroom_ends_where_a_clamp_does(reach: float, largest: float) -> None:
     values = torch.ones(8, 3, 4, 4)
     calibrate(graph, values, True, seed=0)
     assert quantizer.scale.item() * bounds.qmax == pytest.approx(largest, rel=1e-5)
+
+
+class GateOfParts(nn.Module):
+    """A hard-swish behind a concatenation and a pooling."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = conv_bn(3, 8), nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = F.max_pool2d(torch.cat([x, x.flip(1)], 1), 2)
+        logits: Tensor = self.head(F.hardswish(x).mean((2, 3)))
+        return logits
+
+
+def scale_of(student: fx.GraphModule, path: object) -> float:
+    """Of the quantizer at ``path``."""
+    quantizer = student.get_submodule(str(path))
+    assert isinstance(quantizer, ActQuantizer)
+    return float(quantizer.scale.detach())
+
+
+def test_a_hard_swish_reads_its_quantizer_behind_movements() -> None:
+    student = calibrated(GateOfParts(), Scheme(8, 8, 8))
+    (gate,) = observe.read_by_hard_swish(student)
+    scale = scale_of(student, gate)
+    assert 3 / scale == pytest.approx(round(3 / scale), rel=1e-6)
+
+
+class NormalisedGate(nn.Module):
+    """The averages of a normalised map are 0 but for rounding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 8, 3), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.instance_norm(self.stem(x))
+        x = F.relu(x * torch.sigmoid(x.mean((2, 3), keepdim=True)))
+        logits: Tensor = self.head(F.avg_pool2d(x, 10).flatten(1))
+        return logits
+
+
+def test_no_average_is_finer_than_what_it_averages_over_their_count() -> None:
+    student = calibrated(NormalisedGate(), Scheme(8, 8, 8))
+    (average,) = (node for node in student.graph.nodes if is_call(node, {aten.mean.dim}))
+    before, (behind,) = average.all_input_nodes[0], average.users
+    finest = scale_of(student, before.target) / 100
+    assert scale_of(student, behind.target) == pytest.approx(finest, rel=1e-5)
+    (pool,) = (node for node in student.graph.nodes if is_call(node, {aten.avg_pool2d.default}))
+    before, (behind,) = pool.all_input_nodes[0], pool.users
+    finest = scale_of(student, before.target) / 100
+    assert scale_of(student, behind.target) > 2 * finest
 
 
 @pytest.mark.parametrize(("largest", "divides"), [(4.0, True), (0.5, True), (60.0, False)])

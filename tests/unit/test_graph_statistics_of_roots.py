@@ -19,6 +19,7 @@ from torch import Tensor, fx, nn
 from lrq_deploy.calibration.observe import calibrate
 from lrq_deploy.graph import roles
 from lrq_deploy.graph.capture import capture
+from lrq_deploy.graph.clipping import clip_limits
 from lrq_deploy.graph.finite_gradients import finite_gradients
 from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
 from lrq_deploy.graph.operators import AVERAGES
@@ -121,6 +122,39 @@ def test_a_learned_exponent_gives_finite_gradients() -> None:
     gradients = [p.grad for p in student.parameters() if p.grad is not None]
     assert gradients
     assert all(bool(gradient.isfinite().all()) for gradient in gradients)
+
+
+GUARDED: dict[str, Pool] = {
+    "F.normalize": lambda x: F.normalize(x, dim=1),
+    "share of a clamped sum": lambda x: x / x.sum(1, keepdim=True).clamp(min=1e-3),
+    "ratio to a clamped maximum": lambda x: x / x.amax(1, keepdim=True).clamp(min=1e-3),
+    "log of a clamp": lambda x: x.clamp(min=1e-3).log(),
+    "inverse root of a clamped square": lambda x: x * x.square().clamp(min=1e-3).rsqrt(),
+    "power of a clamp": lambda x: x.clamp(min=1e-3).pow(-0.25),
+}
+
+
+@pytest.mark.parametrize("name", GUARDED)
+def test_the_guard_of_a_divisor_is_no_integer(name: str) -> None:
+    """A step of the grid behind it would be a 0 that the guard was there to prevent."""
+    module = with_statistics(Pooled(GUARDED[name]))
+    folded = fold_batch_norm(capture(module, SHAPE))
+    student = place_quantizers(folded, Scheme(8, 8, 8), PORTABLE, CENTRED)
+    guards = [n for n in student.graph.nodes if (clip_limits(n) or (0, 0))[0]]
+    assert guards
+    assert all(user.op == "call_function" for guard in guards for user in guard.users)
+    assert relative_error(student) < 0.16
+
+
+def test_a_guard_of_a_numerator_or_a_sum_is_an_integer() -> None:
+    pools: tuple[Pool, ...] = (
+        lambda x: x.clamp(min=1e-3) / (x.exp() + 1),
+        lambda x: x.clamp(min=1e-3) + x,
+    )
+    for pool in pools:
+        student = calibrated(Pooled(pool), Scheme(8, 8, 8))
+        (guard,) = (n for n in student.graph.nodes if (clip_limits(n) or (0, 0))[0])
+        assert [user.op for user in guard.users] == ["call_module"]
 
 
 def test_other_averages_are_integers() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, fx
 
@@ -11,7 +11,12 @@ from lrq_deploy.scheme import IntegerRange
 from lrq_deploy.student.freeze import freeze
 from lrq_deploy.student.layers import ActQuantizer
 from lrq_deploy.student.untie import MAX_NUDGE
-from lrq_deploy.student.untie_activations import clearance, rounded_values, untie_activations
+from lrq_deploy.student.untie_activations import (
+    DIGITS,
+    clearance,
+    rounded_values,
+    untie_activations,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -41,6 +46,15 @@ def untied(operator: object, entries: dict[str, QParams]) -> dict[str, QParams]:
     moved = dict(entries)
     untie_activations(joined(operator, *[name for name in entries if name != "out"]), moved)
     return moved
+
+
+def clear_of_ties(operator: object, entries: dict[str, QParams], out: QParams) -> bool:
+    """Whether some scale within reach was; 2 and 1.00001 times another have none for all sums."""
+    graph = joined(operator, *[name for name in entries if name != "out"])
+    call = next(node for node in graph.graph.nodes if node.target == "out")
+    values = rounded_values(call, entries)
+    assert values is not None
+    return float(clearance(values, out.scale[None], out)) >= 1
 
 
 def all_integers(limits: tuple[int, int]) -> Tensor:
@@ -77,6 +91,7 @@ def test_every_order_of_float32_gives_the_same_sums(
     }
     out = untied(aten.add.Tensor, entries)["out"]
     assert float(out.scale) == pytest.approx(scale, rel=MAX_NUDGE * 1.01)
+    assume(clear_of_ties(aten.add.Tensor, entries, out))
     a, b = all_integers(first)[:, None], all_integers(second)[None]
     x, y = entries["a"], entries["b"]
     exact = (a * x.scale.double() + b * y.scale.double()) / out.scale.double()
@@ -91,6 +106,7 @@ def test_every_order_of_float32_gives_the_same_products(
 ) -> None:
     entries = {"a": entry(scale, first), "b": entry(gate, UNSIGNED), "out": entry(scale, result)}
     out = untied(aten.mul.Tensor, entries)["out"]
+    assume(clear_of_ties(aten.mul.Tensor, entries, out))
     a, b = all_integers(first)[:, None], all_integers(UNSIGNED)[None]
     sa, sb = entries["a"].scale, entries["b"].scale
     exact = a * b * sa.double() * sb.double() / out.scale.double()
@@ -182,3 +198,24 @@ def test_the_limit_of_a_clip_is_no_tie() -> None:
     untie_activations(fx.GraphModule(parts, graph), entries)
     steps = 6 / float(entries["out"].scale)
     assert 1e-4 < abs(steps - 212.5) < 212.5 * MAX_NUDGE * 1.01
+
+
+@pytest.mark.parametrize("operator", ["avg_pool2d", "upsample"])
+def test_what_averages_tensors_of_its_own_scale_gets_one_of_few_digits(operator: str) -> None:
+    """As of a concatenation of the average and the maximum: every other sum of four is a tie."""
+    graph = fx.Graph()
+    x = graph.call_module("out", (graph.placeholder("x"),))
+    blends: dict[str, fx.Node] = {
+        "avg_pool2d": graph.call_function(aten.avg_pool2d.default, (x, [2, 2])),
+        "upsample": graph.call_function(aten.upsample_bilinear2d.vec, (x, None, False, [2.0, 2.0])),
+    }
+    graph.output((x, graph.call_module("out", (blends[operator],))))
+    entries = {"out": entry(0.0123456789, (0, 15))}
+    untie_activations(fx.GraphModule({"out": torch.nn.Identity()}, graph), entries)
+    scale = entries["out"].scale
+    assert float(scale) == pytest.approx(0.0123456789, rel=2.0**-DIGITS)
+    sums = torch.arange(61.0)
+    parts = (sums[:, None] - torch.tensor([0.0, 15.0, 30.0, 45.0])).clamp(0, 15) * scale
+    real = ((parts[:, 0] + parts[:, 1]) + parts[:, 2]) + parts[:, 3]
+    assert torch.equal(real / 4 / scale, sums / 4)
+    assert torch.equal(real * 0.25 / scale, sums / 4)
