@@ -3,6 +3,7 @@
 import torch
 from torch import fx
 
+from lrq_deploy.calibration.finite import check_finite
 from lrq_deploy.calibration.observe import calibrate
 from lrq_deploy.method.loop import StageKeeper
 from lrq_deploy.method.recipe import RecipeSettings
@@ -40,6 +41,7 @@ def fit_student(
         where all layers stay float and no scale is learned.
 
     Raises:
+        UnsupportedNetworkError: rounding alone makes NaN or infinity.
         DivergenceError: a loss is not finite.
     """
     images = synthetic.images
@@ -49,6 +51,7 @@ def fit_student(
     )
     report.advance()
     _align(student, ranks)
+    check_finite(student, images)
     teacher = float_twin(student)
     metrics: dict[str, float] = {}
     modules = list(student.modules())

@@ -148,6 +148,22 @@ def test_a_border_of_minus_infinity_repeats_the_edge_under_a_maximum(sides: list
 
 
 @pytest.mark.parametrize(
+    ("activation", "fill", "repeats"),
+    [(nn.Identity(), -1e4, True), (nn.ReLU(), -1.0, True), (nn.Identity(), -1.0, False)],
+)
+def test_a_border_below_all_values_is_one_of_minus_infinity(
+    activation: nn.Module, fill: float, repeats: bool
+) -> None:
+    def bordered(x: Tensor) -> Tensor:
+        return F.max_pool2d(F.pad(activation(x - 2), [1, 1, 1, 1], value=fill), 3, 1)
+
+    module = with_statistics(_Moving(bordered))
+    graph = graph_of(module)
+    assert (aten.replication_pad2d.default in targets(graph)) == repeats
+    torch.testing.assert_close(graph(images(3)), module(images(3)))
+
+
+@pytest.mark.parametrize(
     ("sides", "padding", "dilation"),
     [([0, 3, 0, 0], 0, 1), ([1, 1, 1, 1], 0, 2), ([2, 2, 0, 0], 1, 1), ([-1, 1, 0, 0], 0, 1)],
 )
