@@ -12,7 +12,6 @@ Weights are random, nothing is downloaded.
 import argparse
 import json
 import math
-import resource
 import statistics
 import subprocess
 import sys
@@ -38,6 +37,7 @@ from lrq_deploy.cli.pipeline import quantize
 from lrq_deploy.graph.teach import make_teacher
 from lrq_deploy.method.recipe import RecipeSettings
 from lrq_deploy.options import QuantizeOptions
+from lrq_deploy.process_memory import peak_bytes
 from lrq_deploy.teacher import Preprocessing
 
 BATCH = 16
@@ -173,7 +173,7 @@ def _finish(rung: Rung, shared: Path) -> dict[str, Any]:
 
 
 def _peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return peak_bytes() / 2**20
 
 
 def exponent(rows: Sequence[dict[str, Any]], stage: str) -> float:

@@ -122,7 +122,7 @@ class ImageDrawing:
     def _new_latent(self) -> Tensor:
         """This rank's batch; all ranks draw for all of them alike, so that their states agree."""
         generator, size = self.watched, self._settings.batch_size
-        latents = []
+        self._labels, latents = [], []
         for _ in range(self._ranks.count):
             wanted = draw_wanted(size, generator.num_classes, generator.task, self._random)
             self._labels.append(wanted)
@@ -131,7 +131,7 @@ class ImageDrawing:
 
     def _wanted_here(self) -> Tensor:
         """What the batch at hand of this rank was made for."""
-        return self._labels[self._ranks.rank - self._ranks.count]
+        return self._labels[self._ranks.rank]
 
     def _refinement(self, images: Tensor, target: Tensor) -> Refinement:
         bounds = self.watched.bounds()
@@ -142,7 +142,7 @@ class ImageDrawing:
         return {} if self._loss is None else {"loss": float(self._loss)}
 
     def state_dict(self) -> dict[str, Any]:
-        """The images so far, those at hand of each rank, and the random numbers."""
+        """The images so far, those at hand with their labels, and the random numbers."""
         return {
             "steps_done": self.steps_done,
             "images": self._pool.state(self._places[: self._finished()]),

@@ -6,6 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lrq_deploy.errors import WriteError
+
 __all__ = ["ImagePool", "pool_bytes"]
 
 
@@ -21,6 +23,9 @@ class ImagePool:
         count: N.
         shape: ``(C, H, W)``.
         file: where they are; in memory, if not given. What the file holds is kept.
+
+    Raises:
+        WriteError: the disk has no room for the file.
     """
 
     def __init__(self, count: int, shape: tuple[int, int, int], file: Path | None = None) -> None:
@@ -28,9 +33,9 @@ class ImagePool:
         if file is None:
             self.images = torch.empty(count, *shape)
             return
-        file.parent.mkdir(parents=True, exist_ok=True)
-        size = pool_bytes(count, shape) // 4
-        flat = torch.from_file(str(file), shared=True, size=size, dtype=torch.float32)
+        size = pool_bytes(count, shape)
+        _reserve(file, size)
+        flat = torch.from_file(str(file), shared=True, size=size // 4, dtype=torch.float32)
         self.images = flat.reshape(count, *shape)
 
     def put(self, places: Tensor, images: Tensor) -> None:
@@ -44,3 +49,22 @@ class ImagePool:
         with self._file.open("rb") as file:
             os.fsync(file.fileno())
         return None
+
+
+def _reserve(file: Path, size: int) -> None:
+    """Take the room on the disk: a mapped file that finds none ends the process by a signal."""
+    there = file.exists()
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("ab") as opened:
+            # Not on macOS and Windows.
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(opened.fileno(), 0, size)
+    except OSError as error:
+        if not there:
+            file.unlink(missing_ok=True)
+        raise WriteError(
+            "--max-memory keeps the images on the disk, which must have room for them",
+            f"{error.strerror or error} for {size / 2**20:,.0f} MiB at {file}",
+            "free space on that disk, choose another --out or a larger --max-memory",
+        ) from error

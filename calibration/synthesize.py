@@ -1,7 +1,7 @@
 """Make the synthetic set: train a generator on the teacher, then draw from it.
 
 Half of the held-out images are painted instead: a teacher is so sure of its generator's that
-students agree on all of them which err on every fifth photo (docs/decisions.md).
+students agree on all of them which give every twentieth answer on data wrong (docs/decisions.md).
 """
 
 from collections.abc import Iterator

@@ -20,6 +20,14 @@ if TYPE_CHECKING:
 
 __all__ = ["quantize"]
 
+_PER_CHANNEL = "one number per channel, for instance (0.485, 0.456, 0.406)"
+_WANTED = {
+    "input_shape": "three whole numbers (C, H, W) without the batch, for instance (3, 224, 224)",
+    "mean": _PER_CHANNEL,
+    "std": _PER_CHANNEL,
+}
+"""Of tuples, where pydantic speaks of fields, and leaving them out may be refused as well."""
+
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
@@ -45,13 +53,22 @@ def _typed(function: Callable[_P, _R]) -> Callable[_P, _R]:
             try:
                 TypeAdapter(hint).validate_python(value, strict=True)
             except ValidationError as error:
-                said = dict.fromkeys(part["msg"].lower() for part in error.errors())
-                rule = f"{name}: {', or '.join(said)}"
-                remedy = f"pass such a value, or leave {name} out"
-                raise OptionError(rule, f"{value!r:.80}", remedy) from error
+                raise _refusal(name, value, [part["msg"] for part in error.errors()]) from error
         return function(*bound.args, **bound.kwargs)
 
     return checked
+
+
+def _refusal(name: str, value: object, complaints: list[str]) -> OptionError:
+    received = f"{value!r:.80}"
+    if name in _WANTED:
+        rule, _, example = _WANTED[name].partition(", for instance ")
+        return OptionError(
+            f"{name} must be {rule}", received, f"pass for instance {name}={example}"
+        )
+    said = dict.fromkeys(text.lower() for text in complaints)
+    remedy = f"pass such a value, or leave {name} out"
+    return OptionError(f"{name}: {', or '.join(said)}", received, remedy)
 
 
 @_typed

@@ -10,6 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lrq_deploy.cli import quantize_parameters as parameter
+from lrq_deploy.cli.engine_parameters import (
+    EngineFile,
+    RequireEngine,
+    check_engine_file,
+    no_engine,
+)
 from lrq_deploy.cli.quantize_flags import parse_integers
 from lrq_deploy.cli.result_files import check_folder, write_files
 from lrq_deploy.errors import BundleError, OptionError
@@ -82,6 +88,8 @@ def bench(
     threads: Threads = 1,
     against_static: StaticImages = None,
     max_latency_ratio: MaxRatio = None,
+    engine: EngineFile = None,
+    require_engine: RequireEngine = False,
     out: Out = None,
     force: Force = False,
     json: parameter.Json = False,
@@ -104,14 +112,17 @@ def bench(
     console = Console()
     screen = Console(stderr=True)
     with progress_view(screen, quiet=quiet, plain=json) as view, redirect_stdout(sys.stderr):
-        found = bench_bundle(bundle, options, float_model, view, against_static)
-    document = {"schema_version": BENCHMARK_SCHEMA, "bundle": str(bundle), **found.to_json()}
+        about = (engine, require_engine)
+        found = bench_bundle(bundle, options, float_model, view, against_static, *about)
+    document = _document(bundle, found)
     if out is not None:
         write_files(out, _files(document, found))
     if json:
         console.print_json(data=document)
     else:
         print_benchmark(console, found)
+    if require_engine and found.engine is None:
+        raise no_engine(found.engine_remark)
     if max_latency_ratio is not None:
         found.require(max_latency_ratio)
 
@@ -122,10 +133,12 @@ def bench_bundle(
     float_model: Path | None = None,
     progress: ProgressCallback = silent,
     static_images: Path | None = None,
+    engine: Path | None = None,
+    require_engine: bool = False,
 ) -> "Benchmark":
     """Measure a bundle's ``model.onnx`` against its float twin or a given float graph.
 
-    An engine that ``build`` has put beside the bundle is measured too where a GPU runs it.
+    An engine is measured too where a GPU runs it.
 
     Args:
         path: the bundle.
@@ -134,10 +147,12 @@ def bench_bundle(
         progress: receives the events.
         static_images: real images, of which ``quantize_static`` is calibrated and the answers
             are compared; None leaves that graph out.
+        engine: engine file; None takes those that ``build`` has put beside the bundle.
+        require_engine: whether to say why none was measured even where none was built.
 
     Raises:
         BundleError: not a bundle, changed, of another schema, or with a graph that is not its
-            own; or the float graph is missing.
+            own; the float graph is missing; or the named engine is not of it.
         OptionError: a batch holds too many images.
         ImageError: ``static_images`` is no folder of images.
         ExportError: ONNX Runtime does not accept a graph, or the graphs do not compare.
@@ -153,9 +168,11 @@ def bench_bundle(
         raise BundleError(
             "--float must name an ONNX file", f"{float_model}", "check the path, or leave it out"
         )
+    check_engine_file(engine, bundle)
     found = _graphs_measured(bundle, options, float_model, progress, static_images)
-    engine, remark = _engine_measured(bundle, options, progress)
-    return replace(found, engine=engine, engine_remark=remark)
+    asked = engine is not None or require_engine
+    on_gpu, remark = _engine_measured(bundle, options, progress, engine, asked)
+    return replace(found, engine=on_gpu, engine_remark=remark)
 
 
 def _graphs_measured(
@@ -205,18 +222,32 @@ def _images(folder: Path, model: "QuantizedModel") -> "ImageSet":
 
 
 def _engine_measured(
-    bundle: "Bundle", options: "BenchmarkOptions", progress: ProgressCallback
+    bundle: "Bundle",
+    options: "BenchmarkOptions",
+    progress: ProgressCallback,
+    file: Path | None,
+    asked: bool,
 ) -> "tuple[EngineBenchmark | None, str]":
-    """The engine beside the bundle, or why one that is there cannot be measured."""
+    """An engine, or why one that is there or was asked for cannot be measured."""
     from lrq_deploy.export.engine_latency import measure_engine
     from lrq_deploy.export.engine_run import EngineUnavailableError, built_engines
 
-    if not built_engines(bundle):
+    if not asked and not built_engines(bundle):
         return None, ""
     try:
-        return measure_engine(bundle, options, progress), ""
+        return measure_engine(bundle, options, progress, file), ""
     except EngineUnavailableError as error:
-        return None, error.received
+        return None, f"{error.received}; {error.remedy}"
+
+
+def _document(bundle: Path, found: "Benchmark") -> dict[str, Any]:
+    """Plain values, with the schema version first."""
+    from lrq_deploy.export.engine_latency import WARMUP, timed_runs
+
+    document = {"schema_version": BENCHMARK_SCHEMA, "bundle": str(bundle), **found.to_json()}
+    if found.engine is not None:
+        document["engine"] |= {"runs": timed_runs(found.options), "warmup": WARMUP}
+    return document
 
 
 def _files(document: dict[str, Any], found: "Benchmark") -> dict[str, bytes]:

@@ -6,6 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lrq_deploy.cli.sizes import size_change, size_text
+from lrq_deploy.export.engine_latency import timed_runs
 from lrq_deploy.export.latency import BatchLatency, Benchmark, Distribution, EngineBenchmark
 
 __all__ = ["print_benchmark"]
@@ -44,15 +45,16 @@ def print_benchmark(console: Console, found: Benchmark) -> None:
         )
 
     if found.engine is not None:
-        _print_engine(console, found.engine)
+        _print_engine(console, found.engine, timed_runs(options))
     if found.engine_remark:
         console.print(f"engine not measured: {found.engine_remark}", highlight=False, markup=False)
 
 
-def _print_engine(console: Console, found: EngineBenchmark) -> None:
+def _print_engine(console: Console, found: EngineBenchmark, runs: int) -> None:
     launched = "as CUDA graphs" if found.cuda_graph else "one by one"
     console.print(
-        f"{found.runtime}, {found.gpu}, launched {launched}, time of the GPU without copies",
+        f"{found.runtime}, {found.gpu}, both engines launched {launched} without copies, "
+        f"{runs} interleaved runs",
         highlight=False,
         markup=False,
     )

@@ -1,17 +1,19 @@
 """``lrq-deploy build``: parse, one call, print."""
 
+import re
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lrq_deploy.cli import quantize_parameters as parameter
-from lrq_deploy.cli.quantize_flags import parse_integers
 from lrq_deploy.errors import OptionError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from lrq_deploy.export.device_folder import DeviceFolder
     from lrq_deploy.export.engine import EngineResult
     from lrq_deploy.export.engine_options import EngineOptions
 
@@ -63,9 +65,9 @@ Sm = Annotated[
 Batch = Annotated[
     str | None,
     typer.Option(
-        metavar="MIN,OPT,MAX",
+        metavar="N|MIN,OPT,MAX",
         show_default=False,
-        help=f"Batch sizes: smallest, tuned for, largest. {_BATCH} unless given.",
+        help=f"Batch size, or smallest, tuned for, largest. {_BATCH} unless given.",
     ),
 ]
 Workspace = Annotated[
@@ -77,6 +79,14 @@ Workspace = Annotated[
 Fp16Rest = Annotated[
     bool,
     typer.Option("--fp16-rest", help="Compute in FP16 what is not quantized; FP32 unless given."),
+]
+ForDevice = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        show_default=False,
+        help="With tensorrt: write a folder from which trtexec builds on the device (Jetson).",
+    ),
 ]
 Out = Annotated[
     Path | None,
@@ -96,11 +106,15 @@ def build(
     batch: Batch = None,
     workspace: Workspace = None,
     fp16_rest: Fp16Rest = False,
+    for_device: ForDevice = None,
     out: Out = None,
     force: Force = False,
     json: parameter.Json = False,
 ) -> None:
-    """Build a TensorRT engine or a graph for one CPU or an older ONNX Runtime from a bundle."""
+    """Build a TensorRT engine or a graph for one CPU or an older ONNX Runtime from a bundle.
+
+    With --for-device, write what builds the engine on the device itself.
+    """
     chosen = {"--engine": engine, "--preoptimize": preoptimize, "--onnxruntime": onnxruntime}
     given = [flag for flag, value in chosen.items() if value]
     if len(given) != 1:
@@ -115,6 +129,7 @@ def build(
             "--batch": batch is not None,
             "--workspace": workspace is not None,
             "--fp16-rest": fp16_rest,
+            "--for-device": for_device is not None,
         }
         _refuse_options_of_engines(of_engines, given[0])
         if onnxruntime is None:
@@ -123,6 +138,10 @@ def build(
             _for_runtime(bundle, onnxruntime, out, force, json)
         return
     options = _options(engine, sm, batch, workspace, fp16_rest)
+    if for_device is not None:
+        _refuse_replacing(out, force)
+        _for_device(bundle, options, for_device, json)
+        return
     from rich.console import Console
 
     from lrq_deploy.export.bundle import load_bundle
@@ -203,20 +222,83 @@ def _print_graph(path: Path, size_bytes: int, meant_for: str) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
+def _refuse_replacing(out: Path | None, force: bool) -> None:
+    given = ["--out"] * (out is not None) + ["--force"] * force
+    if given:
+        raise OptionError(
+            "--for-device names the folder to write, a new one",
+            f"it with {' and '.join(given)}",
+            f"leave {' and '.join(given)} out",
+        )
+
+
+def _for_device(folder: Path, options: "EngineOptions", out: Path, json: bool) -> None:
+    from dataclasses import asdict
+
+    from lrq_deploy.export.bundle import load_bundle
+    from lrq_deploy.export.device_folder import write_device_folder
+
+    result = write_device_folder(load_bundle(folder), options, out)
+    if json:
+        values = asdict(result)
+        check = values.pop("check")
+        stated = {key: check[key] for key in ("graph_sha256", "fp16_rest", "batch")}
+        _print_document({**values, **stated})
+    else:
+        _print_device(folder, result)
+
+
+def _print_device(folder: Path, result: "DeviceFolder") -> None:
+    from rich.console import Console
+
+    console = Console()
+    for line in (
+        f"{result.path}  {result.size_bytes / _MIB:.2f} MiB",
+        f"the graph, {result.images} check images and build.sh, for trtexec of TensorRT 10.3 or "
+        "newer",
+        "1. copy the folder to the device and run there: sh build.sh",
+        "2. copy its outputs.json back into this folder and run here:",
+        f"   lrq-deploy validate {shlex.quote(str(folder))} "
+        f"--device-outputs {shlex.quote(str(result.path))}",
+    ):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
 def _options(
     engine: str, sm: str | None, batch: str | None, workspace: int | None, fp16_rest: bool
 ) -> "EngineOptions":
     from lrq_deploy.export.engine_options import BatchProfile, EngineOptions
 
-    batch = _BATCH if batch is None else batch
-    sizes = parse_integers("batch", batch, _BATCH) or ()
+    sizes = _numbers("--batch", _BATCH if batch is None else batch, _BATCH)
+    if len(sizes) == 1:
+        sizes *= 3
     if len(sizes) != 3:
         raise OptionError(
-            "--batch must be MIN,OPT,MAX", batch, f"pass three numbers such as --batch {_BATCH}"
+            "--batch must be one number or MIN,OPT,MAX",
+            str(batch),
+            f"pass for instance --batch 8, or --batch {_BATCH}",
         )
-    sms = parse_integers("sm", sm, "86,89") or ()
+    sms = () if sm is None else _numbers("--sm", sm, _times_ten(sm) or "86,89")
     kind: Any = engine  # judged by EngineOptions
     return EngineOptions(kind, sms, BatchProfile(*sizes), workspace, fp16_rest)
+
+
+def _numbers(option: str, text: str, example: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise OptionError(
+            f"{option} must be whole numbers separated by commas",
+            repr(text),
+            f"pass {option} {example}",
+        ) from None
+
+
+def _times_ten(text: str) -> str:
+    """``86,120`` of ``8.6,12.0``, as NVIDIA writes compute capabilities; empty of other text."""
+    parts = [part.strip().removeprefix("sm_") for part in text.split(",")]
+    dotted = all(re.fullmatch(r"\d{1,2}(\.\d|\d)", part) for part in parts)
+    return ",".join(part.replace(".", "") for part in parts) if dotted else ""
 
 
 def _document(result: "EngineResult") -> dict[str, Any]:
@@ -237,7 +319,7 @@ def _print(console: "Console", result: "EngineResult") -> None:
         f"the rest in {'FP16' if record.fp16_rest else 'FP32'}",
     ]
     if coverage is None:
-        lines.append("INT8: unknown, the builder lists no layers in its log")
+        lines.append("INT8: unknown, the build log does not say what the layers multiply")
     else:
         count = len(coverage.layers) - len(coverage.fallbacks)
         lines.append(

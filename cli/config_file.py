@@ -3,6 +3,7 @@
 import tomllib
 from collections.abc import Mapping
 from dataclasses import fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def read_config(path: Path) -> QuantizeFlags:
         raise OptionError(
             f"{path} may hold these keys: {', '.join(ALLOWED_KEYS)}",
             ", ".join(unknown),
-            "remove or rename them",
+            "; ".join(filter(None, map(_meant, unknown))) or "remove or rename them",
         )
     return _validated(path, {_field_name(key): _parsed(path, key, table[key]) for key in table})
 
@@ -106,6 +107,11 @@ def _validated(path: Path, values: Mapping[str, object]) -> QuantizeFlags:
             repr(first["input"]),
             "write the value as on the command line",
         ) from error
+
+
+def _meant(key: str) -> str:
+    near = get_close_matches(flag_name(key), ALLOWED_KEYS, n=1)
+    return f"did you mean {near[0]} in place of {key}?" if near else ""
 
 
 def _field_name(key: str) -> str:

@@ -1,6 +1,5 @@
 """From the fitted student to the bundle: export, checks, figures."""
 
-import resource
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -15,7 +14,7 @@ from lrq_deploy.cli.mixed_widths import size_remark
 from lrq_deploy.cli.result import QuantizeResult
 from lrq_deploy.cli.run import Fitted, Prepared, Run
 from lrq_deploy.cli.run_identity import plain_options
-from lrq_deploy.cli.verdict import judge
+from lrq_deploy.cli.verdict import Verdict, judge
 from lrq_deploy.export.bundle import write_bundle
 from lrq_deploy.export.float_twin import float_twin
 from lrq_deploy.export.neutral import neutral_graph
@@ -23,6 +22,8 @@ from lrq_deploy.export.onnx_graph import to_onnx
 from lrq_deploy.export.onnxruntime_dialect import oldest_version
 from lrq_deploy.export.runtime_version import needed_version, version_text
 from lrq_deploy.export.targets import REFERENCE, TargetChoice, targets
+from lrq_deploy.method.suited import default_method
+from lrq_deploy.process_memory import peak_bytes
 from lrq_deploy.progress import ProgressCallback, StageProgress
 from lrq_deploy.student.frozen import QuantizedModel
 from lrq_deploy.synthetic import SyntheticSet
@@ -40,11 +41,14 @@ def finish(run: Run, prepared: Prepared, made: MadeSet, fitted: Fitted) -> Quant
     checked, graphs = _exported(run, prepared, made.synthetic, fitted.model)
     written = len(graphs[targets().get(REFERENCE).file_name])
     prepared = replace(prepared, remarks=prepared.remarks + size_remark(run.options, written))
+    about = (weight_bytes(prepared.teacher), written, run.choice.describe_refused())
+    verdict = judge(checked, *about, prepared.pixels)
     metrics = {
         "settings": asdict(prepared.settings),
         "generator": made.synthetic.metrics,
         "student": dict(fitted.metrics),
         **_checked_metrics(checked, run.choice),
+        "verdict": verdict.to_json(),
         "model_remarks": list(prepared.remarks),
         "seconds": run.clock.seconds,
         "seconds_saved": _saved(made),
@@ -61,7 +65,7 @@ def finish(run: Run, prepared: Prepared, made: MadeSet, fitted: Fitted) -> Quant
         class_names=prepared.teacher.class_names,
     )
     run.folder.remove()
-    return _result(run, prepared, made, fitted, checked)
+    return _result(run, prepared, made, fitted, checked, verdict)
 
 
 def _exported(
@@ -112,15 +116,19 @@ def _serialised(proto: onnx.ModelProto) -> bytes:
 
 
 def _result(
-    run: Run, prepared: Prepared, made: MadeSet, fitted: Fitted, checked: Checked
+    run: Run,
+    prepared: Prepared,
+    made: MadeSet,
+    fitted: Fitted,
+    checked: Checked,
+    verdict: Verdict,
 ) -> QuantizeResult:
     options, model, choice, clock = fitted.options, fitted.model, run.choice, run.clock
     model_file = options.out / targets().get(REFERENCE).file_name
     fidelity, parity = checked.fidelity, checked.parity
     agreement_low, agreement_high = fidelity.agreement_interval
-    float_bytes = weight_bytes(prepared.teacher)
-    student_bytes = model_file.stat().st_size
-    verdict = judge(checked, float_bytes, student_bytes, choice.describe_refused())
+    student_bytes, default = model_file.stat().st_size, default_method(prepared.teacher)
+    pixels = prepared.pixels
     times = None if checked.benchmark is None else checked.benchmark.batches[0]
     return QuantizeResult(
         bundle_path=options.out,
@@ -129,7 +137,7 @@ def _result(
         seconds=clock.total(),
         stage_seconds=clock.seconds,
         seconds_saved=_saved(made),
-        peak_memory_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        peak_memory_mib=peak_bytes() / 2**20,
         peak_cuda_memory_mib=_cuda_peak(run.device),
         images_measured=fidelity.count,
         images_source=checked.source,
@@ -147,18 +155,24 @@ def _result(
         parity_max_diff=parity.max_diff,
         parity_mean_diff=parity.mean_diff,
         integer_share=100 * checked.coverage.share,
-        float_bytes=float_bytes,
+        float_bytes=weight_bytes(prepared.teacher),
         student_bytes=student_bytes,
         model_file=model_file,
         needs_onnxruntime=version_text(needed_version(onnx.load(model_file).graph)),
         oldest_onnxruntime=version_text(oldest_version(options.scheme)),
         float_latency_ms=None if times is None else times.float_graph.p50_ms,
         student_latency_ms=None if times is None else times.quantized.p50_ms,
-        improvements=improvements(options, choice, model, checked, student_bytes),
+        improvements=improvements(
+            options, choice, model, checked, student_bytes, default, verdict.told
+        ),
         refused_targets=dict(choice.refused),
         ship=verdict.ship,
         accurate=verdict.accurate,
+        headline=verdict.headline,
         verdict=verdict.sentence,
+        told=verdict.told,
+        fitting=pixels.fitting if pixels.contradicted else None,
+        default_method=default,
     )
 
 

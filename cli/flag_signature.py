@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lrq_deploy.cli import quantize_parameters
+from lrq_deploy.cli.option_names import saying_flags
 from lrq_deploy.cli.quantize_flags import (
     QuantizeFlags,
     parse_bits,
@@ -52,7 +53,8 @@ def with_flags(*names: str) -> Callable[[Callable[..., None]], Callable[..., Non
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         def run(**given: Any) -> None:
-            values = {name: _parsed(name, given.pop(name)) for name in names}
+            with saying_flags():
+                values = {name: _parsed(name, given.pop(name)) for name in names}
             command(flags=QuantizeFlags(**values), **given)
 
         functools.update_wrapper(run, command)

@@ -4,7 +4,7 @@ from functools import partial
 
 from lrq_deploy.cli.checking import Checked
 from lrq_deploy.cli.sizes import PACKED_BITS, wider_in_same_room
-from lrq_deploy.cli.verdict import MAX_DROP_POINTS, MIN_AGREEMENT
+from lrq_deploy.cli.verdict import MAX_DROP_POINTS, MIN_AGREEMENT, limit_in_doubt
 from lrq_deploy.export.accuracy import Fidelity
 from lrq_deploy.export.coverage import Coverage
 from lrq_deploy.export.intervals import images_to_decide, paired_drop_interval, share_interval
@@ -31,6 +31,8 @@ def improvements(
     model: QuantizedModel,
     checked: Checked,
     student_bytes: int,
+    default_method: str = "lrq",
+    told: bool = True,
 ) -> dict[str, str]:
     """Advice by figure, where there is any.
 
@@ -42,12 +44,14 @@ def improvements(
         model: the student.
         checked: what was measured.
         student_bytes: size of ``model.onnx``.
+        default_method: what the network gets without ``--method``.
+        told: whether what was measured tells what the student lost.
     """
     wide = options.scheme.act_bits == _CARRIER_BITS
     # ONNX Runtime alone is refused for --int4-linear.
     narrowed = wide and not options.scheme.int4_linear and _shares_a_narrow_table(choice)
     advice = {
-        "accuracy": _accuracy(options, checked, narrowed),
+        "accuracy": _accuracy(options, checked, narrowed, default_method) if told else "",
         "certainty": _certainty(checked),
         "integers": _integers(checked.coverage),
         "latency": _latency(checked.benchmark, checked.coverage, narrowed),
@@ -61,12 +65,16 @@ def _shares_a_narrow_table(choice: TargetChoice) -> bool:
     return choice.limits.carrier_qmax < targets().get(REFERENCE).carrier_qmax
 
 
-def _accuracy(options: QuantizeOptions, checked: Checked, narrowed: bool) -> str:
+def _accuracy(
+    options: QuantizeOptions, checked: Checked, narrowed: bool, default_method: str
+) -> str:
     drop = checked.fidelity.drop_points
     lost = checked.fidelity.agreement < 1 if drop is None else drop > 0
     if not lost:
         return ""
     ways = []
+    if options.method_name not in ("lrq", default_method):
+        ways.append(f"without --method {options.method_name} the default takes its place")
     weight_bits = options.scheme.weight_bits
     chosen = options.target_size is not None  # --bits mixed, which refuses --weight-bits
     wider = wider_in_same_room(weight_bits)
@@ -88,16 +96,17 @@ def _accuracy(options: QuantizeOptions, checked: Checked, narrowed: bool) -> str
 def _certainty(checked: Checked) -> str:
     """Where the images are not the user's, or too few to tell on which side of its limit it is."""
     found = checked.fidelity
+    if found.at_chance is not None:
+        return "labels that the float network meets tell what the student lost"
     if checked.source != "folder":
         harder = "synthetic images are harder than data, --images measures on yours"
         return harder if found.agreement < 1 else ""
+    if not limit_in_doubt(checked):
+        return ""
     labelled = found.drop_points is not None
     count = found.labelled if labelled else found.count
     limit = MAX_DROP_POINTS / 100 if labelled else MIN_AGREEMENT
     interval = partial(_interval, found)
-    low, high = interval(count)
-    if not low < limit < high:
-        return ""
     needed = images_to_decide(interval, limit, count)
     enough = "more" if needed is None else f"about {needed:,}"
     return f"{count:,} images do not tell on which side of the limit it is, {enough} would"
@@ -123,12 +132,7 @@ def _latency(benchmark: Benchmark | None, coverage: Coverage, narrowed: bool) ->
     if coverage.float_operators:
         rest = ", ".join(f"{count} {name}" for name, count in coverage.float_operators.items())
         return f"{rest} run on floats between the layers and are not fused with them"
-    if narrowed:
-        return f"{_ALONE} needs no clip behind activations, and writes one graph only"
-    return (
-        "every layer runs in integers, so the rest is the cost per operator and the CPU; measure "
-        "on the device with bench, where there are more threads with --threads"
-    )
+    return f"{_ALONE} needs no clip behind activations, writes one graph only" if narrowed else ""
 
 
 def _size(options: QuantizeOptions, model: QuantizedModel, student_bytes: int) -> str:

@@ -55,8 +55,9 @@ def inspect(
 def run_command(run: "Run") -> str:
     """Command line of a proposed run, to copy."""
     flags = QuantizeFlags(bits=_BITS, arch=run.arch or None, trust_pickle=run.trusted or None)
-    command = command_line(Path(run.model), flags)
-    return f"{command} --input-shape {run.input_shape}" if run.input_shape else command
+    blanks = (("input-shape", run.input_shape), ("mean", run.mean), ("std", run.std))
+    asked = [f"--{flag} {text}" for flag, text in blanks if text]
+    return " ".join([command_line(Path(run.model), flags), *asked])
 
 
 def inspection_json(found: "Inspection") -> dict[str, Any]:

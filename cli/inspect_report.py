@@ -9,9 +9,11 @@ from rich.table import Table
 from rich.text import Text
 
 from lrq_deploy.cli.inspect import run_command
+from lrq_deploy.cli.wide_tables import print_rows
 from lrq_deploy.inspection.advice import advise, shown_differences
 from lrq_deploy.inspection.inspect import Inspection
-from lrq_deploy.inspection.outline import TensorOutline, printable
+from lrq_deploy.inspection.outline import TensorOutline
+from lrq_deploy.wording import printable
 
 __all__ = ["print_inspection"]
 
@@ -32,7 +34,7 @@ def print_inspection(console: Console, found: Inspection, all_tensors: bool = Fa
         all_tensors: show every tensor.
     """
     console.print(_facts(found))
-    console.print(_tensors(found.outline.tensors, all_tensors))
+    _print_tensors(console, found.outline.tensors, all_tensors)
     advice = advise(found)
     console.print(Text(advice.sentence))
     if advice.python:
@@ -129,19 +131,27 @@ def _match_rows(found: Inspection) -> Iterator[tuple[str, str]]:
         yield "compared with", ", ".join(match.searched)
 
 
-def _tensors(tensors: dict[str, TensorOutline], everything: bool) -> Table:
+def _print_tensors(console: Console, tensors: dict[str, TensorOutline], everything: bool) -> None:
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("tensor", overflow="fold")
-    table.add_column("shape", justify="right")
-    table.add_column("dtype")
+    table.add_column("shape", justify="right", no_wrap=True)
+    table.add_column("dtype", no_wrap=True)
+    rows = list(_tensors(tensors, everything))
+    for row in rows:
+        table.add_row(*map(Text, row))
+    lines = [Text(" ".join(part for part in row if part)) for row in rows]
+    print_rows(console, table, [[name for name, _, _ in rows]], lines)
+
+
+def _tensors(tensors: dict[str, TensorOutline], everything: bool) -> Iterator[tuple[str, str, str]]:
+    """Name, shape and dtype of each that is shown."""
     names = list(tensors)
     hidden = len(names) - _FIRST_TENSORS - _LAST_TENSORS
     for position, name in enumerate(names):
         if not everything and hidden > 1:
             if position == _FIRST_TENSORS:
-                table.add_row(f"... {hidden} more (--all)", "", "")
+                yield f"... {hidden} more (--all)", "", ""
             if _FIRST_TENSORS <= position < len(names) - _LAST_TENSORS:
                 continue
         shape = ",".join(str(size) if size >= 0 else "?" for size in tensors[name].shape)
-        table.add_row(Text(printable(name, 200)), f"\\[{shape}]", printable(tensors[name].dtype))
-    return table
+        yield printable(name, 200), f"[{shape}]", printable(tensors[name].dtype)

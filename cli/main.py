@@ -17,14 +17,43 @@ from lrq_deploy.cli.quantize import quantize
 from lrq_deploy.cli.sensitivity import sensitivity
 from lrq_deploy.cli.stdout import encode_everything
 from lrq_deploy.cli.validate import validate
-from lrq_deploy.errors import LrqError
+from lrq_deploy.errors import (
+    BoundError,
+    DeviceMemoryError,
+    DivergenceError,
+    LrqError,
+    ParityError,
+    RankLostError,
+    WriteError,
+)
 from lrq_deploy.launch import speaker
 
-__all__ = ["EXIT_FAULT", "EXIT_INPUT", "EXIT_INTERRUPTED", "app", "run"]
+__all__ = [
+    "EXIT_CHECK",
+    "EXIT_FAULT",
+    "EXIT_INPUT",
+    "EXIT_INTERRUPTED",
+    "EXIT_RUN",
+    "app",
+    "exit_code",
+    "run",
+]
 
 EXIT_FAULT = 1
 EXIT_INPUT = 2
+EXIT_CHECK = 3
+EXIT_RUN = 4
 EXIT_INTERRUPTED = 130
+
+EXIT_CODES: dict[type[LrqError], int] = {
+    BoundError: EXIT_CHECK,
+    ParityError: EXIT_CHECK,
+    DeviceMemoryError: EXIT_RUN,
+    DivergenceError: EXIT_RUN,
+    RankLostError: EXIT_RUN,
+    WriteError: EXIT_RUN,
+}
+"""Of every error that is not bad input."""
 
 app = typer.Typer(
     name="lrq-deploy",
@@ -64,17 +93,22 @@ def _global_options(
 
 
 def run() -> None:
-    """Run the command line and exit: 0 done, 1 a fault, 2 bad input, 130 interrupted."""
+    """Run the command line and exit.
+
+    0 done; 1 a fault of the program; 2 bad input or usage, before anything is written; 3 a check
+    failed or a bound was missed; 4 the work could not be finished: the disk or the memory was full,
+    the training diverged or a process died; 130 interrupted, 143 ended.
+    """
     encode_everything()
     try:
         app(prog_name="lrq-deploy")
     except LrqError as error:
         # What ends a run that several processes share ends all of them; the first one says it.
         if speaker():
-            sys.exit(EXIT_INPUT)
+            sys.exit(exit_code(error))
         _show_traceback()
         _say(f"error: {error.rule}\n  received: {error.received}\n  remedy: {error.remedy}")
-        sys.exit(EXIT_INPUT)
+        sys.exit(exit_code(error))
     except SystemExit as done:
         # Typer turns Ctrl-C into this code, without a word.
         if done.code == EXIT_INTERRUPTED:
@@ -91,6 +125,12 @@ def run() -> None:
             "same command with LRQ_DEBUG=1 in the environment for the traceback, and report both."
         )
         sys.exit(EXIT_FAULT)
+
+
+def exit_code(error: LrqError) -> int:
+    """What the process returns where this error ends it."""
+    found = (code for kind, code in EXIT_CODES.items() if isinstance(error, kind))
+    return next(found, EXIT_INPUT)
 
 
 def _keep_exit_code() -> None:

@@ -1,8 +1,10 @@
 """The whole job: from options to a checked bundle. Data flows one way, stage by stage."""
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
@@ -21,7 +23,8 @@ from lrq_deploy.cli.run import Fitted, Prepared, Run
 from lrq_deploy.cli.run_identity import run_identity
 from lrq_deploy.cli.sensitivity import table_files
 from lrq_deploy.cli.stage_clock import StageClock
-from lrq_deploy.errors import DivergenceError, OptionError
+from lrq_deploy.errors import BundleError, DivergenceError, OptionError, OutputError
+from lrq_deploy.export.manifest import Manifest
 from lrq_deploy.export.output_directory import check_output, check_writable
 from lrq_deploy.export.targets import TargetChoice, targets
 from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
@@ -29,6 +32,7 @@ from lrq_deploy.graph.placement import place_quantizers
 from lrq_deploy.images import ImageSet, read_image_folder
 from lrq_deploy.launch import launch
 from lrq_deploy.method.chosen import chosen_settings
+from lrq_deploy.method.normalisation import check_pixels
 from lrq_deploy.method.recipe import RecipeSettings
 from lrq_deploy.method.suited import suited
 from lrq_deploy.options import QuantizeOptions
@@ -75,8 +79,8 @@ def quantize(
         run = _begun(options, control, device, ranks, progress if ranks.first else silent)
         prepared = _prepared(run, network, settings)
         run = replace(run, options=prepared.options)
-        identity = run_identity(run.options, prepared.settings, prepared.teacher, ranks.count)
-        ranks.on_first(lambda: run.folder.begin(identity))
+        about = (run.options, prepared.settings, prepared.teacher, device, ranks.count)
+        ranks.on_first(lambda: run.folder.begin(run_identity(*about)))
         with _last_good_kept(run):
             made = _made(run, prepared)
             fitted = _fitted(run, prepared, made.synthetic)
@@ -96,6 +100,8 @@ def _begun(
     keeper = SharedKeeper(folder, ranks, control.stop or StopRequest())
 
     def check_free() -> None:
+        if control.resume and not options.force:
+            _check_unfinished(options.out)
         check_output(options.out, options.force)
         if control.cache is not None:
             check_writable("--cache", control.cache)
@@ -106,6 +112,20 @@ def _begun(
     return Run(options, choice, control, folder, keeper, device, ranks, progress, clock)
 
 
+def _check_unfinished(out: Path) -> None:
+    """A bundle appears whole, in the end."""
+    try:
+        Manifest.read(out)
+    except BundleError:
+        return
+    raise OutputError(
+        "--resume continues a run that was stopped",
+        f"{out}, whose run is finished: the bundle is there",
+        f"look at it with lrq-deploy validate {shlex.quote(str(out))}, or choose another --out; "
+        "--force without --resume runs again and replaces it",
+    )
+
+
 def _prepared(run: Run, network: nn.Module | None, settings: RecipeSettings | None) -> Prepared:
     ranks = run.ranks
     with run.clock.stage("load"):
@@ -113,7 +133,8 @@ def _prepared(run: Run, network: nn.Module | None, settings: RecipeSettings | No
         options = _suited(run, teacher)
         images = ranks.together(lambda: _read_images(options, teacher) if ranks.first else None)
         sizes = ranks.on_first(lambda: _sizes(run, teacher, options))
-        remarks = ranks.on_first(lambda: model_remarks(teacher, run.progress))
+        pixels = ranks.on_first(lambda: check_pixels(teacher))
+        remarks = ranks.on_first(lambda: model_remarks(teacher, pixels, run.progress))
     with run.clock.stage("rehearse"):
         remarks += ranks.on_first(lambda: _rehearse(run, teacher))
     settings = settings or chosen_settings(options, teacher.input_shape, run.device, ranks)
@@ -123,7 +144,7 @@ def _prepared(run: Run, network: nn.Module | None, settings: RecipeSettings | No
         _check_compiles(options, settings)
         settings = replace(settings, compiled=True)
     ranks.check_batch(settings.batch_size)
-    return Prepared(options, teacher, settings, images, sizes, remarks)
+    return Prepared(options, teacher, settings, images, sizes, pixels, remarks)
 
 
 def _sizes(run: Run, teacher: Teacher, options: QuantizeOptions) -> FileSizes | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lrq_deploy.cli import quantize_parameters as parameter
 from lrq_deploy.cli.flag_signature import NETWORK, WIDTHS, with_flags
+from lrq_deploy.cli.option_names import saying_flags
 from lrq_deploy.cli.quantize_flags import QuantizeFlags, command_line, options_from
 from lrq_deploy.errors import OptionError
 from lrq_deploy.options import QuantizeOptions
@@ -17,6 +18,7 @@ DEFAULT_BITS = "4"
 
 
 @with_flags(*WIDTHS, "target", *NETWORK, "trust_pickle", "long_range", "method", "recipe")
+@saying_flags()
 def plan(
     model: parameter.Model,
     bits: parameter.PlannedBits = DEFAULT_BITS,
@@ -65,6 +67,7 @@ def _print(
         found = make_plan(
             options,
             runtimes,
+            choice.limits,
             lambda student, teacher: rehearse_student(
                 student, options.scheme, teacher, choice.targets
             ),
@@ -73,4 +76,8 @@ def _print(
     if json:
         console.print_json(data=found.to_json())
     else:
+        fitting = found.fitting
+        if fitting is not None:
+            # What was just said not to fit, or to be missing, is not to be typed again.
+            flags = replace(flags, mean=fitting.mean, std=fitting.std)
         print_plan(console, found, command_line(model, flags))

@@ -5,6 +5,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lrq_deploy.cli.wide_tables import print_rows
 from lrq_deploy.planning.plan import Plan, PlannedLayer
 
 __all__ = ["print_plan"]
@@ -19,9 +20,10 @@ def print_plan(console: Console, plan: Plan, command: str) -> None:
     Args:
         console: where to write; lines stay within its width, the command is never wrapped.
         plan: product of ``make_plan``.
-        command: the ``quantize`` command that the plan is of.
+        command: the ``quantize`` command that the plan is of, with pixels as they fit.
     """
-    console.print(_layers(plan))
+    names = [layer.facts.name for layer in plan.layers]
+    print_rows(console, _layers(plan), [names], [_line(layer) for layer in plan.layers])
     _print_notes(console, plan)
     console.print(_figures(plan))
     for runtime, sentences in plan.advice.items():
@@ -39,24 +41,35 @@ def print_plan(console: Console, plan: Plan, command: str) -> None:
 def _layers(plan: Plan) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, title_justify="left")
     table.add_column("layer", overflow="fold")
-    table.add_column("kind")
-    table.add_column("weight", justify="right")
-    table.add_column("bits", justify="right")
-    table.add_column("MMAC", justify="right")
+    table.add_column("kind", no_wrap=True)
+    for title in ("weight", "bits", "MMAC"):
+        table.add_column(title, justify="right", no_wrap=True)
     for runtime in plan.advice:
-        table.add_column(runtime)
+        table.add_column(runtime, no_wrap=True)
     for layer in plan.layers:
-        facts = layer.facts
-        grouping = "" if facts.grouping == "dense" else f"{facts.grouping} "
-        table.add_row(
-            Text(facts.name),
-            grouping + facts.kind,
-            "x".join(str(size) for size in facts.weight_shape),
-            f"W{facts.weight_bits}A{facts.input_bits}",
-            f"{facts.multiply_adds / 1e6:,.2f}",
-            *(_kernel(layer, runtime) for runtime in plan.advice),
-        )
+        kernels = (_kernel(layer, runtime) for runtime in plan.advice)
+        table.add_row(Text(layer.facts.name), *_facts_of(layer), *kernels)
     return table
+
+
+def _facts_of(layer: PlannedLayer) -> tuple[str, str, str, str]:
+    facts = layer.facts
+    grouping = "" if facts.grouping == "dense" else f"{facts.grouping} "
+    return (
+        grouping + facts.kind,
+        "x".join(str(size) for size in facts.weight_shape),
+        f"W{facts.weight_bits}A{facts.input_bits}",
+        f"{facts.multiply_adds / 1e6:,.2f}",
+    )
+
+
+def _line(layer: PlannedLayer) -> Text:
+    """The row of a layer in words."""
+    kind, weight, bits, multiply_adds = _facts_of(layer)
+    line = Text(f"{layer.facts.name}: {kind} {weight}, {bits}, {multiply_adds} MMAC")
+    for runtime in layer.executions:
+        line.append(f", {runtime} ").append_text(_kernel(layer, runtime))
+    return line
 
 
 def _kernel(layer: PlannedLayer, runtime: str) -> Text:

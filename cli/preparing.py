@@ -12,6 +12,7 @@ from lrq_deploy.graph.teach import make_teacher
 from lrq_deploy.launch import launch
 from lrq_deploy.loading import adopt_module, load_model
 from lrq_deploy.options import QuantizeOptions
+from lrq_deploy.probabilities import probability_remark
 from lrq_deploy.teacher import Teacher
 
 __all__ = ["chosen_device", "load_teacher"]
@@ -68,10 +69,11 @@ def load_teacher(options: QuantizeOptions, network: nn.Module | None = None) -> 
     # A script keeps its tensors, and frozen ones are in its code: the graph holds them all.
     weights = _state(loaded.program) or teacher.graph.state_dict()
     named = len(loaded.class_names) == teacher.num_classes
+    ending = probability_remark(loaded.program, teacher)
     return replace(
         teacher,
         fingerprint=fingerprint(weights),
-        remarks=loaded.remarks,
+        remarks=(*loaded.remarks, *([ending] if ending else [])),
         class_names=loaded.class_names if named else (),
     )
 

@@ -8,12 +8,14 @@ import typer
 
 from lrq_deploy.cli import quantize_parameters as parameter
 from lrq_deploy.cli.flag_signature import NETWORK, WIDTHS, with_flags
+from lrq_deploy.cli.option_names import saying_flags
 from lrq_deploy.cli.quantize_flags import (
     QuantizeFlags,
     command_line,
     control_from,
     options_from,
 )
+from lrq_deploy.errors import BoundError
 from lrq_deploy.launch import launch
 from lrq_deploy.options import QuantizeOptions
 from lrq_deploy.resume.stop_request import RunStopped, stop_on_signals
@@ -48,6 +50,7 @@ __all__ = ["quantize", "run_and_report"]
     "resume",
     "checkpoint_every",
     "max_memory",
+    "require_ship",
 )
 def quantize(
     model: parameter.Model,
@@ -61,24 +64,35 @@ def quantize(
         from lrq_deploy.cli.config_file import read_config
 
         flags = flags.over(read_config(config))
-    run_and_report(model, flags, json=json, quiet=quiet)
+    result = run_and_report(model, flags, json=json, quiet=quiet)
+    if flags.require_ship and not result.ship:
+        raise BoundError(
+            "--require-ship wants a student to ship",
+            f"{result.headline}: {result.verdict}",
+            f"follow what stands under Next; the bundle stays in {result.bundle_path}",
+        )
 
 
 def _stopped(
-    model: Path, flags: QuantizeFlags, options: QuantizeOptions, stopped: RunStopped
+    model: Path,
+    flags: QuantizeFlags,
+    options: QuantizeOptions,
+    shown: list[str],
+    stopped: RunStopped,
 ) -> typer.Exit:
     """The end of a run that was stopped, after a word on how to go on."""
     from lrq_deploy.resume.run_folder import run_folder_of
 
     folder = run_folder_of(options.out)
     if folder.exists() and launch().first:
-        command = command_line(model, replace(flags, resume=True))
+        command = " ".join([command_line(model, replace(flags, resume=True)), *shown])
         typer.echo(f"{stopped}; the state of the run is in {folder}. Continue it with", err=True)
         typer.echo(f"  {command}", err=True)
     # What a shell reports of a process that a signal ended.
     return typer.Exit(128 + stopped.number)
 
 
+@saying_flags()
 def run_and_report(
     model: Path, flags: QuantizeFlags, *, json: bool, quiet: bool
 ) -> "QuantizeResult":
@@ -110,8 +124,10 @@ def run_and_report(
         ):
             result = run_pipeline(options, view, control=replace(control, stop=stop))
     except RunStopped as stopped:
-        raise _stopped(model, flags, options, stopped) from stopped
-    commands = next_commands(options, flags, result.ship, result.accurate)
+        shown = [flag for flag, on in (("--json", json), ("--quiet", quiet)) if on]
+        raise _stopped(model, flags, options, shown, stopped) from stopped
+    judged = (result.ship, result.accurate, result.told)
+    commands = next_commands(options, flags, *judged, result.fitting, result.default_method)
     result = replace(result, next_commands=commands)
     if json and first:
         stdout.print_json(data=result.to_json())

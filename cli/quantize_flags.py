@@ -72,6 +72,7 @@ class QuantizeFlags:
     resume: bool | None = None
     checkpoint_every: float | None = None
     max_memory: int | None = None
+    require_ship: bool | None = None
 
     def given(self) -> dict[str, Any]:
         """The fields that were given, by name."""

@@ -15,14 +15,17 @@ __all__ = [
     "Bits",
     "Cache",
     "CheckpointEvery",
+    "Compile",
     "Config",
     "Decoupled",
     "DemoOut",
+    "Depthwise",
     "Device",
     "EdgeBits",
     "Force",
     "Images",
     "InputShape",
+    "Int4Linear",
     "Json",
     "LongRange",
     "Margin",
@@ -36,6 +39,7 @@ __all__ = [
     "Precision",
     "Quiet",
     "Recipe",
+    "RequireShip",
     "ResidualBits",
     "Resume",
     "Seed",
@@ -59,7 +63,9 @@ Model = Annotated[
     typer.Argument(
         metavar="MODEL",
         show_default=False,
-        help="State dict (.pt, .pth, .th, .safetensors; needs --arch) or torch.export archive.",
+        help="A state dict (.pt, .pth, .th, .safetensors; with --arch unless exactly one known "
+        "network fits), a torch.export archive, TorchScript, or a whole module in a pickle, "
+        "which needs --trust-pickle.",
     ),
 ]
 
@@ -76,7 +82,8 @@ Bits = Annotated[
     typer.Option(
         "--bits",
         metavar="2..8|mixed",
-        help="Weights and activations of the inner layers; mixed needs --target-size.",
+        help="Weights and activations of the inner layers; mixed needs --target-size. Required "
+        "unless both --weight-bits and --act-bits are given.",
     ),
 ]
 TargetSize = Annotated[
@@ -156,7 +163,8 @@ Arch = Annotated[
     typer.Option(
         "--arch",
         metavar="SOURCE:NAME",
-        help="torchvision:NAME, timm:NAME or FILE.py:FACTORY; not for a torch.export archive.",
+        help="torchvision:NAME, timm:NAME or FILE.py:FACTORY. Default: the one known network "
+        "that fits. Not for a torch.export archive.",
     ),
 ]
 InputShape = Annotated[
@@ -164,7 +172,8 @@ InputShape = Annotated[
     typer.Option(
         "--input-shape",
         metavar="C,H,W",
-        help="Input of the network, where its name or archive does not tell.",
+        help="Input of the network, 8 to 512 pixels a side, where its name or archive does not "
+        "tell.",
     ),
 ]
 Mean = Annotated[
@@ -172,7 +181,8 @@ Mean = Annotated[
     typer.Option(
         "--mean",
         metavar="M,...",
-        help="Mean per channel that pixels 0..1 were normalised with.",
+        help="Mean per channel that pixels 0..1 were normalised with. Default: as the network's "
+        "name or a file beside the weights says, else pixels stay in 0..1, with a warning.",
     ),
 ]
 Std = Annotated[
@@ -229,7 +239,8 @@ Margin = Annotated[
     typer.Option(
         "--margin",
         metavar="a1|a2|b|off",
-        help=f"Reading of Adversarial Margin Add. Default: {_SWITCHES.margin}.",
+        help="Adversarial Margin Add: a2 opens small angles to the class centre, a1 adds a margin "
+        f"in the generator's loss, b in the student's. Default: {_SWITCHES.margin}.",
     ),
 ]
 Decoupled = Annotated[
@@ -245,7 +256,9 @@ Method = Annotated[
     typer.Option(
         "--method",
         metavar="lrq|lrq-blocks|leaves|lrq-paper|gdfq|zeroq|calibrate",
-        help="A named set of these parts and of settings. Default: lrq.",
+        help="lrq: all parts; lrq-blocks: rounding learned block by block; leaves: painted "
+        "images; lrq-paper, gdfq, zeroq: in the style of these papers; calibrate: ranges only, no "
+        "training. Default: lrq, and leaves where there is no BatchNorm.",
     ),
 ]
 Recipe = Annotated[
@@ -324,8 +337,15 @@ MaxMemory = Annotated[
     int | None,
     typer.Option(
         "--max-memory",
-        metavar="MB",
-        help="Keep the made images on the disk where the process would take more with them.",
+        metavar="MiB",
+        help="Keep the made images on the disk where the process would take more MiB with them.",
+    ),
+]
+RequireShip = Annotated[
+    bool | None,
+    typer.Option(
+        "--require-ship/--no-require-ship",
+        help="Fail with exit code 3 where the verdict is not to ship; the bundle stays.",
     ),
 ]
 Config = Annotated[

@@ -22,8 +22,8 @@ def print_report(console: Console, result: QuantizeResult) -> None:
     console.print(_checks(result))
     for remark in (*result.model_remarks, *result.images_remarks):
         console.print(Text(f"warning: {remark}", style="yellow"))
-    sentence = Text("SHIP IT: " if result.ship else "DO NOT SHIP: ", style="bold")
-    sentence.stylize("green" if result.ship else "red")
+    sentence = Text(f"{result.headline}: ", style="bold")
+    sentence.stylize("green" if result.ship else "red" if result.told else "yellow")
     sentence.append(result.verdict, style="not bold default")
     console.print(sentence)
     for figure, text in result.improvements.items():

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lrq_deploy.teacher import Preprocessing
+
 __all__ = ["RESULT_SCHEMA", "QuantizeResult"]
 
 RESULT_SCHEMA = 1
@@ -44,12 +46,17 @@ class QuantizeResult:
         refused_targets: why a runtime has no graph in the bundle, by its name.
         ship: whether the figures say that the student may be shipped.
         accurate: whether its accuracy, or its agreement, is within the limit.
+        headline: the answer, with what it hangs on, for instance ``SHIP IT``.
         verdict: one sentence with the reason.
         next_commands: command lines to run next, where the run was started by one.
         model_remarks: on the model and how it is read, such as pixels that do not fit it.
         images_remarks: on the user's images, such as files that were skipped.
         label_f1: F1 in percent of the yes answers, ``None`` where an image has one class.
         labels_exact: percent of images on which all labels agree, likewise.
+        told: whether what was measured tells what the student lost.
+        fitting: how pixels should be normalised instead, where the first BatchNorm contradicts
+            how they are and a usual normalisation fits it.
+        default_method: what the network gets without ``--method``.
         peak_cuda_memory_mib: peak memory of the process on its CUDA device, as torch reserved it;
             ``None`` where none was used.
     """
@@ -84,12 +91,16 @@ class QuantizeResult:
     refused_targets: dict[str, str]
     ship: bool
     accurate: bool
+    headline: str
     verdict: str
     next_commands: tuple[str, ...] = ()
     model_remarks: tuple[str, ...] = ()
     images_remarks: tuple[str, ...] = ()
     label_f1: float | None = None
     labels_exact: float | None = None
+    told: bool = True
+    fitting: Preprocessing | None = None
+    default_method: str = "lrq"
     peak_cuda_memory_mib: float | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -98,6 +109,8 @@ class QuantizeResult:
         for name, value in vars(self).items():
             if isinstance(value, Path):
                 value = str(value)
+            elif isinstance(value, Preprocessing):
+                value = {"mean": list(value.mean), "std": list(value.std)}
             elif isinstance(value, tuple):
                 value = list(value)
             document[name] = value

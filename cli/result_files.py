@@ -1,10 +1,11 @@
 """Files that a measuring command leaves in ``--out``: refused early, written whole."""
 
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from lrq_deploy.errors import OutputError
+from lrq_deploy.durable import write_atomically
+from lrq_deploy.errors import OutputError, WriteError
+from lrq_deploy.export.output_directory import check_writable
 
 __all__ = ["check_folder", "write_files"]
 
@@ -22,26 +23,22 @@ def check_folder(out: Path, names: Iterable[str], force: bool) -> None:
             f"{', '.join(present)} in {out}",
             "choose another --out, or replace them with --force",
         )
-    existing = next(p for p in [out, *out.absolute().parents] if p.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise OutputError("--out must be a folder that can be written", f"{out}", "choose another")
+    check_writable("--out", out)
 
 
 def write_files(out: Path, files: Mapping[str, bytes]) -> None:
     """Write files by name into ``out``, which is created; each appears whole.
 
     Raises:
-        OutputError: the disk refuses.
+        WriteError: the disk refuses.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name, data in files.items():
-            partial = out / f".{name}.partial"
-            partial.write_bytes(data)
-            partial.replace(out / name)
+            write_atomically(out / name, data)
     except OSError as error:
-        raise OutputError(
+        raise WriteError(
             "the results must be written completely",
-            f"{error.strerror or error} at {error.filename or out}",
+            f"{error.strerror or error} at {out}",
             "free space on the disk or choose another --out",
         ) from error

@@ -9,6 +9,7 @@ from lrq_deploy.cli.mixed_widths import FileSizes
 from lrq_deploy.cli.stage_clock import StageClock
 from lrq_deploy.export.targets import TargetChoice
 from lrq_deploy.images import ImageSet
+from lrq_deploy.method.normalisation import PixelCheck
 from lrq_deploy.method.recipe import RecipeSettings
 from lrq_deploy.options import QuantizeOptions
 from lrq_deploy.progress import ProgressCallback
@@ -59,6 +60,7 @@ class Prepared:
         settings: work and step sizes.
         images: those of the user, on the first rank.
         sizes: of the files, where widths are chosen to fit a target.
+        pixels: what the first BatchNorm has against how they are read.
         remarks: on the model and how it is read, which the user should know.
     """
 
@@ -67,6 +69,7 @@ class Prepared:
     settings: RecipeSettings
     images: ImageSet | None
     sizes: FileSizes | None
+    pixels: PixelCheck
     remarks: tuple[str, ...] = ()
 
 

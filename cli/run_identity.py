@@ -17,8 +17,8 @@ from lrq_deploy.teacher import Teacher
 
 __all__ = ["plain_options", "run_identity"]
 
-# Where the bundle goes, and whether it replaces one, changes nothing in it.
-WITHOUT_EFFECT = ("out", "force")
+# Where the bundle goes, and whether it replaces one, changes nothing in it; "auto" is no device.
+WITHOUT_EFFECT = ("out", "force", "device")
 
 
 def plain_options(options: QuantizeOptions) -> dict[str, Any]:
@@ -30,7 +30,11 @@ def plain_options(options: QuantizeOptions) -> dict[str, Any]:
 
 
 def run_identity(
-    options: QuantizeOptions, settings: RecipeSettings, teacher: Teacher, processes: int = 1
+    options: QuantizeOptions,
+    settings: RecipeSettings,
+    teacher: Teacher,
+    device: torch.device,
+    processes: int = 1,
 ) -> dict[str, Any]:
     """Values by name; a run may continue another one where all of them agree.
 
@@ -38,6 +42,7 @@ def run_identity(
         options: of the run.
         settings: of its recipe.
         teacher: captured.
+        device: where the run trains; which one of a type does not matter.
         processes: that share the work.
     """
     asked: dict[str, Any] = {}
@@ -48,6 +53,7 @@ def run_identity(
             asked[name] = value
     return {
         **asked,
+        "device": device.type,
         "teacher": fingerprint(teacher.graph.state_dict()),
         "graph": stage_key({"code": teacher.graph.code}),
         # A file beside the weights may state them, so the options do not tell.

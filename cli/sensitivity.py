@@ -9,6 +9,7 @@ import typer
 
 from lrq_deploy.cli import quantize_parameters as parameter
 from lrq_deploy.cli.flag_signature import NETWORK, with_flags
+from lrq_deploy.cli.option_names import saying_flags
 from lrq_deploy.cli.quantize_flags import QuantizeFlags, options_from
 from lrq_deploy.cli.result_files import check_folder, write_files
 from lrq_deploy.options import QuantizeOptions
@@ -38,6 +39,7 @@ Replace = Annotated[
 
 
 @with_flags("act_symmetry", *NETWORK, "trust_pickle", "device", "seed")
+@saying_flags()
 def sensitivity(
     model: parameter.Model,
     flags: QuantizeFlags,
@@ -83,12 +85,13 @@ def _measure(
     from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
     from lrq_deploy.graph.placement import place_quantizers
     from lrq_deploy.method.methods import method_settings
+    from lrq_deploy.method.normalisation import check_pixels
     from lrq_deploy.method.suited import suited
     from lrq_deploy.target import PORTABLE
 
     device = chosen_device(options.device)
     teacher = load_teacher(options)
-    remarks = model_remarks(teacher, progress)
+    remarks = model_remarks(teacher, check_pixels(teacher), progress)
     options = suited(options, teacher)
     settings = probe_settings(teacher.input_shape)
     settings = method_settings(options.method_name, settings, options.scheme.weight_bits)

@@ -2,7 +2,7 @@
 
 import sys
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lrq_deploy.cli import quantize_parameters as parameter
-from lrq_deploy.errors import ExportError, OptionError
+from lrq_deploy.cli.accuracy_gates import AccuracyGates, MaxDrop, Measured, MinAgreement
+from lrq_deploy.cli.engine_parameters import (
+    EngineFile,
+    RequireEngine,
+    check_engine_file,
+    no_engine,
+)
+from lrq_deploy.errors import BoundError, OptionError
 from lrq_deploy.progress import ProgressCallback, silent
 
 if TYPE_CHECKING:
@@ -56,6 +63,15 @@ MinCoverage = Annotated[
         help="Fail if a smaller share of the multiply-adds runs in integers.",
     ),
 ]
+DeviceOutputs = Annotated[
+    Path | None,
+    typer.Option(
+        "--device-outputs",
+        metavar="DIR",
+        show_default=False,
+        help="Folder of build --for-device with the outputs.json of the device: judge it too.",
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -69,6 +85,10 @@ class ValidateOptions:
         reference_count: images for the numpy reference, 1 or more.
         threads: of ONNX Runtime, 1 or more.
         min_integer_coverage: share of the multiply-adds, 0..1; None only reports.
+        engine: engine file; None takes those beside the bundle.
+        require_engine: whether an engine that does not run here fails the command.
+        device_outputs: what came back from a device, see ``export.device_outputs``; None: nothing.
+        accuracy: what the accuracy that ``quantize`` measured must keep.
     """
 
     bundle: Path
@@ -77,6 +97,10 @@ class ValidateOptions:
     reference_count: int = 16
     threads: int = 1
     min_integer_coverage: float | None = None
+    engine: Path | None = None
+    require_engine: bool = False
+    device_outputs: Path | None = None
+    accuracy: AccuracyGates = field(default_factory=AccuracyGates)
 
     def __post_init__(self) -> None:
         for name in ("count", "reference_count", "threads"):
@@ -105,6 +129,9 @@ class Validation:
         coverage: integer audit of ``model.onnx``.
         min_integer_coverage: what the user asked for.
         remarks: on the user's images, such as files that were skipped.
+        require_engine: whether an engine must have run.
+        measured: what ``quantize`` wrote of its accuracy.
+        accuracy: what that must keep.
     """
 
     bundle: Path
@@ -116,6 +143,26 @@ class Validation:
     coverage: "Coverage"
     min_integer_coverage: float | None
     remarks: tuple[str, ...] = ()
+    require_engine: bool = False
+    measured: Measured = field(default_factory=Measured)
+    accuracy: AccuracyGates = field(default_factory=AccuracyGates)
+
+    @property
+    def missing_engine(self) -> str:
+        """Why a required engine did not run, with the remedy; empty if it ran or need not."""
+        rung = self.ladder.rung("engine")
+        return rung.skipped if self.require_engine and rung is not None else ""
+
+    @property
+    def passes(self) -> bool:
+        """Whether every gate holds."""
+        kept = not self.ladder.failures and self.enough_integers and not self.missing_engine
+        return kept and self.missed_accuracy is None
+
+    @property
+    def missed_accuracy(self) -> BoundError | None:
+        """The gate on accuracy that what ``quantize`` measured misses, if any."""
+        return self.accuracy.missed(self.measured)
 
     @property
     def enough_integers(self) -> bool:
@@ -133,28 +180,35 @@ class Validation:
             "images": self.images,
             "images_source": self.images_source,
             "images_remarks": list(self.remarks),
-            "passes": not self.ladder.failures and self.enough_integers,
+            "passes": self.passes,
             "rungs": [rung.to_json() for rung in self.ladder.rungs],
+            "require_engine": self.require_engine,
             "min_integer_coverage": self.min_integer_coverage,
             "coverage": self.coverage.to_json(),
+            "accuracy": {**asdict(self.measured), **asdict(self.accuracy)},
         }
 
     def require(self) -> None:
-        """Check parity and coverage.
+        """Check parity, the engine and coverage.
 
         Raises:
             ParityError: a rung is below its bound.
-            ExportError: too little runs in integers.
+            BoundError: a required engine did not run, too little runs in integers, or what
+                ``quantize`` measured misses a gate on accuracy.
         """
         self.ladder.require()
+        if self.missing_engine:
+            raise no_engine(self.missing_engine)
         if not self.enough_integers:
             fallbacks = [f"{x.name}: {x.reason}" for x in self.coverage.fallbacks]
-            raise ExportError(
+            raise BoundError(
                 f"at least {100 * (self.min_integer_coverage or 0):g} % of the multiply-adds must "
                 "run in integers",
                 f"{100 * self.coverage.share:.1f} % ({'; '.join(fallbacks)})",
                 "follow the remedy of each layer, or lower --min-integer-coverage",
             )
+        if (missed := self.missed_accuracy) is not None:
+            raise missed
 
 
 def validate(
@@ -164,11 +218,19 @@ def validate(
     reference_count: ReferenceCount = 16,
     threads: Threads = 1,
     min_integer_coverage: MinCoverage = None,
+    engine: EngineFile = None,
+    require_engine: RequireEngine = False,
+    device_outputs: DeviceOutputs = None,
+    max_drop: MaxDrop = None,
+    min_agreement: MinAgreement = None,
     json: parameter.Json = False,
     quiet: parameter.Quiet = False,
 ) -> None:
     """Show that every form of a bundle's network computes the same. Fails below a bound."""
-    options = ValidateOptions(bundle, images, count, reference_count, threads, min_integer_coverage)
+    counts = (count, reference_count, threads)
+    gates = (min_integer_coverage, engine, require_engine)
+    accuracy = AccuracyGates(max_drop, min_agreement)
+    options = ValidateOptions(bundle, images, *counts, *gates, device_outputs, accuracy)
     from rich.console import Console
 
     from lrq_deploy.cli.progress_view import progress_view
@@ -189,19 +251,24 @@ def validate_bundle(options: ValidateOptions, progress: ProgressCallback = silen
     """Compare all forms of a bundle's student; reports, whatever it finds.
 
     Raises:
-        BundleError: not a bundle, changed, of another schema, or with a graph that is not its own.
+        BundleError: not a bundle, changed, of another schema, or with a graph that is not its own;
+            or the named engine or the outputs of a device are not of it.
         ExportError: ONNX Runtime does not accept a graph.
         ImageError: the image folder cannot be used.
         ParityError: logits are not finite.
     """
     from lrq_deploy.export.bundle import load_bundle
     from lrq_deploy.export.coverage import audit
+    from lrq_deploy.export.device_outputs import judge_outputs
     from lrq_deploy.export.engine_run import open_engine
     from lrq_deploy.export.graph_identity import check_graph
-    from lrq_deploy.export.ladder import climb
+    from lrq_deploy.export.ladder import Ladder, climb
     from lrq_deploy.export.targets import targets
 
     bundle = load_bundle(options.bundle)
+    check_engine_file(options.engine, bundle)
+    outputs = options.device_outputs
+    device = () if outputs is None else (judge_outputs(bundle, outputs),)
     fingerprint = bundle.manifest.teacher_fingerprint
     graphs: dict[str, Path] = {}
     for name in targets().names():
@@ -211,6 +278,7 @@ def validate_bundle(options: ValidateOptions, progress: ProgressCallback = silen
             check_graph(graphs[name], name, fingerprint)
     model = bundle.model()
     batches, count, remarks = _images(options, bundle, model)
+    asked = options.engine is not None or options.require_engine
     ladder = climb(
         model,
         graphs["onnxruntime"],
@@ -220,7 +288,7 @@ def validate_bundle(options: ValidateOptions, progress: ProgressCallback = silen
         options.threads,
         -(-count // _BATCH),
         progress,
-        partial(open_engine, bundle) if "tensorrt" in graphs else None,
+        partial(open_engine, bundle, options.engine) if asked or "tensorrt" in graphs else None,
     )
     return Validation(
         bundle=options.bundle,
@@ -228,10 +296,13 @@ def validate_bundle(options: ValidateOptions, progress: ProgressCallback = silen
         scheme=model.scheme.describe(),
         images=count,
         images_source="synthetic" if options.images is None else "folder",
-        ladder=ladder,
+        ladder=Ladder((*ladder.rungs, *device)),
         coverage=audit(model, graphs["onnxruntime"]),
         min_integer_coverage=options.min_integer_coverage,
         remarks=remarks,
+        require_engine=options.require_engine,
+        measured=Measured.of(bundle.manifest.metrics),
+        accuracy=options.accuracy,
     )
 
 

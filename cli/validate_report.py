@@ -31,16 +31,15 @@ def print_validation(console: Console, found: Validation) -> None:
         console.print(Text(f"warning: {remark}", style="yellow"))
     console.print(_ladder(found.ladder, console.width))
     for rung in found.ladder.rungs:
-        if rung.where:
-            console.print(f"  {rung.name} parts at {rung.where}", highlight=False, markup=False)
-        if rung.skipped:
-            console.print(f"  {rung.name} not run: {rung.skipped}", highlight=False, markup=False)
+        where = f"parts at {rung.where}" if rung.where else ""
+        skipped = f"not run: {rung.skipped}" if rung.skipped else ""
+        for said in filter(None, (where, skipped, rung.remark)):
+            console.print(f"  {rung.name} {said}", highlight=False, markup=False)
     _print_audit(console, found.coverage, full=found.min_integer_coverage is not None)
-    good = not found.ladder.failures and found.enough_integers
-    sentence = Text(
-        "VALID: " if good else "NOT VALID: ", style="bold green" if good else "bold red"
-    )
-    sentence.append(_sentence(found), style="not bold default")
+    verdict, colour = ("VALID: ", "green") if found.passes else ("NOT VALID: ", "red")
+    sentence = Text(verdict, style=f"bold {colour}")
+    said = f"{_sentence(found)} {found.measured.describe()}"
+    sentence.append(said, style="not bold default")
     console.print(sentence)
 
 
@@ -48,9 +47,14 @@ def _sentence(found: Validation) -> str:
     failures = [rung.title for rung in found.ladder.failures]
     if failures:
         return f"below the bound: {', '.join(failures)}."
+    if found.missing_engine:
+        return "the required engine did not run."
     if not found.enough_integers:
         return "too little of the graph runs in integers."
-    return "every form is within its bound."
+    if (missed := found.missed_accuracy) is not None:
+        return f"{missed.rule}, got {missed.received}."
+    ran = " that ran" if any(rung.skipped for rung in found.ladder.rungs) else ""
+    return f"every form{ran} is within its bound."
 
 
 def _ladder(ladder: Ladder, width: int) -> Table:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lrq_deploy.errors import ImageError
 from lrq_deploy.export.intervals import paired_drop_interval, share_interval
-from lrq_deploy.export.labelling import Labelling, labelling
+from lrq_deploy.export.labelling import AtChance, Labelling, labelling
 from lrq_deploy.export.session import Session
 from lrq_deploy.task import answers
 from lrq_deploy.teacher import Teacher
@@ -47,6 +47,7 @@ class Fidelity:
         gained: labelled images that only the student gets right.
         labels: more on the agreement where an image has several answers.
         remark: on the labels that the images came with, or empty.
+        at_chance: how the teacher meets them where they are left out for it, else None.
     """
 
     count: int
@@ -58,6 +59,7 @@ class Fidelity:
     gained: int
     labels: LabelAgreement | None = None
     remark: str = ""
+    at_chance: AtChance | None = None
 
     @property
     def drop_points(self) -> float | None:
@@ -121,7 +123,8 @@ def measure(
     ours, theirs = (torch.cat(side) for side in zip(*seen, strict=True))
     told = Labelling(None)
     if given:
-        told = labelling(theirs[:, 0], torch.cat(given), numbers, teacher.num_classes)
+        about = (numbers, teacher.num_classes, bool(teacher.class_names))
+        told = labelling(theirs[:, 0], torch.cat(given), *about)
     right = (
         None if told.labels is None else (ours[:, 0] == told.labels, theirs[:, 0] == told.labels)
     )
@@ -135,6 +138,7 @@ def measure(
         gained=0 if right is None else int((right[0] & ~right[1]).sum()),
         labels=_label_agreement(ours, theirs) if teacher.task == "multilabel" else None,
         remark=told.remark,
+        at_chance=told.at_chance,
     )
 
 

@@ -7,13 +7,21 @@ from typing import Any
 
 import onnx
 
-from lrq_deploy.export.multiply_adds import multiply_adds
+from lrq_deploy.export.multiply_adds import multiply_adds, stray_products
 from lrq_deploy.export.session import open_session
 from lrq_deploy.student.frozen import FloatLayer, QuantizedModel
 from lrq_deploy.student.weight_only import WeightOnlyLayer
 from lrq_deploy.student.weighted import WeightedLayer, weighted_layers
 
-__all__ = ["KEPT_FLOAT", "WEIGHT_ONLY", "Coverage", "LayerCoverage", "audit", "kept_reason"]
+__all__ = [
+    "KEPT_FLOAT",
+    "WEIGHT_ONLY",
+    "Coverage",
+    "LayerCoverage",
+    "audit",
+    "kept_reason",
+    "strays",
+]
 
 _INTEGER_KERNELS = frozenset(
     {"ConvInteger", "MatMulInteger", "QGemm", "QLinearConv", "QLinearMatMul"}
@@ -34,6 +42,10 @@ _FLOAT_KERNELS = frozenset(
 )
 WEIGHT_ONLY = "--int4-linear keeps its input in float; its weights are INT4"
 KEPT_FLOAT = "--depthwise float keeps it so; quantize with --depthwise int8 to compare"
+_STRAY = (
+    "it multiplies by stored numbers and is no layer that has integers; write it as a Conv2d or "
+    "Linear, or report it with the network's name"
+)
 
 _CARRIERS = ("QuantizeLinear", "DequantizeLinear")
 
@@ -43,7 +55,7 @@ class LayerCoverage:
     """How one weighted layer runs.
 
     Attributes:
-        name: in the scale table.
+        name: in the scale table, or of the operator in the graph where it is no layer.
         kind: operator of the student.
         multiply_adds: for one image.
         integer: whether an integer kernel runs it.
@@ -64,7 +76,7 @@ class Coverage:
     """Audit of one graph.
 
     Attributes:
-        layers: in graph order.
+        layers: in graph order, and behind them what multiplies by stored numbers and is none.
         float_operators: how many other operators of each type work on floats.
     """
 
@@ -118,7 +130,15 @@ def audit(model: QuantizedModel, onnx_model: Path | bytes) -> Coverage:
     layers = tuple(
         _layer(name, layer, counts[name], reader) for name, layer in weighted_layers(model).items()
     )
-    return Coverage(layers, reader.float_operators())
+    return Coverage(layers + strays(model), reader.float_operators())
+
+
+def strays(model: QuantizedModel) -> tuple[LayerCoverage, ...]:
+    """Operators that multiply by stored numbers as layers do and were not recognised as one."""
+    return tuple(
+        LayerCoverage(node.name, str(node.target), count, False, "", _STRAY)
+        for node, count in stray_products(model).items()
+    )
 
 
 class _OptimizedGraph:

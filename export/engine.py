@@ -19,12 +19,13 @@ from lrq_deploy.export.engine_options import (
     check_batch,
     trtexec_command,
 )
+from lrq_deploy.export.gpu_facts import built_on_gpu
 from lrq_deploy.export.manifest import FileRecord
 from lrq_deploy.export.onnx_graph import finish
 from lrq_deploy.export.passes.half_rest import HalfRestPass
 from lrq_deploy.export.tensorrt_dialect import TensorRTTarget
 
-__all__ = ["EngineResult", "build_from_bundle", "default_engine_path", "with_half_rest"]
+__all__ = ["EngineResult", "build_from_bundle", "default_engine_path", "graph_of", "with_half_rest"]
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def build_from_bundle(
         OptionError: the builder or a GPU is missing, or no builder takes these options.
         ExportError: the build fails.
     """
-    graph_path = _graph_of(bundle)
+    graph_path = graph_of(bundle)
     check_engine_output(out, bundle, force)
     shape = bundle.manifest.input_shape
     check_batch(options.batch.largest, shape)
@@ -66,7 +67,7 @@ def build_from_bundle(
     graph = graph_path.read_bytes()
     built = build_engine(trt, with_half_rest(graph) if options.fp16_rest else graph, shape, options)
     model = bundle.model()
-    coverage = audit_engine(model, built.log)
+    coverage = audit_engine(model, built.log, options.kind)
     record = EngineRecord(
         engine=FileRecord.of(built.data),
         graph_sha256=FileRecord.of(graph).sha256,
@@ -80,7 +81,10 @@ def build_from_bundle(
         workspace_mib=options.workspace_mib,
         fp16_rest=options.fp16_rest,
         audit=None if coverage is None else coverage.to_json(),
+        # As build_engine sets the flag.
+        tf32=options.fp16_rest,
     )
+    record = built_on_gpu(record)
     write_engine(out, built.data, record, bundle, force)
     return EngineResult(out, record, coverage)
 
@@ -97,7 +101,7 @@ def with_half_rest(graph: bytes) -> bytes:
     return data
 
 
-def _graph_of(bundle: Bundle) -> Path:
+def graph_of(bundle: Bundle) -> Path:
     name = TensorRTTarget().file_name
     if name in bundle.manifest.files:
         return bundle.file(name)

@@ -1,15 +1,15 @@
 """Engine files and the record beside each of them."""
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lrq_deploy.errors import BundleError, OutputError
+from lrq_deploy.durable import write_atomically
+from lrq_deploy.errors import BundleError, WriteError
 from lrq_deploy.export.bundle import Bundle
+from lrq_deploy.export.engine_options import EngineKind
 from lrq_deploy.export.manifest import FileRecord, wrong_field
 from lrq_deploy.export.output_file import check_output_file
 
@@ -17,13 +17,15 @@ __all__ = [
     "ENGINE_SCHEMA",
     "EngineRecord",
     "check_engine_output",
+    "check_runtime",
     "read_engine",
     "sidecar_of",
     "write_engine",
 ]
 
-ENGINE_SCHEMA = 2
+ENGINE_SCHEMA = 3
 _PRODUCER = "lrq-deploy"
+_AGAIN = "build it again with lrq-deploy build"
 
 
 @dataclass(frozen=True)
@@ -34,21 +36,25 @@ class EngineRecord:
         engine: hash and size of the engine file.
         graph_sha256: of the ``model.tensorrt.onnx`` that it was built from.
         network, scheme: of the bundle, for people.
-        kind: ``tensorrt`` or ``tensorrt-rtx``.
-        versions: of this project and of the builder, by name.
-        compute_capabilities: GPUs that it runs on, times ten; empty means the GPU that built it.
+        kind: of the builder.
+        versions: of this project and of the builder, by name; of ``cuda`` and the ``driver`` too
+            where the engine is for the GPU that built it.
+        compute_capabilities: GPUs that it runs on, times ten; empty where the driver did not say
+            which one built it.
         batch: smallest, usual, largest.
         input_shape: ``(C, H, W)``.
         workspace_mib: limit of the scratch memory in MiB, ``None`` for the builder's choice.
         fp16_rest: whether it computes in FP16 what is not quantized.
         audit: which layers run in INT8, as ``Coverage.to_json``; ``None`` if the log is silent.
+        gpu: name of the GPU that the engine was built on and is for; empty if built ahead of time.
+        tf32: whether its float32 sums may round their factors to TF32; ``None`` if not stated.
     """
 
     engine: FileRecord
     graph_sha256: str
     network: str
     scheme: str
-    kind: str
+    kind: EngineKind
     versions: Mapping[str, str]
     compute_capabilities: tuple[int, ...]
     batch: tuple[int, int, int]
@@ -56,6 +62,8 @@ class EngineRecord:
     workspace_mib: int | None
     fp16_rest: bool
     audit: Mapping[str, Any] | None
+    gpu: str = ""
+    tf32: bool | None = None
 
     def to_bytes(self) -> bytes:
         """Indented JSON with sorted keys."""
@@ -84,36 +92,21 @@ def write_engine(
     """Write the engine and its record; each appears whole.
 
     Raises:
-        OutputError: as ``check_engine_output``, or the disk refuses.
+        OutputError: as ``check_engine_output``.
+        WriteError: the disk refuses.
     """
     check_engine_output(out, bundle, force)
     try:
         # An engine without a record is refused, so the record comes last.
         sidecar_of(out).unlink(missing_ok=True)
-        _replace(out, data)
-        _replace(sidecar_of(out), record.to_bytes())
+        write_atomically(out, data)
+        write_atomically(sidecar_of(out), record.to_bytes())
     except OSError as error:
-        raise OutputError(
+        raise WriteError(
             "the engine must be written completely",
             f"{error.strerror or error} at {error.filename or out}",
             "free space on the disk or choose another --out",
         ) from error
-
-
-def _replace(path: Path, data: bytes) -> None:
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
-    partial = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        partial.chmod(0o666 & ~umask)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def read_engine(
@@ -146,24 +139,40 @@ def read_engine(
     record = _read_record(sidecar_of(path))
     _must_match("its record's hash", record.engine.sha256, FileRecord.of(data).sha256)
     _must_match("the runtime", record.kind, kind)
-    _must_match(f"the version of {record.kind}", record.versions.get(record.kind), version)
     _must_match("the bundle's model.tensorrt.onnx", record.graph_sha256, graph_sha256)
-    if (
-        compute_capability is not None
-        and record.compute_capabilities
-        and compute_capability not in record.compute_capabilities
-    ):
-        built_for = ",".join(str(sm) for sm in record.compute_capabilities)
-        _must_match("the GPU", built_for, str(compute_capability))
+    check_runtime(record, version, compute_capability)
     return data, record
 
 
-def _must_match(what: str, recorded: str | None, received: str | None) -> None:
+def check_runtime(
+    record: EngineRecord, version: str | None = None, compute_capability: int | None = None
+) -> None:
+    """Refuse an engine that a runtime or a GPU does not take; what is not given is not asked.
+
+    Args:
+        record: of the engine.
+        version: of the runtime; engines load in the version that built them only.
+        compute_capability: of the GPU, times ten.
+
+    Raises:
+        BundleError: the engine is for another one.
+    """
+    _must_match(f"the version of {record.kind}", record.versions.get(record.kind), version)
+    built_for = record.compute_capabilities
+    if compute_capability is not None and built_for and compute_capability not in built_for:
+        here = f"--sm {compute_capability}" if record.kind == "tensorrt-rtx" else "on this machine"
+        stated = ",".join(str(sm) for sm in built_for)
+        _must_match("the GPU", stated, str(compute_capability), f"{_AGAIN} {here}")
+
+
+def _must_match(
+    what: str, recorded: str | None, received: str | None, remedy: str = _AGAIN
+) -> None:
     if received is not None and recorded != received:
         raise BundleError(
             f"an engine must match {what}",
             f"an engine for {recorded}, but {received} here",
-            "build it again with lrq-deploy build",
+            remedy,
         )
 
 

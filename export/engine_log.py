@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from lrq_deploy.export.coverage import Coverage, LayerCoverage, kept_reason
+from lrq_deploy.export.engine_options import EngineKind
 from lrq_deploy.export.multiply_adds import multiply_adds
 from lrq_deploy.student.frozen import QuantizedModel
 from lrq_deploy.student.weighted import WeightedLayer, weighted_layers
@@ -14,12 +15,18 @@ __all__ = ["EngineLayer", "audit_engine", "read_layers"]
 # With detailed profiling verbosity the builder logs one such line per layer of the engine.
 _LAYER = re.compile(
     r"Name: (?P<name>.*?), LayerType: (?P<kind>\w*), Inputs: (?P<inputs>.*?), "
-    r"(?:Constants: (?P<constants>.*?), )?Outputs: (?P<outputs>.*?), TacticName: "
+    r"(?:Constants: (?P<constants>.*?), )?Outputs: (?P<rest>.*)"
 )
-_DATATYPE = re.compile(r"Datatype: (\w+)")
-# TensorRT's inspector prints no Datatype, but a format such as "Channel major INT8 format".
-_FORMAT = re.compile(r"Format(?:/Datatype)?: [^}]*?\b(Int8|INT8|FP32|FP16|Float|Half)\b")
+# Datatype in TensorRT for RTX, Format/Datatype in TensorRT 10, DataType in 11.
+_DATATYPE = re.compile(r"Data ?type: ([^,}]*)", re.IGNORECASE)
+# TensorRT 10 may write "Thirty-two wide channel vectorized row major Int8 format".
+_TYPE = re.compile(r"\b(?:U?Int\d+|B?FP?\d+|B?Float\w*|Half|Bool)\b", re.IGNORECASE)
+_WEIGHTS = re.compile(r'Weights: \{"?Type"?: "?(\w+)')
+_TACTIC = re.compile(r"TacticName: ([^,]*)")
+_INTEGER_TACTIC = re.compile(r"i8i8|i8i32|imma|int8", re.IGNORECASE)
 _INT8 = "int8"
+_UNNAMED = "the build log does not name the layer; it may be merged into another one"
+_UNREADABLE = "the build log does not say which types the engine multiplies"
 
 
 @dataclass(frozen=True)
@@ -29,17 +36,31 @@ class EngineLayer:
     Attributes:
         name: made from the names of the graph's nodes.
         kind: the builder's own type, for instance ``correlation`` or ``kgen``.
-        inputs, constants: data types in lower case, in order.
+        inputs, constants: data types in lower case, in order, empty where the log has none:
+            TensorRT 10 writes "N/A due to dynamic shapes".
+        weights: data type that TensorRT states apart from tensors, else empty.
+        tactic: name of the kernel, else empty.
     """
 
     name: str
     kind: str
     inputs: tuple[str, ...]
     constants: tuple[str, ...]
+    weights: str = ""
+    tactic: str = ""
 
     def holds(self, node: str) -> bool:
         """Whether the layer was made from the node of that name."""
         return re.search(rf"(?<![\w.]){re.escape(node)}(?![\w.]|_(?!myl))", self._plain) is not None
+
+    @property
+    def operands(self) -> tuple[str, str]:
+        """Data types of what is multiplied, input and weights; empty where nothing tells them."""
+        read = self.inputs[0] if self.inputs else ""
+        weights = (self.constants[0] if self.constants else "") or self.weights
+        if not read and weights == _INT8 and _INTEGER_TACTIC.search(self.tactic):
+            read = _INT8
+        return read, weights
 
     @property
     def _plain(self) -> str:
@@ -48,69 +69,89 @@ class EngineLayer:
 
 def read_layers(lines: Iterable[str]) -> tuple[EngineLayer, ...]:
     """The layers that a build log lists; empty where it has no such list."""
-    found = []
-    for line in lines:
-        for part in line.splitlines():
-            match = _LAYER.search(part)
-            if match is not None:
-                found.append(
-                    EngineLayer(
-                        match["name"],
-                        match["kind"],
-                        _types(match["inputs"]),
-                        _types(match["constants"] or ""),
-                    )
-                )
-    return tuple(found)
+    parts = (part for line in lines for part in line.splitlines())
+    return tuple(_layer(match) for match in map(_LAYER.search, parts) if match is not None)
+
+
+def _layer(match: re.Match[str]) -> EngineLayer:
+    weights, tactic = (pattern.search(match["rest"]) for pattern in (_WEIGHTS, _TACTIC))
+    return EngineLayer(
+        match["name"],
+        match["kind"],
+        _types(match["inputs"]),
+        _types(match["constants"] or ""),
+        "" if weights is None else weights[1].lower(),
+        "" if tactic is None else tactic[1].strip(),
+    )
 
 
 def _types(text: str) -> tuple[str, ...]:
-    return tuple(name.lower() for name in _DATATYPE.findall(text) or _FORMAT.findall(text))
+    return tuple(_type(tensor) for tensor in re.split(r"\{\s*Name: ", text)[1:])
 
 
-def audit_engine(model: QuantizedModel, lines: Iterable[str]) -> Coverage | None:
+def _type(tensor: str) -> str:
+    stated = _DATATYPE.search(tensor)
+    found = None if stated is None else _TYPE.search(stated[1])
+    return "" if found is None else found[0].lower()
+
+
+def audit_engine(
+    model: QuantizedModel, lines: Iterable[str], kind: EngineKind = "tensorrt-rtx"
+) -> Coverage | None:
     """Find every weighted layer in the log and see what it multiplies.
+
+    Args:
+        model: the student.
+        lines: log of the build.
+        kind: of the engine, for the remedies.
 
     Returns:
         the audit, in which ``float_operators`` counts the other layers that read floats; ``None``
-        where the log lists no layers, so that nothing is known.
+        where the log tells of no layer what it multiplies.
     """
+    # A copy into another format bears the name of the layer that reads it.
     layers = read_layers(lines)
-    if not layers:
-        return None
+    named = [layer for layer in layers if layer.kind.lower() != "reformat"]
     counts = multiply_adds(model)
-    holders = {name: [x for x in layers if x.holds(name)] for name in model.layers()}
+    holders = {name: [x for x in named if x.holds(name)] for name in model.layers()}
     audited = tuple(
-        _audit(name, layer, counts[name], holders.get(name, ()))
+        _audit(name, layer, counts[name], holders.get(name, ()), kind)
         for name, layer in weighted_layers(model).items()
     )
+    if not layers or (audited and all(x.reason in (_UNNAMED, _UNREADABLE) for x in audited)):
+        return None
     weighted = {id(layer) for found in holders.values() for layer in found}
     others: dict[str, int] = {}
     for layer in layers:
-        if id(layer) not in weighted and any(kind != _INT8 for kind in layer.inputs):
+        if id(layer) not in weighted and any(x not in ("", _INT8) for x in layer.inputs):
             others[layer.kind] = others.get(layer.kind, 0) + 1
     return Coverage(audited, dict(sorted(others.items())))
 
 
 def _audit(
-    name: str, weighted: WeightedLayer, count: int, found: Sequence[EngineLayer]
+    name: str,
+    weighted: WeightedLayer,
+    count: int,
+    found: Sequence[EngineLayer],
+    engine: EngineKind,
 ) -> LayerCoverage:
     kind = weighted.spec.kind
     kept = kept_reason(weighted)
-    if kept:
-        return LayerCoverage(name, kind, count, False, "", kept)
-    if not found:
-        reason = "the build log does not name the layer; it may be merged into another one"
-        return LayerCoverage(name, kind, count, False, "", reason)
+    if kept or not found:
+        return LayerCoverage(name, kind, count, False, "", kept or _UNNAMED)
     layer = found[0]
-    operands = (layer.inputs[:1], layer.constants[:1])
-    integer = all(types in ((_INT8,), ()) for types in operands) and layer.inputs[:1] == (_INT8,)
-    received = " and ".join(types[0] for types in operands if types) or "operands of unknown type"
-    reason = "" if integer else f"the engine multiplies {received}; {_remedy(weighted)}"
-    return LayerCoverage(name, kind, count, integer, layer.kind, reason)
+    read, weights = layer.operands
+    if weights in ("", _INT8) and read in ("", _INT8):
+        reason = "" if read else _UNREADABLE
+    else:
+        received = " and ".join(x for x in (read, weights) if x)
+        reason = f"the engine multiplies {received}; {_remedy(weighted, engine)}"
+    return LayerCoverage(name, kind, count, not reason, layer.kind, reason)
 
 
-def _remedy(weighted: WeightedLayer) -> str:
+def _remedy(weighted: WeightedLayer, engine: EngineKind) -> str:
+    if engine == "tensorrt":
+        return "report it with the network's name and the GPU"
     # Asked of every GPU type of TensorRT for RTX 1.7; docs/tensorrt.md.
     if weighted.spec.kind == "conv_transpose2d":
         return (

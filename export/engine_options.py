@@ -1,4 +1,4 @@
-"""What an engine is built for, and the equivalent command of NVIDIA's own tool."""
+"""What an engine is built for, and the same in the words of NVIDIA's own tool, ``trtexec``."""
 
 import shlex
 from dataclasses import dataclass
@@ -8,7 +8,15 @@ from typing import Literal, get_args
 
 from lrq_deploy.errors import OptionError
 
-__all__ = ["BatchProfile", "EngineKind", "EngineOptions", "check_batch", "trtexec_command"]
+__all__ = [
+    "BatchProfile",
+    "EngineKind",
+    "EngineOptions",
+    "batch_shape",
+    "check_batch",
+    "trtexec_arguments",
+    "trtexec_command",
+]
 
 EngineKind = Literal["tensorrt", "tensorrt-rtx"]
 
@@ -17,6 +25,18 @@ _MIB = 2**20
 _MOST_NUMBERS = 2**31 - 1
 """Of one tensor, as TensorRT counts them."""
 _MOST_MIB = 2**63 // _MIB - 1
+
+_NO_RTX_TARGETS = {
+    70: "V100",
+    72: "Jetson Xavier",
+    87: "Jetson Orin",
+    90: "H100",
+    100: "B200",
+    101: "Jetson Thor",
+    103: "B300",
+    110: "Jetson Thor",
+}
+"""GPUs for which TensorRT builds and TensorRT for RTX 1.7 does not."""
 
 
 @dataclass(frozen=True)
@@ -78,12 +98,26 @@ class EngineOptions:
                 ",".join(str(sm) for sm in self.sms),
                 "leave the repetition out",
             )
+        self._check_rtx_targets()
         if self.workspace_mib is not None and not 1 <= self.workspace_mib <= _MOST_MIB:
             raise OptionError(
                 f"--workspace must be 1 MiB or more, and at most {_MOST_MIB}",
                 str(self.workspace_mib),
                 "pass for instance --workspace 1024, or leave it to the builder",
             )
+
+    def _check_rtx_targets(self) -> None:
+        """GPUs of which users think first; the builder says what it knows of the others."""
+        for sm in self.sms:
+            if sm in _NO_RTX_TARGETS:
+                gpu = _NO_RTX_TARGETS[sm]
+                there = "" if gpu.startswith("Jetson") else " on its machine, or here with"
+                raise OptionError(
+                    f"TensorRT for RTX has no target for compute capability {sm}, {gpu}",
+                    f"--sm {','.join(str(sm) for sm in self.sms)}",
+                    f"for that GPU pass --engine tensorrt{there} --for-device DIR, which writes "
+                    "what builds the engine on the device",
+                )
 
     @property
     def compute_capabilities(self) -> tuple[int, ...]:
@@ -116,25 +150,45 @@ def check_batch(largest: int, input_shape: tuple[int, ...]) -> None:
         )
 
 
+def batch_shape(size: int, input_shape: tuple[int, ...]) -> str:
+    """``NxCxHxW``, as ``trtexec`` has it."""
+    return "x".join(str(n) for n in (size, *input_shape))
+
+
+def trtexec_arguments(
+    graph: str, out: str, input_shape: tuple[int, ...], options: EngineOptions
+) -> list[str]:
+    """What ``trtexec`` needs to build the same engine as ``build`` from the same graph.
+
+    Args:
+        graph: ONNX file, with ``fp16_rest`` already in FP16.
+        out: engine file to write.
+        input_shape: ``(C, H, W)``.
+        options: profile, workspace and type of the rest; ``sms`` do not apply to ``trtexec``.
+    """
+    words = [f"--onnx={graph}", f"--saveEngine={out}", "--stronglyTyped"]
+    if not options.fp16_rest:
+        words.append("--noTF32")
+    for name, size in zip(("min", "opt", "max"), options.batch.sizes(), strict=True):
+        words.append(f"--{name}Shapes=input:{batch_shape(size, input_shape)}")
+    if options.workspace_mib is not None:
+        words.append(f"--memPoolSize=workspace:{options.workspace_mib}")
+    return words
+
+
 def trtexec_command(
     graph: Path, out: Path, input_shape: tuple[int, ...], options: EngineOptions
-) -> str | None:
-    """The ``trtexec`` command line that builds the same engine; None where it builds another.
+) -> str:
+    """How a message names NVIDIA's own tool: by its command line, or by what writes the script.
 
-    That is with ``fp16_rest``, for which the graph is written anew.
+    The script it is with ``fp16_rest``, whose graph is in no bundle.
 
     Args:
         graph: ``model.tensorrt.onnx``.
         out: engine file to write.
         input_shape: ``(C, H, W)``.
-        options: profile and workspace; ``sms`` do not apply to ``trtexec``.
+        options: of the engine.
     """
     if options.fp16_rest:
-        return None
-    words = ["trtexec", f"--onnx={graph}", f"--saveEngine={out}", "--stronglyTyped"]
-    for name, size in zip(("min", "opt", "max"), options.batch.sizes(), strict=True):
-        shape = "x".join(str(n) for n in (size, *input_shape))
-        words.append(f"--{name}Shapes=input:{shape}")
-    if options.workspace_mib is not None:
-        words.append(f"--memPoolSize=workspace:{options.workspace_mib}")
-    return shlex.join(words)
+        return "the build.sh that --for-device DIR writes here, with the graph"
+    return shlex.join(["trtexec", *trtexec_arguments(str(graph), str(out), input_shape, options)])

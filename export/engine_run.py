@@ -1,5 +1,7 @@
 """Runs an engine on the GPU of this machine."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -7,11 +9,11 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from lrq_deploy.errors import BundleError, ExportError, OptionError
+from lrq_deploy.errors import BundleError, ExportError, LrqError, OptionError
 from lrq_deploy.export.bundle import Bundle
 from lrq_deploy.export.engine import default_engine_path
-from lrq_deploy.export.engine_build import load_builder, logger_of
-from lrq_deploy.export.engine_file import EngineRecord, read_engine
+from lrq_deploy.export.engine_build import load_builder, logged_errors, logger_of, start
+from lrq_deploy.export.engine_file import EngineRecord, check_runtime, read_engine
 from lrq_deploy.export.engine_options import EngineKind
 from lrq_deploy.export.tensorrt_dialect import TensorRTTarget
 
@@ -20,9 +22,14 @@ __all__ = [
     "EngineUnavailableError",
     "built_engines",
     "compute_capability",
+    "gpu_memory",
     "load_engine",
     "open_engine",
 ]
+
+_RULE = "an engine needs its file, its GPU and its runtime"
+_SAID_LINES = 3
+_SAID_LENGTH = 600
 
 
 class EngineUnavailableError(ExportError):
@@ -34,12 +41,26 @@ class EngineSession:
     """A loaded engine.
 
     Attributes:
-        context: execution context of the runtime.
+        trt: the module that runs it.
+        data: the serialised engine.
         record: what the engine is.
+        context: execution context of the runtime.
+        cuda_graph: whether the runtime itself launches runs as CUDA graphs.
     """
 
-    context: Any
+    trt: Any
+    data: bytes
     record: EngineRecord
+    context: Any
+    cuda_graph: bool = False
+
+    @property
+    def remark(self) -> str:
+        """What differs between the GPU that the engine was built on and this one, or empty."""
+        built_on, here = self.record.gpu, torch.cuda.get_device_name()
+        if built_on in ("", here):
+            return ""
+        return f"built on {built_on}, whose kernels may not be the fastest of {here}"
 
     def logits(self, images: Tensor) -> Tensor:
         """Logits ``[N, classes]`` on the CPU of normalised images ``[N, C, H, W]``.
@@ -47,23 +68,29 @@ class EngineSession:
         Batches above the largest of the engine are split, those below its smallest are padded.
 
         Raises:
-            ExportError: the engine fails.
+            ExportError: the engine fails, or the GPU has no room for a batch.
         """
         smallest, _, largest = self.record.batch
         parts = []
         for part in images.to(torch.float32).split(largest):
             padded = torch.zeros(max(len(part), smallest), *part.shape[1:])
             padded[: len(part)] = part
-            parts.append(self._run(padded.cuda())[: len(part)].cpu())
+            with gpu_memory(len(padded)):
+                parts.append(self._run(padded.cuda())[: len(part)].cpu())
         return torch.cat(parts)
 
     def bind(self, images: Tensor) -> Tensor:
-        """Point the engine at a batch on the GPU; what it returns holds the logits after a run."""
-        context = self.context
-        context.set_input_shape("input", tuple(images.shape))
+        """Point the engine at a batch on the GPU; what it returns holds the logits after a run.
+
+        Raises:
+            ExportError: the engine does not take the batch.
+        """
+        context, shape = self.context, tuple(images.shape)
+        self._require(context.set_input_shape("input", shape), f"the input {shape}")
         logits = torch.empty(tuple(context.get_tensor_shape("logits")), device=images.device)
-        context.set_tensor_address("input", images.data_ptr())
-        context.set_tensor_address("logits", logits.data_ptr())
+        for name, tensor in (("input", images), ("logits", logits)):
+            taken = context.set_tensor_address(name, tensor.data_ptr())
+            self._require(taken, f"the memory of '{name}' for the input {shape}")
         return logits
 
     def enqueue(self, stream: torch.cuda.Stream) -> None:
@@ -72,10 +99,14 @@ class EngineSession:
         Raises:
             ExportError: the engine fails.
         """
-        if not self.context.execute_async_v3(stream.cuda_stream):
+        done = self.context.execute_async_v3(stream.cuda_stream)
+        self._require(done, f"a run of the input {tuple(self.context.get_tensor_shape('input'))}")
+
+    def _require(self, done: bool, what: str) -> None:
+        if not done:
             raise ExportError(
                 "an engine must run the batches it is for",
-                f"a failure with the input {tuple(self.context.get_tensor_shape('input'))}",
+                f"a failure at {what}: {_said(self.trt)}",
                 "build it again with lrq-deploy build, or report it with the GPU",
             )
 
@@ -95,45 +126,106 @@ def built_engines(bundle: Bundle) -> tuple[tuple[EngineKind, Path], ...]:
     return tuple((kind, path) for kind, path in paths.items() if path.exists())
 
 
-def open_engine(bundle: Bundle) -> EngineSession:
-    """Load the engine beside a bundle, where ``build`` puts it.
+def open_engine(bundle: Bundle, file: Path | None = None, timed: bool = False) -> EngineSession:
+    """Load an engine of a bundle: the first that runs here.
+
+    Args:
+        bundle: what the engine was built from.
+        file: engine to load; None takes those beside the bundle, where ``build`` puts them.
+        timed: as of ``load_engine``.
 
     Raises:
         EngineUnavailableError: there is none, no GPU or runtime for it, or it does not match.
+        ExportError: the GPU has no room for it.
     """
-    found = built_engines(bundle)
+    found: list[tuple[EngineKind | None, Path]] = (
+        [*built_engines(bundle)] if file is None else [(None, file)]
+    )
     if not found:
         raise _unavailable(f"none beside {bundle.path}")
     graph = bundle.manifest.files.get(TensorRTTarget().file_name)
     if graph is None:
-        raise _unavailable(f"{found[0][1]}, which is of no graph in {bundle.path}")
+        remedy = "quantize again with --target tensorrt and build the engine of that bundle"
+        raise _unavailable(f"{found[0][1]}, which is of no graph in {bundle.path}", remedy)
     if not torch.cuda.is_available():
-        raise _unavailable("no GPU that CUDA sees")
-    kind, path = found[0]
-    try:
-        trt = load_builder(kind, "trtexec")
-        version, capability = str(trt.__version__), compute_capability()
-        data, record = read_engine(path, kind, version, capability, graph.sha256)
-    except (BundleError, OptionError) as error:
-        raise _unavailable(f"{error.received} ({error.rule})") from error
-    return load_engine(trt, data, record)
+        remedy = "run this on the machine that has the GPU, with a torch that is built for CUDA"
+        raise _unavailable("no GPU that CUDA sees", remedy)
+    refused: list[LrqError] = []
+    for kind, path in found:
+        try:
+            return _opened(path, kind, graph.sha256, timed)
+        except (BundleError, OptionError, EngineUnavailableError) as error:
+            refused.append(error)
+    raise _unavailable(
+        "; ".join(f"{error.received} ({error.rule})" for error in refused),
+        "; or ".join(dict.fromkeys(error.remedy for error in refused)),
+    ) from refused[0]
 
 
-def load_engine(trt: Any, data: bytes, record: EngineRecord) -> EngineSession:
+def _opened(path: Path, kind: EngineKind | None, graph_sha256: str, timed: bool) -> EngineSession:
+    data, record = read_engine(path, kind, graph_sha256=graph_sha256)
+    trt = load_builder(record.kind, None)
+    check_runtime(record, str(trt.__version__), compute_capability())
+    return load_engine(trt, data, record, timed)
+
+
+def load_engine(trt: Any, data: bytes, record: EngineRecord, timed: bool = False) -> EngineSession:
     """Load a serialised engine.
 
     Args:
         trt: the module that built it.
         data: the engine.
         record: what it is.
+        timed: let TensorRT for RTX launch it as a CUDA graph, which it captures itself.
 
     Raises:
+        OptionError: the driver is too old for the module.
         EngineUnavailableError: the module does not load it.
+        ExportError: the GPU has no room for it.
     """
-    engine = trt.Runtime(logger_of(trt)).deserialize_cuda_engine(data)
+    runtime = start(trt, "Runtime")
+    engine = runtime.deserialize_cuda_engine(data)
     if engine is None:
-        raise _unavailable(f"one that {record.kind} {trt.__version__} does not load")
-    return EngineSession(engine.create_execution_context(), record)
+        here = f"{record.kind} {trt.__version__}"
+        raise _unavailable(f"one that {here} does not load: {_said(trt)}")
+    context, cuda_graph = _context(trt, engine, record.kind, timed)
+    if context is None:
+        raise ExportError(
+            "the GPU must have room for the scratch memory of an engine",
+            _said(trt),
+            "end what else uses the GPU, or build with a smaller --batch or --workspace",
+        )
+    return EngineSession(trt, data, record, context, cuda_graph)
+
+
+def _context(trt: Any, engine: Any, kind: EngineKind, timed: bool) -> tuple[Any, bool]:
+    """An execution context, or None, and whether it launches CUDA graphs."""
+    if kind == "tensorrt":
+        return engine.create_execution_context(), False
+    config = engine.create_runtime_config()
+    # Otherwise the kernels of a shape change while it runs: fallbacks first, its own later.
+    eager = trt.DynamicShapesKernelSpecializationStrategy.EAGER
+    config.dynamic_shapes_kernel_specialization_strategy = eager
+    if timed:
+        config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+    return engine.create_execution_context(config), timed
+
+
+@contextmanager
+def gpu_memory(batch: int) -> Iterator[None]:
+    """Say in the words of this project that a batch does not fit the GPU.
+
+    Raises:
+        ExportError: torch finds no memory in the block.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise ExportError(
+            "the GPU must have room for a batch of the engine",
+            f"{batch} images: {str(error).partition('.')[0]}",
+            "end what else uses the GPU, or build with a smaller --batch",
+        ) from error
 
 
 def compute_capability() -> int:
@@ -142,9 +234,14 @@ def compute_capability() -> int:
     return 10 * major + minor
 
 
-def _unavailable(received: str) -> EngineUnavailableError:
-    return EngineUnavailableError(
-        "an engine needs its file, its GPU and its runtime",
-        received,
-        "make one with lrq-deploy build, on the machine that has the GPU",
-    )
+def _said(trt: Any) -> str:
+    """The last errors that the libraries logged."""
+    errors = logged_errors(logger_of(trt))[-_SAID_LINES:]
+    return " ".join("; ".join(errors).split())[:_SAID_LENGTH] or "no reason given"
+
+
+def _unavailable(
+    received: str,
+    remedy: str = "make one with lrq-deploy build, on the machine that has the GPU",
+) -> EngineUnavailableError:
+    return EngineUnavailableError(_RULE, received, remedy)

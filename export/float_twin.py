@@ -6,6 +6,7 @@ in their place again.
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import onnx
@@ -28,7 +29,21 @@ from lrq_deploy.export.signs import Sign, Signs
 from lrq_deploy.graph.clipping import Limits
 from lrq_deploy.student.frozen import QuantizedModel
 
-__all__ = ["WithoutQuantizersPass", "float_twin"]
+__all__ = ["Replaced", "WithoutQuantizersPass", "float_twin", "image_sign"]
+
+
+class Replaced(NamedTuple):
+    """A call of a quantizer that a pass removed.
+
+    Attributes:
+        quantizer: its name.
+        limits: of the clip in its place.
+        value: what its readers read now.
+    """
+
+    quantizer: str
+    limits: Limits
+    value: ir.Value
 
 
 class WithoutQuantizersPass(ir.passes.InPlacePass):
@@ -41,19 +56,23 @@ class WithoutQuantizersPass(ir.passes.InPlacePass):
     Args:
         images: the sign of the graph's input.
 
+    Attributes:
+        replaced: every call of a quantizer, in graph order.
+
     Ensures: nothing of the neutral domain is left.
     """
 
     def __init__(self, images: Sign = Sign.ANY) -> None:
         super().__init__()
         self._images = images
+        self.replaced: list[Replaced] = []
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Apply the pass."""
         signs = Signs(dict.fromkeys(model.graph.inputs, self._images))
         for node in list(model.graph):
             if is_quantizer(node):
-                _replace_quantizer(model.graph, node, signs)
+                self.replaced.append(_replace_quantizer(model.graph, node, signs))
             elif is_weight(node) or is_int4_weight(node):
                 _replace_weight(model.graph, node)
             else:
@@ -79,16 +98,18 @@ def float_twin(model: QuantizedModel, neutral: ir.Model | None = None) -> onnx.M
         ExportError: an operator has no ONNX form.
     """
     graph = neutral_graph(model) if neutral is None else neutral.clone()
-    lowest = min((low for low, _ in _image_bounds(model)), default=-math.inf)
-    WithoutQuantizersPass(Sign.NON_NEGATIVE if lowest >= 0 else Sign.ANY)(graph)
+    WithoutQuantizersPass(image_sign(model))(graph)
     return finish(graph, {"lrq_schema_version": str(ONNX_SCHEMA), "lrq_target": "float"})
 
 
-def _image_bounds(model: QuantizedModel) -> list[tuple[float, float]]:
-    return model.preprocessing.bounds() if model.preprocessing.known else []
+def image_sign(model: QuantizedModel) -> Sign:
+    """What the normalisation says of the input's sign."""
+    bounds = model.preprocessing.bounds() if model.preprocessing.known else []
+    lowest = min((low for low, _ in bounds), default=-math.inf)
+    return Sign.NON_NEGATIVE if lowest >= 0 else Sign.ANY
 
 
-def _replace_quantizer(graph: ir.Graph, node: ir.Node, signs: Signs) -> None:
+def _replace_quantizer(graph: ir.Graph, node: ir.Node, signs: Signs) -> Replaced:
     x, output = node.inputs[0], node.outputs[0]
     if x is None:
         raise ExportError("a quantizer must have an input", str(node.name), "report the network")
@@ -100,6 +121,7 @@ def _replace_quantizer(graph: ir.Graph, node: ir.Node, signs: Signs) -> None:
         x = limited.outputs[0]
     output.replace_all_uses_with(x, replace_graph_outputs=True)
     graph.remove(node, safe=True)
+    return Replaced(string_attribute(node, "name"), (low, high), x)
 
 
 def _limits(node: ir.Node, x: ir.Value, signs: Signs) -> Limits:

@@ -89,17 +89,21 @@ class TensorRtForecast:
         return Execution(True, f"INT8 {words}", note)
 
     def what_bits_buy(self, scheme: Scheme, sizes: Sizes) -> tuple[str, ...]:
-        """Below 8 bits nothing gets faster: convolutions exist in INT8 only."""
+        """Below 8 bits nothing gets faster, and INT8 itself need not be faster than FP16."""
         weights, activations = scheme.weight_bits, scheme.act_bits
         said = []
         if min(weights, activations) < 8:
             said.append(
                 f"{scheme.describe()} runs in INT8 convolutions, with the narrow values carried "
-                "in 8 bits: exact, same engine size and same speed as 8 bits. What is gained is "
+                "in 8 bits: exact, same engine size as 8 bits and not faster. What is gained is "
                 "a file that compresses better."
             )
         else:
             said.append("8 bits run in INT8 convolutions.")
+        said.append(
+            "TensorRT for RTX writes the sums of INT8 layers as FP32 and rounds them in kernels of "
+            "their own, so INT8 is likely slower than FP16 there: measure both with bench."
+        )
         if weights == 4 and not scheme.int4_linear:
             said.append(
                 "INT4 is a weight-only format of linear layers there and wants float "

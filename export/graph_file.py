@@ -1,13 +1,13 @@
 """A graph made from a bundle's ``model.onnx``, written beside it once it gives the same bits."""
 
-import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from lrq_deploy.errors import ExportError, OutputError
+from lrq_deploy.durable import publish_file
+from lrq_deploy.errors import ExportError, WriteError
 from lrq_deploy.export.bundle import Bundle
 from lrq_deploy.export.output_file import check_output_file
 from lrq_deploy.export.session import Session
@@ -21,7 +21,8 @@ def write_graph(out: Path, bundle: Bundle, force: bool, make: Callable[[Path], N
     """Let ``make`` write a file, and give it its name once it is whole; its size in bytes.
 
     Raises:
-        OutputError: see ``check_output_file``, or the disk refuses.
+        OutputError: see ``check_output_file``.
+        WriteError: the disk refuses.
     """
     check_output_file(out, bundle, force)
     try:
@@ -29,9 +30,9 @@ def write_graph(out: Path, bundle: Bundle, force: bool, make: Callable[[Path], N
             partial = Path(folder) / out.name
             make(partial)
             size = partial.stat().st_size
-            os.replace(partial, out)
+            publish_file(partial, out)
     except OSError as error:
-        raise OutputError(
+        raise WriteError(
             "the graph must be written completely",
             f"{error.strerror or error} at {out}",
             "free space on the disk or choose another --out",

@@ -52,6 +52,7 @@ class Rung:
             where no row differs, or no tensor but the logits does.
         repeats: whether those images differ again when they run alone; float32 sums may
             depend on the batch.
+        remark: what is to be known of the form that ran, or empty.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Rung:
     skipped: str = ""
     divergence: Divergence | None = None
     repeats: bool = False
+    remark: str = ""
 
     @property
     def passes(self) -> bool:
@@ -87,6 +89,7 @@ class Rung:
             "skipped": self.skipped,
             "divergence": None if self.divergence is None else asdict(self.divergence),
             "repeats": self.repeats,
+            "remark": self.remark,
             "passes": self.passes,
         }
 
@@ -96,6 +99,10 @@ class Ladder:
     """All rungs, in order."""
 
     rungs: tuple[Rung, ...]
+
+    def rung(self, name: str) -> Rung | None:
+        """The rung of that name; None where it was left out."""
+        return next((rung for rung in self.rungs if rung.name == name), None)
 
     @property
     def failures(self) -> tuple[Rung, ...]:
@@ -135,6 +142,7 @@ class _Climb:
     logits: Callable[[Tensor], Tensor]
     trace: Callable[[Tensor], Trace]
     limit: int | None = None
+    remark: Callable[[], str] = str
     pairs: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     differing: list[Tensor] = field(default_factory=list)
     skipped: str = ""
@@ -149,7 +157,7 @@ class _Climb:
         try:
             ours = self.logits(images)
         except (UnknownOperatorError, EngineUnavailableError) as error:
-            self.skipped = f"{error.rule}; got {error.received}"
+            self.skipped = str(error)
             return
         self.pairs.append((exact, ours))
         for row in range(room):
@@ -170,7 +178,8 @@ class _Climb:
             again = compare(exact_logits(model, images), self.logits(images))
             repeats = again.same_rows < 1
         parity = compare(exact, ours, model.task)
-        return Rung(self.name, self.title, self.bound, parity, "", divergence, repeats)
+        about = (self.name, self.title, self.bound)
+        return Rung(*about, parity, "", divergence, repeats, self.remark())
 
 
 def climb(
@@ -198,15 +207,13 @@ def climb(
         engine: loads the engine of the bundle, or says why it cannot run; None leaves it out.
 
     Raises:
-        ExportError: ONNX Runtime does not accept a graph.
+        ExportError: ONNX Runtime does not accept a graph, or the engine fails.
         ImageError: images of another shape, or none.
         ParityError: a form gives logits that are not finite.
     """
     rungs = list(_rungs(model, graph, tensorrt_graph, reference_count, threads))
     if engine is not None:
-        session = cache(engine)
-        title = "TensorRT engine"
-        rungs.append(_Climb("engine", title, Bound(), lambda x: session().logits(x), _untraced))
+        rungs.append(_engine(engine))
     report = StageProgress(progress, "parity ladder", total)
     count = 0
     for batch in images:
@@ -279,6 +286,19 @@ def _runtime(
         return onnx_trace(model, graph, images, level, threads)
 
     return _Climb(name, title, bound, session.logits, trace)
+
+
+def _engine(load: Callable[[], EngineSession]) -> _Climb:
+    # An engine adds floats where the dialect does, and may add them in another order.
+    session = cache(load)
+    return _Climb(
+        "engine",
+        "TensorRT engine",
+        FLOAT_SUMS,
+        lambda x: session().logits(x),
+        _untraced,
+        remark=lambda: session().remark,
+    )
 
 
 def _untraced(images: Tensor) -> Trace:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lrq_deploy.errors import ExportError, OptionError
+from lrq_deploy.errors import BoundError, ExportError, OptionError
 from lrq_deploy.export.peak_memory import peak_memory_bytes
 from lrq_deploy.export.session import Session, open_session
 from lrq_deploy.progress import ProgressCallback, StageProgress, silent
@@ -24,6 +24,7 @@ __all__ = [
     "BenchmarkOptions",
     "Distribution",
     "EngineBenchmark",
+    "cpu_name",
     "measure_latency",
 ]
 
@@ -115,9 +116,9 @@ class EngineBenchmark:
     """An engine beside an FP16 engine of the float twin, on the GPU alone.
 
     Attributes:
-        gpu: its name.
+        gpu: its name; with the GPU that built the engine where that is another.
         runtime: name and version.
-        cuda_graph: whether launches were CUDA graphs.
+        cuda_graph: whether launches of both were CUDA graphs.
         batches: one entry per batch size; ``float_graph`` is the FP16 engine.
         float_bytes, quantized_bytes: sizes of the engine files.
         float_memory_bytes, quantized_memory_bytes: memory of the GPU that loading the engine and
@@ -152,7 +153,8 @@ class Benchmark:
             None without real images.
         images_remarks: what the user should know of those images, a sentence each.
         engine: what was measured of the engine; None where none was built, or it cannot run here.
-        engine_remark: why an engine that was built was not measured; empty otherwise.
+        engine_remark: why none was measured where one was built, named or required, with the
+            remedy; empty otherwise.
     """
 
     options: BenchmarkOptions
@@ -197,7 +199,7 @@ class Benchmark:
         """Check the ratio of every batch size.
 
         Raises:
-            ExportError: one is larger than ``max_ratio``.
+            BoundError: one is larger than ``max_ratio``.
         """
         places = {f"{self.cpu}, --threads {self.options.threads}": self.batches}
         if self.engine is not None:
@@ -209,11 +211,11 @@ class Benchmark:
             if batch.ratio > max_ratio
         ]
         if slow:
-            raise ExportError(
+            raise BoundError(
                 f"the quantized graph must take at most {max_ratio:g} of the float graph's time",
                 ", ".join(slow),
-                "see lrq-deploy validate for layers that run in float; measure on a quiet machine "
-                "and with more --runs",
+                "measure on the device, quiet and with more --runs; follow the remedies of "
+                "lrq-deploy validate where layers run in float, else allow a larger ratio",
             )
 
 
@@ -227,7 +229,8 @@ def measure_latency(
     """Measure two or three graphs against each other.
 
     Args:
-        float_model: file of the float graph, one input float32 ``[batch, C, H, W]``.
+        float_model: file of the float graph, one input float32 ``[batch, C, H, W]`` and one output
+            of any names.
         quantized_model: file of the quantized graph.
         options: threads, batch sizes, runs.
         progress: receives one event per batch size and one per memory measurement.
@@ -280,37 +283,64 @@ def cpu_name(source: Path = Path("/proc/cpuinfo")) -> str:
 
 
 def _check_inputs(graphs: Sequence[Session]) -> None:
-    found = [[(x.name, x.type, x.shape[1:]) for x in g.runtime.get_inputs()] for g in graphs]
-    outputs = [[x.name for x in g.runtime.get_outputs()] for g in graphs]
-    names_ok = all([x[0] for x in inputs] == ["input"] for inputs in found)
-    if (
-        not names_ok
-        or any(x != found[0] for x in found)
-        or any("logits" not in names for names in outputs)
-    ):
+    """Names are free: exporters call an image and its logits as they like."""
+    taken = [[(x.type, x.shape[1:]) for x in g.runtime.get_inputs()] for g in graphs]
+    given = [_logits(graph) for graph in graphs]
+    if len(taken[0]) != 1 or any(x != taken[0] for x in taken) or not _agree(given):
+        first, second = (_described(graph) for graph in graphs[:2])
         raise ExportError(
-            "both graphs must take the same 'input' [batch, C, H, W] and give 'logits'",
-            f"{found[0]} -> {outputs[0]} and {found[1]} -> {outputs[1]}",
-            "pass the float graph of the same network, or leave --float out",
+            "both graphs must take one image of the same [batch, C, H, W] and give its logits as "
+            "the only output, or as one called 'logits'",
+            f"{first} and {second}",
+            "pass the float graph of the same network with the same sides, or leave --float out",
         )
+
+
+def _logits(graph: Session) -> list[Any] | None:
+    """Type and sizes behind the batch; None where outputs do not tell which it is."""
+    outputs = graph.runtime.get_outputs()
+    named = [x for x in outputs if x.name == "logits"] or outputs
+    return [named[0].type, *named[0].shape[1:]] if len(named) == 1 else None
+
+
+def _agree(given: Sequence[list[Any] | None]) -> bool:
+    """Whether all are told and no two stated sizes differ; a graph may leave a size open."""
+    told = [logits for logits in given if logits is not None]
+    if len(told) < len(given) or len({len(logits) for logits in told}) > 1:
+        return False
+    # A type is text, and so is the name of an open size.
+    kinds, *sizes = zip(*told, strict=True)
+    stated = [{size for size in column if isinstance(size, int)} for column in sizes]
+    return len(set(kinds)) == 1 and all(len(column) < 2 for column in stated)
+
+
+def _described(graph: Session) -> str:
+    sides = [
+        ", ".join(f"{x.name} {x.type} {x.shape}" for x in values)
+        for values in (graph.runtime.get_inputs(), graph.runtime.get_outputs())
+    ]
+    return " -> ".join(sides)
 
 
 def _interleaved(graphs: Sequence[Session], size: int, options: BenchmarkOptions) -> BatchLatency:
     shape = graphs[0].runtime.get_inputs()[0].shape[1:]
     images = torch.randn(size, *shape, generator=torch.Generator().manual_seed(0)).numpy()
-    for graph in graphs:
+    named = [(graph, *graph.names()) for graph in graphs]
+    for graph, image, logits in named:
         for _ in range(options.warmup):
-            _run(graph, images)
+            _run(graph, [logits], {image: images})
     taken: list[list[float]] = [[] for _ in graphs]
     for _ in range(options.runs):
-        for graph, seconds in zip(graphs, taken, strict=True):
+        for (graph, image, logits), seconds in zip(named, taken, strict=True):
             start = time.perf_counter()
-            _run(graph, images)
+            _run(graph, [logits], {image: images})
             seconds.append(time.perf_counter() - start)
     return BatchLatency(size, *(Distribution.of(seconds) for seconds in taken))
 
 
-def _run(graph: Session, images: "np.ndarray[Any, np.dtype[np.float32]]") -> None:
+def _run(
+    graph: Session, wanted: list[str], images: "dict[str, np.ndarray[Any, np.dtype[np.float32]]]"
+) -> None:
     """One run without any conversion.
 
     Raises:
@@ -319,10 +349,10 @@ def _run(graph: Session, images: "np.ndarray[Any, np.dtype[np.float32]]") -> Non
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     try:
-        graph.runtime.run(["logits"], {"input": images})
+        graph.runtime.run(wanted, images)
     except (state.InvalidArgument, state.RuntimeException, state.Fail) as error:
         raise ExportError(
-            f"the graph must run at batch size {len(images)}",
+            f"the graph must run at batch size {len(next(iter(images.values())))}",
             str(error).strip().splitlines()[0],
             "pass a float graph with a dynamic batch, or another --batch",
         ) from error

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import fx
 
-__all__ = ["describe_failure"]
+__all__ = ["describe_failure", "place_of"]
 
 _UNKNOWN = re.compile(r"OpOverload\(op='(\w+)\.(\w+)', overload='(\w+)'\)")
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
@@ -37,8 +37,13 @@ def _place(graph: fx.GraphModule, name: str) -> str:
         if not isinstance(target, torch._ops.OpOverload):
             continue
         if target.overloadpacket.__name__.endswith(name):
-            torch_folder = str(Path(torch.__file__).parent)
-            frames = _FRAME.findall(node.meta.get("stack_trace") or "")
-            own = [(file, line) for file, line in frames if not file.startswith(torch_folder)]
-            return f" at {own[-1][0]}:{own[-1][1]}" if own else ""
+            return place_of(node)
     return ""
+
+
+def place_of(node: fx.Node) -> str:
+    """`` at FILE:LINE`` of the network's source that a node was traced from, as far as known."""
+    torch_folder = str(Path(torch.__file__).parent)
+    frames = _FRAME.findall(node.meta.get("stack_trace") or "")
+    own = [(file, line) for file, line in frames if not file.startswith(torch_folder)]
+    return f" at {own[-1][0]}:{own[-1][1]}" if own else ""

@@ -1,15 +1,23 @@
-"""Multiply-adds of every weighted layer of a student."""
+"""Multiply-adds of every weighted layer of a student, and of what multiplies beside them."""
 
 import math
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.utils.flop_counter import FlopCounterMode
 
+from lrq_deploy.graph.operators import is_call, tensor_inputs
 from lrq_deploy.student.frozen import QuantizedModel
 from lrq_deploy.student.weighted import WeightedLayer
 
-__all__ = ["multiply_adds"]
+__all__ = ["multiply_adds", "stray_products"]
+
+aten = torch.ops.aten
+
+_UNCOUNTED = {aten.mv: lambda matrix, vector, **_: 2 * math.prod(matrix)}
+"""What torch's counter does not know."""
 
 
 def multiply_adds(model: QuantizedModel) -> dict[str, int]:
@@ -18,6 +26,19 @@ def multiply_adds(model: QuantizedModel) -> dict[str, int]:
     with torch.no_grad():
         counter.run(torch.zeros(1, *model.input_shape))
     return counter.counts
+
+
+def stray_products(model: QuantizedModel) -> dict[fx.Node, int]:
+    """Operators that multiply the image by stored numbers and are no layer, in graph order.
+
+    Returns:
+        multiply-adds for one image. Attention is none of them, whatever it reads.
+    """
+    counter = _StrayCounter(model.graph)
+    # Fused recurrent layers of oneDNN would count as nothing.
+    with torch.no_grad(), torch.backends.mkldnn.flags(enabled=False):
+        counter.run(torch.zeros(1, *model.input_shape))
+    return counter.strays
 
 
 class _Counter(fx.Interpreter):
@@ -42,3 +63,38 @@ def _layer_count(layer: WeightedLayer, x: Tensor, y: Tensor) -> int:
     shape = layer.stored_weight.shape
     elements = x.numel() if layer.spec.kind == "conv_transpose2d" else y.numel()
     return elements * math.prod(shape[1:])
+
+
+class _StrayCounter(fx.Interpreter):
+    """Runs the graph once and counts what torch multiplies outside of layers."""
+
+    def __init__(self, graph: fx.GraphModule) -> None:
+        super().__init__(graph)
+        self.strays: dict[fx.Node, int] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Count where stored numbers meet computed ones."""
+        if n.op != "call_function" or not _mixes(n):
+            return super().run_node(n)
+        with FlopCounterMode(display=False, custom_mapping=_UNCOUNTED) as counter:
+            result = super().run_node(n)
+        if counter.get_total_flops():
+            self.strays[n] = counter.get_total_flops() // 2
+        return result
+
+
+def _mixes(node: fx.Node) -> bool:
+    """Whether it reads both what is stored and what is made of the image."""
+    if is_call(node, {aten.scaled_dot_product_attention.default}):
+        return False
+    computed = tensor_inputs(node)
+    stored = [n for n in node.all_input_nodes if n.op == "get_attr"]
+    return bool(stored or any(map(_is_stored, computed))) and not all(map(_is_stored, computed))
+
+
+@cache
+def _is_stored(node: fx.Node) -> bool:
+    """Whether no image reaches it; copies of stored numbers for each image are stored."""
+    if node.op == "placeholder":
+        return False
+    return node.op == "get_attr" or all(map(_is_stored, tensor_inputs(node)))

@@ -6,8 +6,8 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from lrq_deploy.durable import sync_directory
-from lrq_deploy.errors import BundleError, OutputError
+from lrq_deploy.durable import partial_path, sync_directory
+from lrq_deploy.errors import BundleError, OutputError, WriteError
 from lrq_deploy.export.manifest import MANIFEST_NAME, Manifest
 
 __all__ = ["check_output", "check_writable", "publish"]
@@ -69,13 +69,13 @@ def publish(out: Path, files: Mapping[str, bytes], force: bool) -> None:
     out = out.absolute()
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
+        partial = partial_path(out)
+        partial.mkdir()
     except OSError as error:
         raise _refused(out, error) from error
     try:
         for name, data in files.items():
             _write(partial / name, data)
-        partial.chmod(0o777 & ~_umask())
         sync_directory(partial)
         _swap(partial, out)
         sync_directory(out.parent)
@@ -131,14 +131,8 @@ def _write(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _refused(out: Path, error: OSError) -> OutputError:
-    return OutputError(
+def _refused(out: Path, error: OSError) -> WriteError:
+    return WriteError(
         "the bundle must be written completely",
         f"{error.strerror or error} at {error.filename or out}",
         "free space on the disk or choose another --out; nothing was left behind",

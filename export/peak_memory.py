@@ -24,10 +24,12 @@ options = rt.SessionOptions()
 options.intra_op_num_threads = threads
 options.log_severity_level = 3
 session = rt.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-shape = session.get_inputs()[0].shape[1:]
-images = np.ones([batch, *shape], np.float32)  # zeros would share one page
+image = session.get_inputs()[0]
+outputs = [value.name for value in session.get_outputs()]
+logits = "logits" if "logits" in outputs else outputs[0]
+images = np.ones([batch, *image.shape[1:]], np.float32)  # zeros would share one page
 for _ in range(3):
-    session.run(["logits"], {"input": images})
+    session.run([logits], {image.name: images})
 sys.stdout.write(str(max(status("VmHWM") - before, 0)))
 """
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from lrq_deploy.errors import ExportError
 from lrq_deploy.export.neutral import neutral_graph
 from lrq_deploy.export.onnx_graph import to_onnx
+from lrq_deploy.export.operator_check import check_operators
 from lrq_deploy.export.session import OptimizationLevel, open_session
 from lrq_deploy.export.student_file import student_bytes
 from lrq_deploy.export.targets import REFERENCE, Target
@@ -17,12 +18,15 @@ __all__ = ["rehearse"]
 def rehearse(model: QuantizedModel, targets: Sequence[Target]) -> None:
     """Make the files of a bundle in memory, run each graph on one image and on more, drop them.
 
+    The operators between quantizers are held against torch's, in float.
+
     Args:
         model: a student with the graph of the one to come; its numbers do not matter.
         targets: runtimes that graphs will be written for.
 
     Raises:
-        ExportError: an operator has no ONNX form, or none that ONNX Runtime executes.
+        ExportError: an operator has no ONNX form, none that ONNX Runtime executes, or one that
+            computes something else.
     """
     neutral = neutral_graph(model)
     student_bytes(model)
@@ -42,3 +46,4 @@ def rehearse(model: QuantizedModel, targets: Sequence[Target]) -> None:
                 error.received,
                 "replace the operator in the network, or report it with the network's name",
             ) from error
+    check_operators(model, neutral)

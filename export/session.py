@@ -23,12 +23,15 @@ class Session:
     Attributes:
         runtime: the ``onnxruntime.InferenceSession``.
         threads: of one run.
-        level: graph optimisations.
     """
 
     runtime: Any
     threads: int
-    level: OptimizationLevel
+
+    def names(self) -> tuple[str, str]:
+        """Of the image and of the logits, which other exporters may call as they like."""
+        outputs = [value.name for value in self.runtime.get_outputs()]
+        return self.runtime.get_inputs()[0].name, "logits" if "logits" in outputs else outputs[0]
 
     def logits(self, images: Tensor) -> Tensor:
         """Logits ``[N, classes]`` of normalised images ``[N, C, H, W]`` float32.
@@ -44,12 +47,13 @@ class Session:
                 ",".join(str(n) for n in array.shape[1:]),
                 f"resize them to {','.join(str(n) for n in expected)}",
             )
+        image, logits = self.names()
         try:
-            return torch.from_numpy(self.runtime.run(["logits"], {"input": array})[0])
+            return torch.from_numpy(self.runtime.run([logits], {image: array})[0])
         except _failures() as error:
             raise ExportError(
                 "the graph must run in ONNX Runtime",
-                str(error).strip().splitlines()[0],
+                _reason(error),
                 "replace the operator that it names in the network",
             ) from error
 
@@ -91,10 +95,17 @@ def open_session(
     except _failures() as error:
         raise ExportError(
             "the graph must load in ONNX Runtime",
-            str(error).strip().splitlines()[0],
+            _reason(error),
             "check that the file is a model.onnx written by lrq-deploy",
         ) from error
-    return Session(runtime, threads, level)
+    return Session(runtime, threads)
+
+
+def _reason(error: Exception) -> str:
+    """The first line of a runtime's message, and what it lists where the line ends in a colon."""
+    first, *rest = str(error).strip().splitlines() or [type(error).__name__]
+    listed = [line.strip() for line in rest] if first.endswith(":") else []
+    return " ".join([first, *listed])
 
 
 def _failures() -> tuple[type[Exception], ...]:

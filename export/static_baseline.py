@@ -29,7 +29,7 @@ def static_baseline(float_model: Path, images: Iterator[Tensor], out: Path) -> N
     graph of this project, it may saturate on a CPU without VNNI.
 
     Args:
-        float_model: file with one input ``input``.
+        float_model: file with one input, an image of any name.
         images: batches ``[n, C, H, W]`` of normalised real images; the first
             ``CALIBRATION_IMAGES`` are used.
         out: file to write.
@@ -44,6 +44,7 @@ def static_baseline(float_model: Path, images: Iterator[Tensor], out: Path) -> N
     reader = _Reader(images)
     if reader.first is None:
         raise ImageError("static quantization needs images", "none", "pass a folder with images")
+    reader.input_name = open_session(float_model).names()[0]
     with tempfile.TemporaryDirectory() as folder:
         prepared = Path(folder) / "prepared.onnx"
         try:
@@ -91,6 +92,7 @@ class _Reader:
     """Feeds one image at a time, as the quantizer wants it."""
 
     def __init__(self, images: Iterator[Tensor]) -> None:
+        self.input_name = "input"
         single = itertools.islice((x[None] for batch in images for x in batch), CALIBRATION_IMAGES)
         self.first = next(single, None)
         self._left = single
@@ -99,4 +101,4 @@ class _Reader:
     def get_next(self) -> dict[str, NDArray[Any]] | None:
         """The next input, or None at the end."""
         image, self._next = self._next, next(self._left, None)
-        return None if image is None else {"input": image.numpy().astype(np.float32)}
+        return None if image is None else {self.input_name: image.numpy().astype(np.float32)}

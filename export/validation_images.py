@@ -18,7 +18,7 @@ from lrq_deploy.export.image_grid import grid_images, noted_range
 from lrq_deploy.images import ImageReader
 from lrq_deploy.student.frozen import FrozenQuantizer, QuantizedModel
 
-__all__ = ["NOISE", "grid_of", "synthetic_batches"]
+__all__ = ["NOISE", "synthetic_batches"]
 
 _Ends = tuple[Tensor, Tensor]
 """Values that a pixel of 0 and one of 255 stand for."""
@@ -33,7 +33,7 @@ def synthetic_batches(
     """``count`` normalised images in batches ``[n, C, H, W]``; the grid's own come first.
 
     Raises:
-        BundleError: the bundle's grid does not hold images of the network's shape.
+        BundleError: the bundle has no grid, or it holds no images of the network's shape.
     """
     grid, ends = _grid_and_range(bundle)
     generator = torch.Generator().manual_seed(0)
@@ -42,15 +42,6 @@ def synthetic_batches(
         own = grid[start : start + size]
         mixed = _mixtures(grid, size - len(own), generator)
         yield _normalised(torch.cat([own, mixed]), model, ends)
-
-
-def grid_of(bundle: Bundle) -> Tensor:
-    """The images of the bundle's grid, ``[N, C, H, W]`` uint8.
-
-    Raises:
-        BundleError: there is no such file, or it holds no images of the network's shape.
-    """
-    return _grid_and_range(bundle)[0]
 
 
 def _grid_and_range(bundle: Bundle) -> tuple[Tensor, _Ends | None]:

@@ -86,7 +86,7 @@ def _from_torchvision(name: str, num_classes: int | None) -> Architecture:
 
     names = torchvision.models.list_models(module=torchvision.models)
     if name not in names:
-        raise _unknown("torchvision", name, names)
+        raise _other_task(name) or _unknown("torchvision", name, names)
     settings: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
     if name in _HALF_NORMALISED:
         settings |= {"aux_logits": False, "transform_input": False, "init_weights": False}
@@ -177,6 +177,21 @@ def _building(spec: str) -> Iterator[None]:
             f"{type(error).__name__} from {spec}: {str(error)[:200]}",
             "check the number of classes in the checkpoint, or pass FILE.py:FACTORY",
         ) from error
+
+
+def _other_task(name: str) -> OptionError | None:
+    """Of a network that torchvision has for something else; None of any other name."""
+    from torchvision import models
+
+    kinds = {models.detection: "a detector", models.segmentation: "for segmentation"}
+    for module, kind in kinds.items():
+        if name in models.list_models(module=module):
+            return OptionError(
+                "torchvision:NAME must be a classifier that torchvision has",
+                f"{name!r}, which is {kind}",
+                "detection and segmentation heads are not supported; pass a classifier",
+            )
+    return None
 
 
 def _unknown(library: str, name: str, names: list[str]) -> OptionError:

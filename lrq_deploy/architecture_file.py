@@ -40,14 +40,23 @@ def build_from_file(path: Path, factory: str, num_classes: int | None) -> nn.Mod
         CheckpointError: the import or the call fails, or gives no ``nn.Module``.
     """
     if not path.is_file():
+        meant = [place for place in (Path(f"{path}.py"), _as_module(path)) if place.is_file()]
+        hint = f"did you mean --arch {meant[0]}:{factory}?" if meant else ""
         raise OptionError(
-            "the architecture file must exist", f"no file at {path}", "check --arch FILE.py:FACTORY"
+            "the architecture file must exist",
+            f"no file at {path}",
+            hint or "check --arch FILE.py:FACTORY",
         )
     with _importable(path.resolve().parent):
         module = _import(path.resolve())
         function = _find(module, path, factory)
         arguments = _arguments(function, path, factory, num_classes)
         return _call(function, arguments, path, factory)
+
+
+def _as_module(path: Path) -> Path:
+    """``nets.small`` as Python would import it: ``nets/small.py``."""
+    return path.parent / f"{path.name.replace('.', '/')}.py"
 
 
 @contextmanager

@@ -5,7 +5,8 @@
     python classify.py --model FILE IMAGE [IMAGE ...]
 
 writes a line per image: its name, the class (counted from 0), its probability and, where the
-model file states them, the name of the class. Where each label is a yes or no of its own, all
+model file states them, the name of the class. Of a folder all images are read, in the order of
+their paths. Where each label is a yes or no of its own, all
 labels with a yes are written instead. Images are read as they were for the figures in
 manifest.json. Nothing else is needed, with Python 3.8 or newer and Pillow 9.1 or newer.
 
@@ -19,10 +20,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import struct
 import sys
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -146,8 +148,15 @@ def _answer(logits: np.ndarray[Any, np.dtype[np.float32]], task: str, names: Seq
     return f"{best}\t{shares[best] / shares.sum():.4f}{named}"
 
 
+def _say(sentence: str) -> None:
+    sys.stderr.write(sentence + "\n")
+
+
 def _session(model: Path) -> Any:
     """The loaded graph, or None, with a sentence on stderr, where onnxruntime does not load it."""
+    if not model.is_file():
+        _say(f"there is no file {model}")
+        return None
     import onnxruntime
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
@@ -161,20 +170,52 @@ def _session(model: Path) -> Any:
         version = onnxruntime.__version__
         reason = str(error).strip().partition("\n")[0]
         wanted = ".".join(version.split(".")[:2])
-        sys.stderr.write(
+        _say(
             f"onnxruntime {version} does not load {model} ({reason}); if it is too old for that, "
             f"run lrq-deploy build BUNDLE --onnxruntime {wanted} where lrq-deploy is installed, "
-            "and pass what it writes as --model FILE\n"
+            "and pass what it writes as --model FILE"
         )
     return None
+
+
+def _fits(session: Any, model: Path, shape: Sequence[int], classes: int) -> bool:
+    """Whether the graph is one of this bundle; a sentence on stderr says what it is instead."""
+    ends = [[(x.name, list(x.shape[1:])) for x in session.get_inputs()]]
+    ends += [[(x.name, list(x.shape[1:])) for x in session.get_outputs()]]
+    wanted = [[("input", list(shape))], [("logits", [classes])]]
+    if ends == wanted:
+        return True
+    found, expected = (
+        " -> ".join(", ".join(f"{name} {sizes}" for name, sizes in side) for side in both)
+        for both in (ends, wanted)
+    )
+    _say(
+        f"{model} is not a graph of this bundle: it has {found} instead of {expected}; pass "
+        "model.onnx, or what lrq-deploy build wrote from this bundle"
+    )
+    return False
+
+
+def _files(arguments: Sequence[str]) -> Iterator[str]:
+    """The arguments, and the images of each that is a folder in place of it."""
+    suffixes = Image.registered_extensions()
+    for name in arguments:
+        if not os.path.isdir(name):
+            yield name
+            continue
+        below = [Path(at, file) for at, _, files in os.walk(name) for file in files]
+        shown = [path for path in below if not path.name.startswith(".")]
+        images = [str(x) for x in shown if suffixes.get(x.suffix.lower()) in FORMATS]
+        # A folder without images fails as a file does that is none.
+        yield from sorted(images) or [name]
 
 
 def main(arguments: list[str], bundle: Path) -> int:
     """Write an answer per image to stdout; the exit code: 1 where an image could not be read.
 
     Args:
-        arguments: paths of images, behind ``--model`` and a graph in place of ``model.onnx`` if
-            there is one.
+        arguments: paths of images or folders, behind ``--model`` and a graph in place of
+            ``model.onnx`` if there is one.
         bundle: folder with ``manifest.json`` and ``model.onnx``.
     """
     model = bundle / "model.onnx"
@@ -190,14 +231,20 @@ def main(arguments: list[str], bundle: Path) -> int:
     task = manifest["options"].get("task", "multiclass")
     names = manifest.get("class_names", ())
     session = _session(model)
-    if session is None:
+    if session is None or not _fits(session, model, shape, manifest["num_classes"]):
         return 2
+    if not reading.get("known", True):
+        _say(
+            "warning: nobody said how the images of this network were normalised, so pixels are "
+            "read as they are, in 0..1; if that is wrong, so are the answers: quantize again with "
+            "--mean and --std"
+        )
     code = 0
-    for name in arguments:
+    for name in _files(arguments):
         try:
             pixels = read_pixels(Path(name), shape, reading["resize"], reading["interpolation"])
         except DECODING_ERRORS as error:
-            sys.stderr.write(f"{name}: {error}\n")
+            _say(f"{name}: {'no image in this folder' if os.path.isdir(name) else error}")
             code = 1
             continue
         image = normalise(pixels[None], reading["mean"], reading["std"])
@@ -207,4 +254,11 @@ def main(arguments: list[str], bundle: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:], Path(__file__).resolve().parent))
+    try:
+        exit_code = main(sys.argv[1:], Path(__file__).resolve().parent)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read the answers, such as head, has enough; Python would complain again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        exit_code = 0
+    sys.exit(exit_code)

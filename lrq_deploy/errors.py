@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 __all__ = [
+    "BoundError",
     "BundleError",
     "CaptureError",
     "CheckpointError",
@@ -18,6 +19,7 @@ __all__ = [
     "RankLostError",
     "StateFileError",
     "UnsupportedNetworkError",
+    "WriteError",
 ]
 
 
@@ -64,6 +66,10 @@ class OutputError(LrqError):
     """The output directory cannot be written."""
 
 
+class WriteError(OutputError):
+    """The disk refused what the work had to write."""
+
+
 class DivergenceError(LrqError):
     """A loss became NaN or infinite; names the stage and the loss terms.
 
@@ -78,6 +84,9 @@ class DivergenceError(LrqError):
         super().__init__(rule, received, remedy)
         self.state: Mapping[str, Any] = dict(state or {})
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.rule, self.received, self.remedy, self.state)
+
 
 class DeviceMemoryError(LrqError):
     """The smallest piece of a step does not fit into the memory of the device."""
@@ -89,6 +98,10 @@ class ExportError(LrqError):
 
 class ParityError(LrqError):
     """Two forms of the same network differ by more than the stated bound."""
+
+
+class BoundError(ExportError):
+    """A figure of a finished graph misses a bound that the user stated."""
 
 
 class StateFileError(LrqError):

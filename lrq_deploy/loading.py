@@ -1,7 +1,7 @@
 """From the user's model file and options to a network with its weights."""
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from lrq_deploy.checkpoint.identify import CheckpointFile, identify
 from lrq_deploy.checkpoint.read import StateDict, check_finite, read_state_dict
 from lrq_deploy.checkpoint.torchscript import TRUST, read_script
 from lrq_deploy.checkpoint.transformers_config import read_transformers_config
+from lrq_deploy.checkpoint.weights_folder import weights_file
 from lrq_deploy.errors import CheckpointError, LrqError, OptionError
 from lrq_deploy.graph.scripted import ScriptedNetwork
 from lrq_deploy.inspection.advice import advise, shown_differences
@@ -65,6 +66,7 @@ def load_model(options: QuantizeOptions) -> LoadedModel:
         OptionError: an option is missing, or contradicts the file.
         CheckpointError: the file cannot be read, is not trusted, or does not fit.
     """
+    options = replace(options, model=weights_file(options.model))
     file = identify(options.model)
     if file.kind == "export-archive":
         return _load_archive(options, file)

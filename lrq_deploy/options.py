@@ -56,7 +56,7 @@ class QuantizeOptions:
     """Everything a run depends on.
 
     Attributes:
-        model: checkpoint file.
+        model: checkpoint file, or a folder with one.
         out: bundle directory to create.
         scheme: bit widths.
         arch: ``torchvision:NAME``, ``timm:NAME`` or ``FILE.py:FACTORY``; ``None`` for a

@@ -1,10 +1,7 @@
 """How much each layer's weights and each activation lose at each bit width."""
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
-
-from lrq_deploy.errors import BundleError
 
 __all__ = ["PROBED_WIDTHS", "SENSITIVITY_SCHEMA", "Damage", "Sensitivity", "SensitivityTable"]
 
@@ -87,29 +84,3 @@ class SensitivityTable:
             for kind in ("weight", "activation")
         }
         return {"schema_version": SENSITIVITY_SCHEMA, **asdict(self), "ranking": ranking}
-
-    @staticmethod
-    def from_json(document: Mapping[str, Any]) -> "SensitivityTable":
-        """The table of a ``sensitivity.json``.
-
-        Raises:
-            BundleError: the document has another schema version.
-        """
-        version = document.get("schema_version")
-        if version != SENSITIVITY_SCHEMA:
-            raise BundleError(
-                f"sensitivity schema_version must be {SENSITIVITY_SCHEMA}",
-                repr(version),
-                "use the lrq-deploy version that wrote the file",
-            )
-        entries = tuple(
-            Sensitivity(
-                entry["name"],
-                entry["kind"],
-                entry["elements"],
-                tuple(entry["layers"]),
-                tuple(Damage(**damage) for damage in entry["damages"]),
-            )
-            for entry in document["entries"]
-        )
-        return SensitivityTable(document["network"], document["images"], entries)

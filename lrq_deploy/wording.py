@@ -1,8 +1,14 @@
-"""Words of messages that depend on a number."""
+"""Words of messages that depend on a number, or come from a file."""
 
-__all__ = ["counted"]
+__all__ = ["counted", "printable"]
 
 
 def counted(number: int, noun: str) -> str:
     """``1 tensor``, ``2 tensors``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def printable(value: object, length: int = 60) -> str:
+    """Text of a foreign value for a terminal: no control characters, at most ``length``."""
+    text = "".join(char if char.isprintable() else "?" for char in str(value)[: length + 1])
+    return text if len(text) <= length else text[: length - 3] + "..."

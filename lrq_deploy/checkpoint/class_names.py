@@ -1,13 +1,12 @@
 """Names of the classes in the order of the logits, as a training script saved them."""
 
-import argparse
-import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from lrq_deploy.checkpoint.stated_places import stated_places
+
 __all__ = ["named_in", "stated_class_names"]
 
-_OPTIONS = ("args", "config", "hyper_parameters", "hparams", "opt", "meta")
 _LONGEST = 200
 _MOST = 100_000
 
@@ -18,8 +17,7 @@ def stated_class_names(content: object) -> tuple[str, ...]:
     Args:
         content: of the file, read by torch or by stand-ins, which keep attributes as ``state``.
     """
-    top = _entries(content)
-    for place in (top, *(_entries(top.get(key)) for key in _OPTIONS)):
+    for place in stated_places(content):
         found = named_in(place)
         if found:
             return found
@@ -88,12 +86,3 @@ def _are_names(names: Sequence[object]) -> bool:
         and len({name.casefold() for name in texts}) == len(texts)
         and texts != [f"LABEL_{index}" for index in range(len(texts))]
     )
-
-
-def _entries(value: object) -> Mapping[Any, Any]:
-    if isinstance(value, argparse.Namespace | types.SimpleNamespace):
-        return vars(value)
-    inner = value if isinstance(value, Mapping) else getattr(value, "state", None)
-    if isinstance(inner, Mapping):
-        return inner
-    return getattr(value, "__dict__", {})

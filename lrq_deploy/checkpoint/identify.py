@@ -20,7 +20,6 @@ _LEGACY_MAGIC = bytes.fromhex("6cfc9c46f9206aa85019")
 _HEAD_BYTES = 4096
 _SAFETENSORS_HEADER_MAX = 100_000_000
 _ZIP_EXPANSION_MAX = 16
-_USUAL_SUFFIXES = {".bin", ".ckpt", ".pt", ".pt2", ".pth", ".safetensors", ".tar"}
 _USE_STATE_DICT = "pass a state dict saved with torch.save(model.state_dict(), path)"
 
 
@@ -67,7 +66,7 @@ def _read_head(path: Path) -> tuple[int, bytes]:
     rule = "the model must be a readable file"
     try:
         if path.is_dir():
-            raise CheckpointError(rule, f"the directory {path}", _pass_one_of(path))
+            raise CheckpointError(rule, f"the directory {path}", "pass a file inside it")
         with path.open("rb") as stream:
             head = stream.read(_HEAD_BYTES)
         size = path.stat().st_size
@@ -80,11 +79,6 @@ def _read_head(path: Path) -> tuple[int, bytes]:
             "the model must hold weights", f"the empty file {path}", "save or download it again"
         )
     return size, head
-
-
-def _pass_one_of(folder: Path) -> str:
-    weights = sorted(x for x in folder.iterdir() if x.suffix.lower() in _USUAL_SUFFIXES)
-    return "pass a file inside it" + (f", for instance {weights[0]}" if weights else "")
 
 
 def _identify_zip(path: Path, size: int) -> CheckpointFile:

@@ -15,6 +15,7 @@ from lrq_deploy.errors import CheckpointError
 
 __all__ = [
     "INERT_GLOBALS",
+    "MAX_PICKLE_BYTES",
     "PickleGlobals",
     "archive_globals",
     "is_plain_pickle",

@@ -1,7 +1,9 @@
 """Reading weights from a checkpoint file; by default nothing of the file is executed."""
 
+import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -165,7 +167,7 @@ def _unpickle_tensors(file: CheckpointFile, found: PickleGlobals) -> object:
 
 def _unpickle_trusted(path: Path) -> object:
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _importable(path.resolve().parent, Path.cwd()):
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=False)
     # The file runs its own code here, so anything may be raised.
@@ -173,9 +175,25 @@ def _unpickle_trusted(path: Path) -> object:
         raise CheckpointError(
             "a trusted pickle must load where its classes can be imported",
             f"{type(error).__name__}: {first_line(error)} from {path}",
-            "install the package that defines them or set PYTHONPATH to its folder, or pass a "
-            "state dict with --arch",
+            "install the package that defines them, or put its folder beside the file, into the "
+            "working directory or into PYTHONPATH; or pass a state dict with --arch",
         ) from error
+
+
+@contextmanager
+def _importable(*folders: Path) -> Iterator[None]:
+    """Where whoever saved a module most likely keeps its code; nothing is cached there.
+
+    What is imported stays in ``sys.modules``, as pickle leaves it: its classes refer to it.
+    """
+    before, no_bytecode = list(sys.path), sys.dont_write_bytecode
+    sys.path[:0] = [str(folder) for folder in folders]
+    sys.dont_write_bytecode = True
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+        sys.dont_write_bytecode = no_bytecode
 
 
 def _untrusted(path: Path, found: PickleGlobals) -> CheckpointError:
@@ -196,7 +214,7 @@ def _holds_module(found: PickleGlobals) -> bool:
 
 def _unwrap(content: object, path: Path, plain: bool) -> tuple[Any, tuple[str, ...]]:
     """Module or mapping that holds the weights, and the keys that lead to it."""
-    keys = place_of_weights(content, path, _is_module, _is_tensor, _describe(content), plain)
+    keys = place_of_weights(content, path, _is_module, _is_tensor, plain)
     for key in keys:
         content = content[key]  # type: ignore[index]
     if isinstance(content, nn.DataParallel):
@@ -210,14 +228,6 @@ def _is_module(value: object) -> bool:
 
 def _is_tensor(value: object) -> bool:
     return isinstance(value, Tensor)
-
-
-def _describe(content: object) -> str:
-    if isinstance(content, Mapping):
-        names = ", ".join(str(key)[:40] for key in list(content)[:5] if isinstance(key, str))
-        keys = counted(len(content), "key")
-        return f"a mapping of {keys} without tensors ({names or 'no names'})"
-    return f"one {type(content).__name__} instead of a mapping"
 
 
 def _clean(raw: Mapping[Any, object], origin: str, size_bytes: int) -> StateDict:

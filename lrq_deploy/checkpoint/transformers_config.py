@@ -7,6 +7,7 @@ from pathlib import Path
 from lrq_deploy.checkpoint.class_names import named_in
 from lrq_deploy.checkpoint.hub_config import read_hub_config
 from lrq_deploy.checkpoint.json_beside import read_json_object
+from lrq_deploy.checkpoint.weights_folder import weights_file
 from lrq_deploy.task import Task
 
 __all__ = ["PROCESSOR", "TransformersConfig", "read_transformers_config", "task_beside"]
@@ -30,6 +31,7 @@ class TransformersConfig:
         network: class of transformers that the weights are of.
         task: what its logits mean; None where the file does not say.
         sized: whether it or an image processor beside it tells the size of the images.
+        normalised: whether an image processor beside it tells their mean and std.
         class_names: in the order of the logits; empty where it names none.
     """
 
@@ -37,6 +39,7 @@ class TransformersConfig:
     network: str
     task: Task | None = None
     sized: bool = False
+    normalised: bool = False
     class_names: tuple[str, ...] = ()
 
 
@@ -57,23 +60,23 @@ def read_transformers_config(weights: Path) -> TransformersConfig | None:
         return None
     problem = document.get("problem_type")
     task = _TASKS.get(problem) if isinstance(problem, str) else None
-    sized = _tells_size(document, path.parent)
-    return TransformersConfig(path, name, task, sized, named_in(document))
+    processed = (path.parent / PROCESSOR).is_file()
+    sized = processed or _tells_size(document)
+    return TransformersConfig(path, name, task, sized, processed, named_in(document))
 
 
-def _tells_size(document: Mapping[str, object], folder: Path) -> bool:
+def _tells_size(document: Mapping[str, object]) -> bool:
     """The side is taken from the file for RGB alone, as ``transformers_network`` does."""
     side = document.get("image_size")
-    stated = isinstance(side, int) and side > 0 and document.get("num_channels", 3) == 3
-    return stated or (folder / PROCESSOR).is_file()
+    return isinstance(side, int) and side > 0 and document.get("num_channels", 3) == 3
 
 
 def task_beside(weights: Path, arch: str | None) -> Task:
     """What logits mean where nobody says it: as the file beside the weights has it.
 
     Args:
-        weights: the model file.
+        weights: the model file, or the folder that holds it.
         arch: that the user names; such a network is not the file's.
     """
-    config = read_transformers_config(weights) if arch is None else None
+    config = read_transformers_config(weights_file(weights)) if arch is None else None
     return (config.task if config else None) or "multiclass"

@@ -6,6 +6,7 @@ from pathlib import Path
 from lrq_deploy.checkpoint.naming import keys_to_weights, sets_of_weights
 from lrq_deploy.checkpoint.saving import loading_expression
 from lrq_deploy.errors import CheckpointError
+from lrq_deploy.wording import counted, printable
 
 __all__ = ["place_of_weights"]
 
@@ -21,7 +22,6 @@ def place_of_weights(
     path: Path,
     is_module: Callable[[object], bool],
     is_tensor: Callable[[object], bool],
-    description: str,
     plain: bool,
 ) -> tuple[str, ...]:
     """The keys that lead to a module or to a mapping with named tensors.
@@ -30,7 +30,6 @@ def place_of_weights(
         content: of the file.
         path: the file, for messages.
         is_module, is_tensor: what counts as either.
-        description: of ``content``, for the message where it holds no weights.
         plain: whether ``torch.load`` reads the file with ``weights_only=True``.
 
     Raises:
@@ -43,7 +42,7 @@ def place_of_weights(
     if not sets:
         raise CheckpointError(
             "a checkpoint must hold named tensors",
-            f"{path} with {description}",
+            f"{path} with {_described(content, is_tensor)}",
             _FROM_ARRAYS if _holds_arrays(content) else _PUT_AT_THE_TOP,
         )
     first = loading_expression(path, sets[0], plain, False)
@@ -53,6 +52,16 @@ def place_of_weights(
         f"save the one to quantize alone, for instance with torch.save({first}, 'weights.pt')"
         + _as_one(content, path, sets, is_module, plain),
     )
+
+
+def _described(content: object, is_tensor: Callable[[object], bool]) -> str:
+    if isinstance(content, Mapping):
+        names = ", ".join(printable(key, 40) for key in list(content)[:5] if isinstance(key, str))
+        keys = counted(len(content), "key")
+        return f"a mapping of {keys} without tensors ({names or 'no names'})"
+    # What stands in for an object says whose place it has.
+    kind = getattr(content, "qualified_name", "") or type(content).__name__
+    return f"one {'tensor' if is_tensor(content) else printable(kind, 80)} instead of a mapping"
 
 
 def _as_one(

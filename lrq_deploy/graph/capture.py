@@ -8,6 +8,7 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
 from lrq_deploy.errors import CaptureError, UnsupportedNetworkError
+from lrq_deploy.graph.batch_decision import with_its_line
+from lrq_deploy.graph.capture_errors import of_archive, refuse_boxes, shortened
 from lrq_deploy.graph.logits import (
     check_alone,
     check_rows,
@@ -94,12 +97,18 @@ def capture(
         OptionError: it returns nothing called ``output``.
     """
     if isinstance(program, ExportedProgram):
-        return _captured(program, input_shape, output, task)
+        try:
+            return _captured(program, input_shape, output, task)
+        except UnsupportedNetworkError as error:
+            raise of_archive(error) from error
     try:
         exported = _export(program, input_shape)
     except CaptureError as error:
-        if "specialized" not in str(error.__cause__):
+        if not str(error.__cause__).startswith(_VIOLATED):
             raise
+        if "specialized" not in str(error.__cause__):
+            again = partial(_trace_any_batch, program, input_shape)
+            raise with_its_line(error, again, _NETWORK_ERRORS) from error.__cause__
         return _loosened(program, input_shape, output, task, error)
     return _captured(exported, input_shape, output, task)
 
@@ -156,9 +165,8 @@ def _captured(
 def _export(module: nn.Module, input_shape: tuple[int, int, int]) -> ExportedProgram:
     module = module.eval()
     _check_parameters(module)
-    batch = torch.export.Dim("batch", min=1)
     try:
-        return _traced(module, example_input(input_shape), dynamic_shapes=({0: batch},))
+        return _trace_any_batch(module, input_shape)
     except _NETWORK_ERRORS as error:
         _check_runs(module, input_shape)
         place = _place(error)
@@ -172,6 +180,11 @@ def _export(module: nn.Module, input_shape: tuple[int, int, int]) -> ExportedPro
             _first_line(error) + place,
             f"{remedy}, or pass a torch.export archive made in your own code",
         ) from error
+
+
+def _trace_any_batch(module: nn.Module, input_shape: tuple[int, int, int]) -> ExportedProgram:
+    batch = torch.export.Dim("batch", min=1)
+    return _traced(module, example_input(input_shape), dynamic_shapes=({0: batch},))
 
 
 class _Inside(nn.Module):
@@ -200,12 +213,18 @@ def _traced(module: nn.Module, images: Tensor, **dynamic: Any) -> ExportedProgra
 @contextmanager
 def _quiet_tracer() -> Iterator[None]:
     """Without torch's own report of an operator that fails; the error says the same in a line."""
+    from torch.export import _trace  # which torch loads with the first export
+
     logger = logging.getLogger("torch._subclasses.fake_tensor")
     before, logger.disabled = logger.disabled, True
+    # Of a size that depends on values it prints the whole graph so far.
+    names = vars(_trace)
+    names["print"] = lambda *_, **__: None
     try:
         yield
     finally:
         logger.disabled = before
+        names.pop("print", None)
 
 
 def _check_parameters(module: nn.Module) -> None:
@@ -218,15 +237,16 @@ def _check_parameters(module: nn.Module) -> None:
 
 
 def _check_runs(module: nn.Module, input_shape: tuple[int, int, int]) -> None:
-    """Blame the shape where the network fails outside the tracer too."""
+    """Blame the shape where the network fails outside the tracer too, and a head of boxes."""
     try:
         with torch.no_grad():
-            module(example_input(input_shape))
+            result = module(example_input(input_shape))
     except _NETWORK_ERRORS as error:
         remedy = "check --input-shape, or pass a torch.export archive made in your own code"
         if _OTHER_FLOATS.search(str(error)):
             remedy = "weights are read as float32: take .half(), .double() and .to() out of forward"
         raise _cannot_run(error, input_shape, remedy) from error
+    refuse_boxes(result)
 
 
 def _cannot_run(error: Exception, input_shape: tuple[int, int, int], remedy: str) -> CaptureError:
@@ -242,7 +262,7 @@ def _first_line(error: Exception) -> str:
     # What is violated stands in a list behind this head, beside hints on torch's own options.
     if lines and lines[0].startswith(_VIOLATED):
         lines = [line.removeprefix("- ") for line in lines[1:]] or lines
-    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+    return f"{type(error).__name__}: {shortened(lines[0]) if lines else 'no message'}"
 
 
 def _place(error: Exception) -> str:

@@ -2,12 +2,12 @@
 
 Requires: constants are folded; nodes carry the shapes of the trace.
 Ensures: stacks are concatenations; ``tile``, ``repeat``, ``flip``, ``roll``, ``repeat_interleave``
-and an index by a list select positions along an axis, as runtimes do on integers; a border of
-minus infinity in front of a maximum pooling repeats the edge. What works along the batch, and an
-index of several axes at once, stays as it is.
+and an index by a list select positions along an axis, as runtimes do on integers; so does a nearest
+resize, but for one of two axes by whole factors; a border below all values in front of a maximum
+pooling repeats the edge. What works along the batch, and an index of several axes at once, stays
+as it is.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -16,12 +16,15 @@ import torch
 from torch import Tensor, fx
 
 from lrq_deploy.graph.attributes import add_tensor_node, tensor_of
-from lrq_deploy.graph.operators import is_call
+from lrq_deploy.graph.operators import MOVEMENTS, NON_NEGATIVE, is_call
 from lrq_deploy.graph.replacement import replace_call
 
 __all__ = ["unify_movements"]
 
 aten = torch.ops.aten
+
+LOWEST = -1e3
+"""Of what networks compute; borders below it are written for minus infinity."""
 
 Selection = tuple[int, Tensor]
 """An axis, and the positions along it to take."""
@@ -112,10 +115,18 @@ def _reshaped(graph: fx.Graph, moved: fx.Node, axis: int, shape: Sequence[int]) 
 def _repeat_edge(node: fx.Node) -> None:
     """Each window that reaches into the border holds the edge, which decides as without it."""
     sides: Any = node.args[1]
-    if node.args[-1] != -math.inf or len(sides) != 4 or min(sides) < 0:
+    if not _is_below_all(node) or len(sides) != 4 or min(sides) < 0:
         return
     if all(_holds_an_edge(pool, sides) for pool in node.users):
         replace_call(node, aten.replication_pad2d.default, (node.args[0], sides))
+
+
+def _is_below_all(border: fx.Node) -> bool:
+    """Whether no value is less than the border's, such as a finite stand-in for infinity."""
+    fill = border.args[-1]
+    if not isinstance(fill, int | float):
+        return False
+    return fill <= LOWEST or (fill < 0 and is_call(border.all_input_nodes[0], NON_NEGATIVE))
 
 
 def _holds_an_edge(pool: fx.Node, sides: Sequence[int]) -> bool:
@@ -173,6 +184,50 @@ def _repeat_interleave(
     return _positions(sizes, [(axis, partial(torch.repeat_interleave, repeats=count))])
 
 
+def _nearest(resize: Any, sizes: list[Any], *arguments: Any) -> list[Selection] | None:
+    """The positions that torch reads; ONNX Runtime takes others for some pairs of sides."""
+    sides = sizes[2:]
+    if not all(isinstance(side, int) for side in sides):
+        return None
+    selections: list[Selection] = []
+    for place, side in enumerate(sides):
+        ramp = torch.arange(side, dtype=torch.float32)
+        shape = [1] * len(sizes)
+        shape[2 + place] = side
+        read = resize(ramp.view(shape).expand(1, 1, *sides), *arguments)
+        rest = [slice(None) if axis == 2 + place else 0 for axis in range(len(sizes))]
+        selections.append((2 + place, read[tuple(rest)].long()))
+    whole = all(_repeats(read, sides[axis - 2]) for axis, read in selections)
+    # A resize by whole factors is one operator of integers, and every runtime does it alike.
+    if whole and _states_whole(arguments) and resize in MOVEMENTS:
+        return None
+    same = [torch.equal(read, torch.arange(sides[axis - 2])) for axis, read in selections]
+    return [pair for pair, kept in zip(selections, same, strict=True) if not kept] or selections
+
+
+def _states_whole(arguments: tuple[Any, ...]) -> bool:
+    """Whether factors, where a resize is given any, are whole."""
+    parts = [part if isinstance(part, list | tuple) else [part] for part in arguments]
+    return all(n.is_integer() for part in parts for n in part if isinstance(n, float))
+
+
+def _repeats(positions: Tensor, side: int) -> bool:
+    """Whether each position along a side is taken equally often."""
+    times, rest = divmod(len(positions), side)
+    return not rest and torch.equal(positions, torch.arange(side).repeat_interleave(times))
+
+
+_NEAREST = [
+    getattr(getattr(aten, name), overload)
+    for name in (
+        "upsample_nearest1d",
+        "upsample_nearest2d",
+        "_upsample_nearest_exact1d",
+        "_upsample_nearest_exact2d",
+    )
+    for overload in ("default", "vec")
+]
+
 _SELECTIONS: dict[Any, Callable[..., list[Selection] | None]] = {
     aten.flip.default: _flip,
     aten.fliplr.default: lambda sizes: _flip(sizes, [1]),
@@ -181,4 +236,5 @@ _SELECTIONS: dict[Any, Callable[..., list[Selection] | None]] = {
     aten.repeat_interleave.self_int: _repeat_interleave,
     aten.roll.default: _roll,
     aten.tile.default: _repeat,
+    **{resize: partial(_nearest, resize) for resize in _NEAREST},
 }

@@ -16,6 +16,7 @@ from torch import fx
 
 from lrq_deploy.errors import UnsupportedNetworkError
 from lrq_deploy.graph.attributes import add_tensor_node, layer_of, tensor_of
+from lrq_deploy.graph.linear_forms import PRODUCTS, as_linear
 from lrq_deploy.graph.operators import RECTIFIERS, WEIGHTED, is_call
 from lrq_deploy.graph.replacement import replace_call
 
@@ -40,6 +41,9 @@ _ANY_CONVOLUTION = {
     aten._convolution.default,
     aten._convolution.deprecated,
 }
+_BY_NAME = {3: aten.conv1d.padding, 4: aten.conv2d.padding}
+"""By the rank of the weight."""
+
 _OTHER_RANKS = {
     aten.conv3d.default,
     aten.conv3d.padding,
@@ -57,14 +61,16 @@ def unify_variants(graph_module: fx.GraphModule) -> None:
     """
     for node in list(graph_module.graph.nodes):
         node.target = _USUAL_NAMES.get(node.target, node.target)
+        if is_call(node, {aten._convolution_mode.default}):
+            _state_rank(graph_module, node)
         if is_call(node, _ANY_CONVOLUTION):
             _split_convolution(graph_module, node)
         elif is_call(node, {aten.conv1d.default, aten.conv1d.padding}):
             _add_a_side(graph_module, node)
         elif is_call(node, {aten.conv2d.padding}):
             _state_padding(graph_module, node)
-        elif is_call(node, {aten.addmm.default, aten.mm.default, aten.matmul.default}):
-            _as_linear(graph_module, node)
+        elif is_call(node, PRODUCTS):
+            as_linear(graph_module, node)
         elif is_call(node, {aten.max_pool2d_with_indices.default}):
             _drop_indices(node, aten.max_pool2d.default, node.args)
         elif is_call(node, {aten.max.dim}):
@@ -84,9 +90,19 @@ def unify_variants(graph_module: fx.GraphModule) -> None:
             _state_exponent(graph_module, node)
         elif is_call(node, _OTHER_RANKS):
             raise _wrong_rank(str(node.target))
+    graph_module.graph.eliminate_dead_code()
     for node in graph_module.graph.nodes:
         if is_call(node, WEIGHTED):
             _check_stored(node)
+
+
+def _state_rank(graph_module: fx.GraphModule, node: fx.Node) -> None:
+    """``_convolution_mode``, which traces of TorchScript hold, has its padding by name."""
+    _check_stored(node)
+    rank = tensor_of(graph_module, node.args[1]).dim()
+    if rank not in _BY_NAME:
+        raise _wrong_rank(f"a convolution over {rank - 2} dimensions")
+    node.target = _BY_NAME[rank]
 
 
 def _split_convolution(graph_module: fx.GraphModule, node: fx.Node) -> None:
@@ -152,21 +168,6 @@ def _state_padding(graph_module: fx.GraphModule, node: fx.Node) -> None:
             before = [0, 0]
     arguments = (x, weight, bias, stride, before, dilation, groups)
     replace_call(node, aten.conv2d.default, arguments)
-
-
-def _as_linear(graph_module: fx.GraphModule, node: fx.Node) -> None:
-    """A product with a stored matrix is a linear layer; one of two computed tensors is not."""
-    args: list[Any] = list(node.args)
-    bias, x, matrix = args if len(args) == 3 else [None, *args]
-    if any(n is not None and n.op != "get_attr" for n in (bias, matrix)) or node.kwargs:
-        return
-    value = tensor_of(graph_module, matrix)
-    if value.dim() != 2 or (bias is not None and tensor_of(graph_module, bias).dim() != 1):
-        return
-    with graph_module.graph.inserting_before(node):
-        weight = add_tensor_node(graph_module, f"{matrix.target}_rows", value.t())
-    weight.meta["layer"] = matrix.meta.get("layer", str(matrix.target))
-    replace_call(node, aten.linear.default, (x, weight, bias))
 
 
 def _drop_indices(node: fx.Node, target: Any, args: tuple[Any, ...]) -> None:

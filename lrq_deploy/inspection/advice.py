@@ -11,16 +11,18 @@ from lrq_deploy.checkpoint.saving import (
 )
 from lrq_deploy.inspection.inspect import Inspection
 from lrq_deploy.inspection.near import Kinship, Near
+from lrq_deploy.inspection.refusals import refusal
 
 __all__ = ["Advice", "Run", "advise", "shown_differences"]
 
 _SHOWN_CANDIDATES = 6
 _SHOWN_DIFFERENCES = 5
 _SHOWN_GLOBALS = 3
-_WITHOUT_BATCH_NORM = (
-    "It has no BatchNorm layer to learn images from: painted ones train the student, and --mean "
-    "and --std must be known."
-)
+_PAINTED = "It has no BatchNorm layer to learn images from: painted ones train the student"
+_SHOWN_CHANNELS = 4
+_NAMED = ("torchvision:", "timm:")
+"""Libraries whose names tell how pixels are normalised."""
+_OF_ITS_IMAGES = "its input size and the mean and std that its images were normalised with"
 
 
 @dataclass(frozen=True)
@@ -32,12 +34,15 @@ class Run:
         arch: value of ``--arch``; empty for none.
         input_shape: text of ``--input-shape``; empty for none.
         trusted: whether ``--trust-pickle`` is passed.
+        mean, std: placeholders of ``--mean`` and ``--std`` where nothing tells them; else empty.
     """
 
     model: str
     arch: str = ""
     input_shape: str = ""
     trusted: bool = False
+    mean: str = ""
+    std: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,7 @@ class Advice:
             run = self.runs[0]
             arch = f" with --arch {run.arch}" if run.arch else ""
             return f"save the network alone ({self.python}) and pass {run.model}{arch}"
-        pass_file = "pass --arch FILE.py:FACTORY with --input-shape C,H,W"
+        pass_file = "pass --arch FILE.py:FACTORY with --input-shape C,H,W, --mean and --std"
         if self.example:
             shown = "".join(f"\n    {line}".rstrip(" ") for line in self.example.splitlines())
             return f"{pass_file}; a file to start from, with the factory that it defines:{shown}"
@@ -78,10 +83,18 @@ def advise(found: Inspection) -> Advice:
             f"quantizes. Ask whoever exported this file ({found.outline.written_by}) for the "
             "checkpoint that it was made from, and inspect that."
         )
+    refused = refusal(found)
+    if refused:
+        return Advice(refused)
     advice = _advice(found, path)
-    if found.batch_norms or found.kind == "export-archive":
+    if found.batch_norms:
         return advice
-    return replace(advice, sentence=f"{advice.sentence} {_WITHOUT_BATCH_NORM}")
+    known = "" if not _open_normalisation(advice) else ", and --mean and --std must be known"
+    return replace(advice, sentence=f"{advice.sentence} {_PAINTED}{known}.")
+
+
+def _open_normalisation(advice: Advice) -> bool:
+    return any(run.mean for run in advice.runs)
 
 
 def _advice(found: Inspection, path: str) -> Advice:
@@ -99,27 +112,24 @@ def _advice(found: Inspection, path: str) -> Advice:
 
 
 def _for_archive(found: Inspection, path: str) -> Advice:
-    if found.outline.unsafe_globals:
-        return Advice(
-            "It holds what quantize refuses to load: "
-            f"{found.outline.unsafe_globals[0]}. Export the plain float network again with "
-            "torch.export.save(torch.export.export(...), path).",
-        )
     shape = found.outline.input_shape or ()
     missing = "" if len(shape) == 4 and min(shape[1:]) > 0 else _shape_text(found)
     return Advice(
-        "It carries its own network and can be quantized.", runs=(Run(path, "", missing),)
+        "It carries its own network and can be quantized, with the mean and std that its images "
+        "were normalised with.",
+        runs=(_run(found, path, "", missing),),
     )
 
 
 def _for_script(found: Inspection, path: str) -> Advice:
     """It needs no Python file, only trust; several known networks may have the same weights."""
-    run = Run(path, "", _shape_text(found), trusted=True)
+    run = replace(_run(found, path, "", _shape_text(found)), trusted=True)
     known = tuple(Run(path, c.spec) for c in found.match.candidates[:_SHOWN_CANDIDATES])
     fits = "It may be one of several" if known else "No known architecture fits"
     return Advice(
         f"{fits}: {found.match.reason}. It holds a program of its own, which quantize runs if you "
-        "trust whoever made it.",
+        "trust whoever made it. It tells neither its input size nor the mean and std that its "
+        "images were normalised with.",
         runs=(*known, run),
     )
 
@@ -127,7 +137,9 @@ def _for_script(found: Inspection, path: str) -> Advice:
 def _sentence(found: Inspection) -> str:
     match = found.match
     if found.described:
-        missing = "" if found.sized else " No file beside it tells the size of its images."
+        mean = "the mean and std of its images"
+        untold = mean if found.sized else "the size of its images or their mean and std"
+        missing = "" if found.normalised else f" No file beside it tells {untold}."
         return (
             f"It is a {found.described} of transformers, as the config.json beside it says; "
             f"quantize builds it where transformers is installed.{missing}"
@@ -146,25 +158,38 @@ def _sentence(found: Inspection) -> str:
         start = ", starting from the one below," if match.near.example else ""
         return (
             f"No known architecture fits: {match.reason}. Write a Python file{start} whose factory "
-            "builds the network as it was trained, and pass it with its input size."
+            f"builds the network as it was trained, and pass it with {_OF_ITS_IMAGES}."
         )
     return (
         f"No known architecture fits: {match.reason}. Pass the Python file that defines the "
-        "network, with the name of the class or function that builds it, and its input size."
+        "network, with the name of the class or function that builds it, and with "
+        f"{_OF_ITS_IMAGES}."
     )
 
 
 def _runs(found: Inspection, path: str) -> tuple[Run, ...]:
     match = found.match
     if found.described:
-        return (Run(path, "", "" if found.sized else _shape_text(found)),)
+        return (_run(found, path, "", "" if found.sized else _shape_text(found)),)
     if match.chosen is not None:
         return (Run(path, match.chosen.spec),)
     if match.candidates:
         return tuple(Run(path, c.spec) for c in match.candidates[:_SHOWN_CANDIDATES])
     if match.near and match.near.kinship == Kinship.EXTRA:
         return tuple(Run(path, spec) for spec in match.near.specs[:_SHOWN_CANDIDATES])
-    return (Run(path, "FILE.py:FACTORY", _shape_text(found)),)
+    return (_run(found, path, "FILE.py:FACTORY", _shape_text(found)),)
+
+
+def _run(found: Inspection, path: str, arch: str, input_shape: str) -> Run:
+    """With ``--mean`` and ``--std`` to fill in, unless a name or a file tells them."""
+    if found.normalised or arch.startswith(_NAMED):
+        return Run(path, arch, input_shape)
+    channels = found.input_channels or 0
+    mean, std = (
+        ",".join([letter] * channels) if 0 < channels <= _SHOWN_CHANNELS else f"{letter},..."
+        for letter in ("M", "S")
+    )
+    return Run(path, arch, input_shape, mean=mean, std=std)
 
 
 def _shape_text(found: Inspection) -> str:

@@ -21,14 +21,14 @@ from lrq_deploy.checkpoint.stated import stated_architectures
 from lrq_deploy.checkpoint.weights_place import place_of_weights
 from lrq_deploy.checkpoint.zip_damage import ZIP_DAMAGE
 from lrq_deploy.errors import CheckpointError
-from lrq_deploy.inspection.outline import Outline, TensorOutline, printable
+from lrq_deploy.inspection.outline import Outline, TensorOutline
 from lrq_deploy.inspection.stand_ins import (
     StandIn,
     is_module,
     module_tensors,
     unpickle_outlines,
 )
-from lrq_deploy.wording import counted
+from lrq_deploy.wording import counted, printable
 
 __all__ = ["outline_safetensors", "outline_script", "outline_torch_file"]
 
@@ -69,7 +69,7 @@ def _outline(
     content: object, found: PickleGlobals, form: str, writer: str, file: CheckpointFile
 ) -> Outline:
     plain = not (found.unsafe or found.inert)
-    keys = place_of_weights(content, file.path, is_module, _is_tensor, _describe(content), plain)
+    keys = place_of_weights(content, file.path, is_module, _is_tensor, plain)
     averaged = averaged_weights(content, keys, file.path, is_module, _is_tensor, plain)
     weights = content
     facts: dict[str, str] = {}
@@ -148,16 +148,6 @@ def _count_tensors(root: object) -> int:
         elif isinstance(value, (list, tuple)):
             pending.extend(value)
     return count
-
-
-def _describe(content: object) -> str:
-    if isinstance(content, Mapping):
-        names = ", ".join(printable(key, 40) for key in list(content)[:5] if isinstance(key, str))
-        keys = counted(len(content), "key")
-        return f"a mapping of {keys} without tensors ({names or 'no names'})"
-    kind = getattr(content, "qualified_name", "") or type(content).__name__
-    kind = "tensor" if isinstance(content, TensorOutline) else kind
-    return f"one {printable(kind, 80)} instead of a mapping"
 
 
 def _entry(file: CheckpointFile, name: str) -> bytes:

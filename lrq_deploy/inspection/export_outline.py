@@ -12,7 +12,8 @@ from lrq_deploy.checkpoint.identify import CheckpointFile
 from lrq_deploy.checkpoint.pickle_globals import archive_globals
 from lrq_deploy.checkpoint.zip_damage import ZIP_DAMAGE
 from lrq_deploy.errors import CheckpointError
-from lrq_deploy.inspection.outline import Outline, TensorOutline, printable
+from lrq_deploy.inspection.outline import Outline, TensorOutline
+from lrq_deploy.wording import printable
 
 __all__ = ["outline_export_archive"]
 
@@ -121,6 +122,7 @@ def _outline(program: dict[str, Any], unsafe: tuple[str, ...]) -> Outline:
         unsafe_globals=unsafe,
         input_shape=image,
         num_classes=logits[-1] if logits[-1] > 0 else None,
+        training=_in_training(graph["nodes"]),
     )
 
 
@@ -152,6 +154,24 @@ def _text(value: TensorOutline) -> str:
 def _operator(target: object) -> str:
     name = printable(target).removeprefix("torch.ops.").removesuffix(".default")
     return name.removeprefix("aten.")
+
+
+def _in_training(nodes: list[dict[str, Any]]) -> str:
+    """First BatchNorm that follows the batch, or dropout that drops, with its argument."""
+    for node in nodes:
+        name = _operator(node["target"])
+        values = {given["name"]: given["arg"] for given in node["inputs"]}
+        switch = next((key for key in ("training", "train") if key in values), "")
+        if not (switch and values[switch].get("as_bool")):
+            continue
+        stored = "as_tensor" in values.get("running_var", {})
+        if ("batch_norm" in name and stored) or ("dropout" in name and _drops(values)):
+            return f"{name} with {switch}=True"
+    return ""
+
+
+def _drops(values: dict[str, Any]) -> bool:
+    return bool(values.get("p", {}).get("as_float", 0))
 
 
 def _common(operators: Counter[str]) -> str:

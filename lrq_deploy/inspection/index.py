@@ -3,13 +3,13 @@
 import gc
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
+from lrq_deploy.durable import write_atomically
 from lrq_deploy.inspection.signature import Entry
 from lrq_deploy.progress import ProgressCallback, StageProgress, silent
 
@@ -93,7 +93,7 @@ class Index:
         target = _file(self.library, self.version)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            _write_atomically(target, json.dumps(document, separators=(",", ":")))
+            write_atomically(target, json.dumps(document, separators=(",", ":")).encode())
         except OSError:
             return
 
@@ -163,14 +163,3 @@ def _entry(document: Any) -> Entry:
     if not all(isinstance(text, str) for text in texts) or not isinstance(entry.num_classes, int):
         raise ValueError(_NOTHING)
     return entry
-
-
-def _write_atomically(target: Path, text: str) -> None:
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=target.name, suffix=".part")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-        os.replace(name, target)
-    except OSError:
-        Path(name).unlink(missing_ok=True)
-        raise

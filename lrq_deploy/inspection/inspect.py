@@ -13,6 +13,7 @@ from lrq_deploy.checkpoint.naming import (
     without_prefixes,
 )
 from lrq_deploy.checkpoint.transformers_config import read_transformers_config
+from lrq_deploy.checkpoint.weights_folder import weights_file
 from lrq_deploy.errors import CheckpointError
 from lrq_deploy.inspection.checkpoint_outline import (
     outline_safetensors,
@@ -20,7 +21,7 @@ from lrq_deploy.inspection.checkpoint_outline import (
     outline_torch_file,
 )
 from lrq_deploy.inspection.export_outline import outline_export_archive
-from lrq_deploy.inspection.matching import Candidate, Match, find_architectures
+from lrq_deploy.inspection.matching import Match, find_architectures
 from lrq_deploy.inspection.onnx_outline import outline_onnx
 from lrq_deploy.inspection.outline import Outline, TensorOutline
 from lrq_deploy.progress import ProgressCallback, silent
@@ -28,6 +29,7 @@ from lrq_deploy.progress import ProgressCallback, silent
 __all__ = ["Inspection", "inspect_model"]
 
 _BUFFERS = ("running_mean", "running_var", *COUNTERS)
+_RGB = 3
 _NOT_SEARCHED = Match((), None, "")
 
 
@@ -49,6 +51,7 @@ class Inspection:
         described: class of transformers that a ``config.json`` beside the file says it is; empty
             for none.
         sized: whether the files beside such weights tell the size of the images.
+        normalised: whether they tell the mean and std of the images.
         class_names: that it or a file beside it states, as many as classes; else empty.
     """
 
@@ -63,25 +66,22 @@ class Inspection:
     match: Match
     described: str = ""
     sized: bool = False
+    normalised: bool = False
     class_names: tuple[str, ...] = ()
-
-    @property
-    def arch(self) -> Candidate | None:
-        """The architecture that ``quantize`` takes without being told."""
-        return self.match.chosen
 
 
 def inspect_model(path: Path, progress: ProgressCallback = silent) -> Inspection:
     """Read a model file of any kind; nothing of it is unpickled, imported or run.
 
     Args:
-        path: the file.
+        path: the file, or a folder with one file of weights.
         progress: receives the steps of indexing known architectures, the first time only.
 
     Raises:
         CheckpointError: missing, damaged, or not a model that this project can read; a plain
             pickle says what to save instead.
     """
+    path = weights_file(path)
     kind, size, outline = _outline(path)
     shapes = {name: tensor.shape for name, tensor in outline.tensors.items()}
     weights_alone = kind not in ("onnx", "export-archive")
@@ -112,10 +112,11 @@ def inspect_model(path: Path, progress: ProgressCallback = silent) -> Inspection
         ),
         batch_norms=sum(name.endswith("running_var") for name in outline.tensors),
         num_classes=classes,
-        input_channels=_input_channels(outline),
+        input_channels=_input_channels(outline, match),
         match=match,
         described="" if beside is None else beside.network,
         sized=beside is not None and beside.sized,
+        normalised=beside is not None and beside.normalised,
         class_names=class_names if len(class_names) == classes else (),
     )
 
@@ -136,21 +137,30 @@ def _outline(path: Path) -> tuple[str, int, Outline]:
     return file.kind, file.size_bytes, outline_torch_file(file)
 
 
-def _input_channels(outline: Outline) -> int | None:
+def _input_channels(outline: Outline, match: Match) -> int | None:
     """Channels that the first convolution reads.
 
-    Safetensors sorts names, and a depthwise convolution reads 1 channel of many: a convolution
-    of 3 channels tells an image wherever it stands, one of 1 channel only at the first place.
+    Names may be sorted or registered in any order, and a depthwise convolution reads 1 channel of
+    many: a kernel with sides over 3 channels tells an image wherever it stands.
     """
     if outline.input_shape is not None:
         return outline.input_shape[1] if outline.input_shape[1] > 0 else None
+    if match.candidates:
+        # Known networks are compared as their libraries build them by default.
+        return _RGB
     kernels = _kernels(outline.tensors)
     if not kernels:
         return None
     ordered = list(outline.tensors) != sorted(outline.tensors)
-    if ordered or kernels[0][1] in (1, 3):
-        return kernels[0][1]
-    return 3 if any(kernel[1] == 3 for kernel in kernels) else None
+    first = kernels[0]
+    if ordered and first[0] == _RGB and first[2:] == (1, 1):
+        # What turns other images into RGB for the network behind it.
+        return first[1]
+    if any(kernel[1] == _RGB and kernel[2:] != (1, 1) for kernel in kernels):
+        return _RGB
+    if ordered or first[1] in (1, _RGB):
+        return first[1]
+    return _RGB if any(kernel[1] == _RGB for kernel in kernels) else None
 
 
 def _kernels(tensors: Mapping[str, TensorOutline]) -> list[tuple[int, ...]]:

@@ -6,10 +6,9 @@ from enum import IntEnum
 from typing import Literal
 
 from lrq_deploy.inspection.head_example import Head, head_example
-from lrq_deploy.inspection.outline import printable
 from lrq_deploy.inspection.signature import Entry, fit_of, shapes_hash, weights_of
 from lrq_deploy.inspection.subtrees import Subtree
-from lrq_deploy.wording import counted
+from lrq_deploy.wording import counted, printable
 
 __all__ = ["Kinship", "Library", "Near", "Relative", "kinship", "nearest"]
 

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lrq_deploy.errors import CheckpointError
-from lrq_deploy.inspection.outline import Outline, TensorOutline, printable
+from lrq_deploy.inspection.outline import Outline, TensorOutline
+from lrq_deploy.wording import printable
 
 if TYPE_CHECKING:
     import onnx

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from lrq_deploy.checkpoint.averaged import AveragedWeights
 
-__all__ = ["Outline", "TensorOutline", "printable"]
+__all__ = ["Outline", "TensorOutline"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class Outline:
         stated: what the file calls its architecture.
         averaged: weights beside these, which quantize does not read.
         class_names: that the file states, in the order of the logits.
+        training: operator of its graph that does what it does in training; empty for none.
     """
 
     description: str
@@ -63,9 +64,4 @@ class Outline:
     stated: tuple[str, ...] = ()
     averaged: AveragedWeights | None = None
     class_names: tuple[str, ...] = ()
-
-
-def printable(value: object, length: int = 60) -> str:
-    """Text of a foreign value for a terminal: no control characters, at most ``length``."""
-    text = "".join(char if char.isprintable() else "?" for char in str(value)[: length + 1])
-    return text if len(text) <= length else text[: length - 3] + "..."
+    training: str = ""

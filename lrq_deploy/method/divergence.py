@@ -50,7 +50,8 @@ class DivergenceGuard:
             f"{listed} at step {step}{spread}",
             "try another --seed, or, where the run has them not yet, --recipe fast or more bits (8 "
             "at most); the last good state was kept",
-            self._good,
+            # Other ranks get it too, and may not have this device.
+            {name: value.cpu() for name, value in self._good.items()},
         )
 
     def _snapshot(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from lrq_deploy.method.recipe import RecipeSettings
 from lrq_deploy.options import Method, MethodSwitches
 
-__all__ = ["METHODS", "MethodRecipe", "method_settings", "method_switches"]
+__all__ = ["METHODS", "MethodRecipe", "method_settings"]
 
 COARSE_WEIGHT_BITS = 4
 """Below, measured on label-free images, blocks first are worth their time (docs/decisions.md)."""
@@ -36,7 +36,6 @@ class MethodRecipe:
     """One method.
 
     Attributes:
-        summary: for ``--help`` and documents.
         switches: parts that are on.
         settings: fields of ``RecipeSettings`` that it fixes, whatever the recipe.
         coarse_blocks: whether blocks are fitted first where weights have fewer bits than
@@ -46,7 +45,6 @@ class MethodRecipe:
             made besides the held-out ones.
     """
 
-    summary: str
     switches: MethodSwitches
     settings: Mapping[str, float] = field(default_factory=dict)
     coarse_blocks: bool = False
@@ -54,30 +52,30 @@ class MethodRecipe:
 
 
 METHODS: Mapping[Method, MethodRecipe] = {
-    "lrq": MethodRecipe("this project's default", MethodSwitches(), coarse_blocks=True),
+    "lrq": MethodRecipe(MethodSwitches(), coarse_blocks=True),
+    # The default's images; rounding learned block by block (BRECQ, QDrop).
     "lrq-blocks": MethodRecipe(
-        "the default's images; rounding learned block by block (BRECQ, QDrop)",
         MethodSwitches(),
         {"block_steps": 300, "student_steps": 0},
     ),
+    # Painted images instead of a generator: what serves networks without BatchNorm.
     "leaves": MethodRecipe(
-        "painted images instead of a generator: what serves networks without BatchNorm",
         MethodSwitches(margin="off", image_source="leaves"),
         {"generator_steps": 0, "refinement_steps": 0, "overlay_images": 0},
         coarse_blocks=True,
     ),
+    # LRQ (arXiv 2211.06816) as its abstract describes it.
     "lrq-paper": MethodRecipe(
-        "LRQ (arXiv 2211.06816) as its abstract describes it",
         MethodSwitches(long_range=True, margin="a1", decoupled=True, range_search=False),
         _PLAIN_TRAINING,
     ),
+    # In the style of GDFQ (arXiv 2003.03603).
     "gdfq": MethodRecipe(
-        "in the style of GDFQ (arXiv 2003.03603)",
         MethodSwitches(long_range=False, margin="off", decoupled=False, range_search=False),
         _PLAIN_TRAINING,
     ),
+    # In the style of ZeroQ (arXiv 2001.00281).
     "zeroq": MethodRecipe(
-        "in the style of ZeroQ (arXiv 2001.00281)",
         MethodSwitches(
             long_range=False,
             margin="off",
@@ -93,13 +91,9 @@ METHODS: Mapping[Method, MethodRecipe] = {
         },
         trains=False,
     ),
-    "calibrate": MethodRecipe("our images, ranges only", MethodSwitches(), trains=False),
+    # The default's images, ranges only.
+    "calibrate": MethodRecipe(MethodSwitches(), trains=False),
 }
-
-
-def method_switches(method: Method) -> MethodSwitches:
-    """The parts that a method has on."""
-    return METHODS[method].switches
 
 
 def method_settings(method: Method, settings: RecipeSettings, weight_bits: int) -> RecipeSettings:

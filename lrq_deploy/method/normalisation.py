@@ -18,7 +18,14 @@ from lrq_deploy.graph.statistics import batch_norms
 from lrq_deploy.method.dead_leaves import DeadLeaves
 from lrq_deploy.teacher import Preprocessing, Teacher
 
-__all__ = ["NormalisationFit", "fit_normalisation", "normalisation_remark"]
+__all__ = [
+    "NormalisationFit",
+    "PixelCheck",
+    "check_pixels",
+    "fit_normalisation",
+    "normalisation_flags",
+    "normalisation_remark",
+]
 
 aten = torch.ops.aten
 
@@ -63,15 +70,33 @@ class NormalisationFit:
     usual_distance: float
 
 
+@dataclass(frozen=True)
+class PixelCheck:
+    """What the first BatchNorm has against how pixels are read.
+
+    Attributes:
+        remark: what the user should know of it, or empty.
+        fitting: the usual normalisation to state instead; None where none fits, or none is needed.
+        stated: whether the user, or the name of the network, says how pixels are read.
+        contradicted: whether that is far from what the BatchNorm remembers, and ``fitting`` near.
+    """
+
+    remark: str = ""
+    fitting: Preprocessing | None = None
+    stated: bool = True
+    contradicted: bool = False
+
+
 def fit_normalisation(teacher: Teacher) -> NormalisationFit | None:
-    """The fit on painted images; None without BatchNorm that saw any, or behind a curve."""
+    """The fit on painted images; None without BatchNorm that was trained, or behind a curve."""
     norms = batch_norms(teacher.graph)
     if not norms or not _plain(norms[0].all_input_nodes[0]):
         return None
     first = norms[0]
     graph = segment_graph(teacher.graph, Segment(None, first.all_input_nodes[0].name))
     mean, var = (tensor_of(teacher.graph, first.args[place]) for place in (3, 4))
-    if not (var > 0).any():
+    as_made = not mean.any() and bool((var == 1).all())
+    if as_made or not (var > 0).any():
         return None
     pixels = _painted(teacher)
     usual = _usual(teacher.input_shape[0])
@@ -83,17 +108,39 @@ def fit_normalisation(teacher: Teacher) -> NormalisationFit | None:
     return NormalisationFit(stated, usual[nearest], distances[nearest])
 
 
+def check_pixels(teacher: Teacher) -> PixelCheck:
+    """Hold ``--mean`` and ``--std``, or their absence, against the first BatchNorm."""
+    fit = fit_normalisation(teacher)
+    stated = teacher.preprocessing.known
+    far = fit is not None and fit.distance >= max(_FAR, _TIMES_NEARER * fit.usual_distance)
+    usual = fit.usual if fit and fit.usual_distance <= _NEAR else None
+    fitting = usual if far or not stated else None
+    remark = _remark(teacher.preprocessing, fitting, far)
+    return PixelCheck(remark, fitting, stated, far and usual is not None)
+
+
 def normalisation_remark(teacher: Teacher) -> str:
     """What the user should know of ``--mean`` and ``--std``, or nothing."""
-    fit = fit_normalisation(teacher)
-    named = fit is not None and fit.usual_distance <= _NEAR
-    flags = _flags(fit.usual) if fit and named else ""
-    if not teacher.preprocessing.known:
+    return check_pixels(teacher).remark
+
+
+def normalisation_flags(how: Preprocessing) -> str:
+    """``--mean`` and ``--std`` for people; rounded to four digits."""
+    return " ".join(
+        f"--{name}=" + ",".join(f"{value:.4g}" for value in values)
+        for name, values in (("mean", how.mean), ("std", how.std))
+    )
+
+
+def _remark(read: Preprocessing, fitting: Preprocessing | None, far: bool) -> str:
+    flags = "" if fitting is None else normalisation_flags(fitting)
+    if not read.known:
         found = f"its first BatchNorm fits {flags}" if flags else "pass both"
-        return f"without --mean and --std pixels are read as they are, in 0..1: {found}"
-    if fit is None or fit.distance < max(_FAR, _TIMES_NEARER * fit.usual_distance):
+        against = ", and the network seems trained otherwise" if flags and far else ""
+        return f"without --mean and --std pixels are read as they are, in 0..1{against}: {found}"
+    if not far:
         return ""
-    stated = f"{_flags(teacher.preprocessing)} do not fit the first BatchNorm of the network"
+    stated = f"{normalisation_flags(read)} do not fit the first BatchNorm of the network"
     return f"{stated}, {flags} would" if flags else f"{stated}: check them"
 
 
@@ -142,10 +189,3 @@ def _usual(channels: int) -> list[Preprocessing]:
     more: dict[int, Sequence[tuple[tuple[float, ...], tuple[float, ...]]]]
     more = {1: _DIGITS, 3: _COLOUR}
     return [Preprocessing(mean, std) for mean, std in (*more.get(channels, ()), *grey)]
-
-
-def _flags(how: Preprocessing) -> str:
-    return " ".join(
-        f"--{name}=" + ",".join(f"{value:.4g}" for value in values)
-        for name, values in (("mean", how.mean), ("std", how.std))
-    )

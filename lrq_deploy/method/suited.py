@@ -4,10 +4,15 @@ from dataclasses import replace
 
 from lrq_deploy.errors import OptionError
 from lrq_deploy.graph.statistics import batch_norms
-from lrq_deploy.options import QuantizeOptions
+from lrq_deploy.options import Method, QuantizeOptions
 from lrq_deploy.teacher import Teacher
 
-__all__ = ["suited"]
+__all__ = ["default_method", "suited"]
+
+
+def default_method(teacher: Teacher) -> Method:
+    """What a run without ``--method`` takes."""
+    return "lrq" if batch_norms(teacher.graph) else "leaves"
 
 
 def suited(options: QuantizeOptions, teacher: Teacher) -> QuantizeOptions:
@@ -19,7 +24,7 @@ def suited(options: QuantizeOptions, teacher: Teacher) -> QuantizeOptions:
         OptionError: another method was asked for, or nobody knows how pixels are normalised.
     """
     name = options.method_name
-    if not batch_norms(teacher.graph):
+    if default_method(teacher) == "leaves":
         if name == "lrq":
             method = replace(options.method, image_source="leaves")
             options = replace(options, method_name="leaves", method=method)

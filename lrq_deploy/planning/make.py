@@ -13,7 +13,7 @@ from lrq_deploy.graph.statistics import batch_norms
 from lrq_deploy.graph.teach import make_teacher
 from lrq_deploy.loading import LoadedModel, load_model
 from lrq_deploy.method.chosen import chosen_settings
-from lrq_deploy.method.normalisation import normalisation_remark
+from lrq_deploy.method.normalisation import check_pixels
 from lrq_deploy.method.suited import suited
 from lrq_deploy.options import QuantizeOptions
 from lrq_deploy.planning.duration import estimate_duration
@@ -29,7 +29,7 @@ from lrq_deploy.planning.survey import estimate_sizes, survey_layers, survey_qua
 from lrq_deploy.progress import ProgressCallback, StageProgress, silent
 from lrq_deploy.scheme import Scheme
 from lrq_deploy.student.idle_options import idle_options
-from lrq_deploy.target import PORTABLE
+from lrq_deploy.target import TargetDescription
 from lrq_deploy.teacher import Teacher
 from lrq_deploy.weight_bytes import weight_bytes
 
@@ -45,6 +45,7 @@ FEW = 0.5
 def make_plan(
     options: QuantizeOptions,
     runtimes: Sequence[RuntimeForecast],
+    limits: TargetDescription,
     rehearse: Rehearsal,
     progress: ProgressCallback = silent,
 ) -> Plan:
@@ -53,6 +54,7 @@ def make_plan(
     Args:
         options: of the run; ``out`` is not looked at.
         runtimes: to forecast.
+        limits: of the runtimes that graphs would be written for.
         rehearse: tries to write the graphs of the placed student; called only where the network
             has operators whose ONNX form is not known.
         progress: receives one event per step.
@@ -68,7 +70,7 @@ def make_plan(
     report.advance(message="captured")
     options, scheme = suited(options, teacher), options.scheme
     student = place_quantizers(
-        fold_batch_norm(teacher.graph), scheme, PORTABLE, teacher.preprocessing
+        fold_batch_norm(teacher.graph), scheme, limits, teacher.preprocessing
     )
     obstacle = _obstacle(student, teacher, rehearse)
     layers = survey_layers(student, teacher.input_shape)
@@ -80,6 +82,7 @@ def make_plan(
         teacher, settings, scheme.weight_bits, len(layers), options.method.long_range
     )
     report.advance(message="measured")
+    pixels = check_pixels(teacher)
     sizes = estimate_sizes(layers, len(quantizers), weight_bytes(teacher))
     return Plan(
         name=teacher.name,
@@ -92,7 +95,8 @@ def make_plan(
         quantizers=quantizers,
         sizes=sizes,
         batch_norm=_judge_batch_norm(teacher, len(layers)),
-        normalisation=normalisation_remark(teacher),
+        normalisation=pixels.remark,
+        fitting=pixels.fitting,
         obstacle=obstacle,
         duration=duration,
         advice={r.name: r.what_bits_buy(scheme, sizes) for r in runtimes},

@@ -6,6 +6,7 @@ from typing import Any, Literal, Protocol
 
 from lrq_deploy.scheme import Scheme
 from lrq_deploy.student.frozen import LayerKind
+from lrq_deploy.teacher import Preprocessing
 
 __all__ = [
     "FLOAT_BITS",
@@ -13,6 +14,7 @@ __all__ = [
     "BatchNormVerdict",
     "Duration",
     "Execution",
+    "Grouping",
     "LayerFacts",
     "Plan",
     "PlannedLayer",
@@ -184,6 +186,7 @@ class Plan:
         sizes: on disk and in memory.
         batch_norm: whether the method applies.
         normalisation: what its BatchNorm has against how pixels are read; empty if nothing.
+        fitting: how pixels are to be normalised instead; None where nothing is known of that.
         obstacle: why no graph can be written of it; empty if there is no reason.
         duration: of the run.
         advice: sentences on what the widths buy, by the runtime's name.
@@ -207,6 +210,7 @@ class Plan:
     advice: Mapping[str, tuple[str, ...]]
     alternative: str
     remarks: tuple[str, ...] = ()
+    fitting: Preprocessing | None = None
 
     @property
     def multiply_adds(self) -> int:

@@ -1,31 +1,45 @@
 """The folder beside the output that lets a run continue: ``OUT.run``.
 
 It holds ``run.json``, what the run was asked to do; the newest two states of each stage, named
-``STAGE-STEP-DIGEST.pt``; the finished images; and a lock, so that no other run writes there. It is
-removed when the bundle is written.
+``STAGE-STEP-DIGEST.pt``; the finished images, ``STAGE-KEY-DIGEST.pt``, or those being made,
+``images.pool``; and a lock, so that no other run writes there. It is removed when the bundle is
+written. A file of any other name is somebody else's and stays.
 """
 
 import json
-import resource
+import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from lrq_deploy.durable import PARTIAL
 from lrq_deploy.errors import OptionError, OutputError, StateFileError
 from lrq_deploy.method.loop import Kept
+from lrq_deploy.process_memory import resident_bytes
 from lrq_deploy.resume.control import RunControl
 from lrq_deploy.resume.run_lock import LOCK, check_unlocked, lock, unlock
-from lrq_deploy.resume.state_file import SUFFIX, read_state, write_bytes, write_state
+from lrq_deploy.resume.stage_store import KEY_DIGITS
+from lrq_deploy.resume.state_file import (
+    DIGEST_DIGITS,
+    SUFFIX,
+    read_state,
+    write_bytes,
+    write_state,
+)
 from lrq_deploy.resume.stop_request import StopRequest
 
 __all__ = ["RUN_SCHEMA", "RunFolder", "run_folder_of"]
 
-RUN_SCHEMA = 2
+RUN_SCHEMA = 3
 IDENTITY = "run.json"
 POOL = "images.pool"
-KNOWN = (IDENTITY, LOCK, ".partial", SUFFIX, POOL)
 STATES_KEPT = 2
+STEP_DIGITS = 8
+
+_NAMED = rf"[a-z]+-([0-9]{{{STEP_DIGITS}}}|[0-9a-f]{{{KEY_DIGITS}}})"
+_STATE = re.compile(rf"{_NAMED}-[0-9a-f]{{{DIGEST_DIGITS}}}{re.escape(SUFFIX)}")
+_UNFINISHED = re.compile(rf"\.({re.escape(IDENTITY)}|{_NAMED})\.[0-9a-z_]+{re.escape(PARTIAL)}")
 
 
 def run_folder_of(out: Path) -> Path:
@@ -92,8 +106,9 @@ class RunFolder:
         kept = self._kept_identity() if self._resume else None
         if kept is not None:
             _check_same(kept, asked, self.folder)
-            for partial in self.folder.glob("*.partial"):
-                partial.unlink()
+            for path in self.folder.iterdir():
+                if _UNFINISHED.fullmatch(path.name):
+                    path.unlink()
             return
         self._empty()
         text = json.dumps(asked, indent=1, sort_keys=True) + "\n"
@@ -138,7 +153,7 @@ class RunFolder:
             OutputError: the disk refuses; what was kept before is still there.
             RunStopped: a signal asked for it.
         """
-        write_state(self.folder, f"{stage}-{step:08}", state)
+        write_state(self.folder, f"{stage}-{step:0{STEP_DIGITS}}", state)
         for old in self._states(stage)[:-STATES_KEPT]:
             old.unlink(missing_ok=True)
         self._next = self._clock() + self._interval
@@ -172,15 +187,16 @@ class RunFolder:
         # The identity goes first: without it the rest is nobody's.
         (self.folder / IDENTITY).unlink(missing_ok=True)
         for path in self.folder.iterdir():
-            if path.name.endswith(KNOWN) and path.name != LOCK:
+            if path.name != LOCK and _is_ours(path):
                 path.unlink()
 
     def _states(self, stage: str) -> list[Path]:
         """From the oldest to the newest."""
-        return sorted(self.folder.glob(f"{stage}-{'[0-9]' * 8}-*{SUFFIX}"), key=_step_of)
+        found = self.folder.glob(f"{stage}-{'[0-9]' * STEP_DIGITS}-*{SUFFIX}")
+        return sorted((path for path in found if _is_ours(path)), key=_step_of)
 
     def _foreign(self) -> list[str]:
-        return [path.name for path in self.folder.iterdir() if not path.name.endswith(KNOWN)]
+        return sorted(path.name for path in self.folder.iterdir() if not _is_ours(path))
 
     def _kept_identity(self) -> dict[str, Any] | None:
         path = self.folder / IDENTITY
@@ -199,13 +215,13 @@ class RunFolder:
         return identity
 
 
-def resident_bytes() -> int:
-    """Memory that the process takes now; the most that it took, where that is all one can ask."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return pages * resource.getpagesize()
+def _is_ours(path: Path) -> bool:
+    """Whether a run wrote this; told by the whole name, because what is ours may be deleted."""
+    if path.is_dir():
+        return False
+    name = path.name
+    patterns = (_STATE, _UNFINISHED)
+    return name in (IDENTITY, LOCK, POOL) or any(p.fullmatch(name) for p in patterns)
 
 
 def _step_of(path: Path) -> int:

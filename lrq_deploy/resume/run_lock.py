@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 from typing import IO
 
-from lrq_deploy.errors import OutputError
+from lrq_deploy.errors import OutputError, WriteError
 
 __all__ = ["LOCK", "check_unlocked", "lock", "unlock"]
 
@@ -44,7 +44,7 @@ def lock(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / LOCK).open("ab")
     except OSError as error:
-        raise OutputError(
+        raise WriteError(
             "the folder for the state of the run must be writable",
             f"{error.strerror or error} at {folder}",
             "free space on that disk, or choose another --out",

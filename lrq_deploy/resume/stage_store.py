@@ -1,5 +1,6 @@
 """A folder of finished stages, each kept under the key of everything that it depends on."""
 
+import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 from lrq_deploy.errors import StateFileError
 from lrq_deploy.resume.state_file import SUFFIX, read_state, write_state
 
-__all__ = ["StageStore"]
+__all__ = ["KEY_DIGITS", "StageStore"]
 
 KEY_DIGITS = 32
 
@@ -29,7 +30,7 @@ class StageStore:
         return self._folder
 
     def find(self, stage: str, key: str, mapped: bool = False) -> dict[str, Any] | None:
-        """The product of a stage, or None; a damaged one is deleted.
+        """The product of a stage, or None; a damaged one is deleted, if it may be.
 
         Args:
             stage: name of the stage.
@@ -40,9 +41,12 @@ class StageStore:
             try:
                 found = read_state(path, mapped)
             except StateFileError:
-                path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    path.unlink()
                 continue
-            os.utime(path)
+            # The file of another user can be read, and nothing more.
+            with contextlib.suppress(OSError):
+                os.utime(path)
             return found
         return None
 

@@ -5,8 +5,7 @@ bytes, so that a damaged file is known by its name.
 """
 
 import hashlib
-import os
-import tempfile
+import io
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +13,8 @@ from typing import Any, BinaryIO, cast
 
 import torch
 
-from lrq_deploy.durable import sync_directory
-from lrq_deploy.errors import OutputError, StateFileError
+from lrq_deploy.durable import partial_file, publish_file, write_atomically
+from lrq_deploy.errors import StateFileError, WriteError
 
 __all__ = ["DIGEST_DIGITS", "SUFFIX", "read_state", "write_bytes", "write_state"]
 
@@ -34,17 +33,10 @@ def write_state(folder: Path, name: str, state: Mapping[str, Any]) -> Path:
     Raises:
         OutputError: the disk refuses; nothing of the file is left.
     """
-    with _partial(folder, name) as (partial, file):
-        writer = _Digesting(file)
-        try:
-            torch.save(dict(state), cast(BinaryIO, writer))
-        except RuntimeError:
-            # torch reports what the disk said as an error of its own.
-            if writer.refusal is not None:
-                raise writer.refusal from None
-            raise
-        path = folder / f"{name}-{writer.digest()}{SUFFIX}"
-        _finish(partial, file, path)
+    with _refusals(folder), partial_file(folder / name) as partial:
+        digest = _save(partial, dict(state))
+        path = folder / f"{name}-{digest}{SUFFIX}"
+        publish_file(partial, path)
     return path
 
 
@@ -54,9 +46,8 @@ def write_bytes(path: Path, data: bytes) -> None:
     Raises:
         OutputError: the disk refuses; nothing of the file is left.
     """
-    with _partial(path.parent, path.name) as (partial, file):
-        _Digesting(file).write(data)
-        _finish(partial, file, path)
+    with _refusals(path.parent):
+        write_atomically(path, data)
 
 
 def read_state(path: Path, mapped: bool = False) -> dict[str, Any]:
@@ -81,36 +72,37 @@ def read_state(path: Path, mapped: bool = False) -> dict[str, Any]:
 
 
 @contextmanager
-def _partial(folder: Path, name: str) -> Iterator[tuple[Path, BinaryIO]]:
-    """A new file under a temporary name, which is gone afterwards."""
-    partial: Path | None = None
+def _refusals(folder: Path) -> Iterator[None]:
+    """Make the folder, and say what the disk refuses."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{name}.", suffix=".partial", dir=folder)
-        partial = Path(temporary)
-        with os.fdopen(descriptor, "wb", buffering=0) as file:
-            yield partial, cast(BinaryIO, file)
+        yield
     except OSError as error:
-        raise OutputError(
+        raise WriteError(
             "the state of the run must be written completely",
             f"{error.strerror or error} at {folder}",
             "free space on that disk and pass --resume; what was written before is still there",
         ) from error
-    finally:
-        if partial is not None:
-            partial.unlink(missing_ok=True)
 
 
-def _finish(partial: Path, file: BinaryIO, path: Path) -> None:
-    os.fsync(file.fileno())
-    partial.rename(path)
-    sync_directory(path.parent)
+def _save(path: Path, state: dict[str, Any]) -> str:
+    """Write a new file; the digest of its bytes."""
+    with path.open("xb", buffering=0) as file:
+        writer = _Digesting(file)
+        try:
+            torch.save(state, cast(BinaryIO, writer))
+        except RuntimeError:
+            # torch reports what the disk said as an error of its own.
+            if writer.refusal is not None:
+                raise writer.refusal from None
+            raise
+    return writer.digest()
 
 
 class _Digesting:
     """An unbuffered file that sums up what passes, and remembers what the disk said."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: io.FileIO) -> None:
         self._file = file
         self._sum = hashlib.sha256()
         self.refusal: OSError | None = None

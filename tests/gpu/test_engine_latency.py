@@ -31,3 +31,14 @@ def test_an_engine_is_timed_at_the_sizes_that_it_takes(tmp_path: Path) -> None:
             assert 0 < times.p50_ms <= times.p90_ms <= times.p99_ms
     assert found.gpu == torch.cuda.get_device_name()
     assert min(found.float_bytes, found.quantized_bytes) > 0
+    assert min(found.float_memory_bytes, found.quantized_memory_bytes) > 0
+    assert found.cuda_graph
+
+
+def test_a_named_engine_is_timed(tmp_path: Path) -> None:
+    bundle = bundle_of(residual_student(8, 8), tmp_path / "net")
+    options = EngineOptions("tensorrt-rtx", (compute_capability(),))
+    path = tmp_path / "named.engine"
+    build_from_bundle(bundle, options, path)
+    found = measure_engine(bundle, BenchmarkOptions(batch_sizes=(1,)), file=path)
+    assert found.quantized_bytes == path.stat().st_size

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -57,6 +58,7 @@ def test_every_layer_of_a_residual_network_runs_in_int8(bundle: Bundle, tmp_path
     )
     assert record == result.record
     assert (record.batch, record.workspace_mib) == ((1, 4, 16), 256)
+    assert (record.gpu, record.tf32) == ("", False)
     assert len(data) == record.engine.size_bytes > 0
     with pytest.raises(BundleError, match="the GPU"):
         read_engine(result.path, compute_capability=89)
@@ -91,7 +93,8 @@ def test_a_damaged_graph_is_refused(bundle: Bundle) -> None:
 @pytest.mark.parametrize(
     ("options", "kind", "text"),
     [
-        (EngineOptions("tensorrt-rtx", sms=(90,)), OptionError, "choose from .*86"),
+        (EngineOptions("tensorrt-rtx", sms=(99,)), OptionError, "choose from 80,86,"),
+        (EngineOptions("tensorrt-rtx", sms=(86, 75)), OptionError, "75 .Turing.*from 80,86,"),
         (EngineOptions("tensorrt-rtx", (86,), workspace_mib=1), ExportError, "larger --workspace"),
     ],
 )
@@ -101,6 +104,31 @@ def test_a_refused_build_writes_nothing(
     with pytest.raises(kind, match=text):
         build_from_bundle(bundle, options, tmp_path / "net.engine")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_workspace_that_is_too_small_is_not_a_full_gpu() -> None:
+    graph = to_onnx(untrained_resnet18(Scheme(8, 8)), "tensorrt").SerializeToString()
+    options = EngineOptions("tensorrt-rtx", (86,), workspace_mib=1)
+    with pytest.raises(ExportError, match="larger --workspace than 1, or none") as caught:
+        build_engine(trt, graph, (3, 64, 64), options)
+    assert "GPU" not in caught.value.rule
+
+
+@pytest.mark.parametrize("fp16_rest", [False, True])
+def test_tf32_is_off_where_the_rest_is_fp32(
+    bundle: Bundle, fp16_rest: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build, found = trt.Builder.build_serialized_network, []
+
+    def asked(builder: object, network: object, config: Any) -> object:
+        found.append(config.get_flag(trt.BuilderFlag.TF32))
+        return build(builder, network, config)
+
+    monkeypatch.setattr(trt.Builder, "build_serialized_network", asked)
+    graph = bundle.file("model.tensorrt.onnx").read_bytes()
+    options = replace(AMPERE, fp16_rest=fp16_rest)
+    assert build_engine(trt, graph, bundle.manifest.input_shape, options).data
+    assert found == [fp16_rest]
 
 
 def test_asymmetric_bundles_have_no_graph_for_it(tmp_path: Path) -> None:

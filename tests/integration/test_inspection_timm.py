@@ -21,8 +21,8 @@ def test_a_timm_name_is_found_and_quantize_takes_it(
     path = tmp_path / "weights.dat"
     torch.save({"state_dict": network.state_dict()}, path)
     found = inspect_model(path)
-    assert found.arch is not None
-    assert found.arch.spec == "timm:mobilenetv3_small_050"
+    assert found.match.chosen is not None
+    assert found.match.chosen.spec == "timm:mobilenetv3_small_050"
     loaded = load_model(QuantizeOptions(model=path, out=tmp_path / "out"))
     assert loaded.name == "mobilenetv3_small_050"
     assert loaded.origin.endswith("recognised as timm:mobilenetv3_small_050")

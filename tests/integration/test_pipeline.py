@@ -25,7 +25,7 @@ from lrq_deploy.cli.pipeline import quantize
 from lrq_deploy.cli.validate import ValidateOptions, validate_bundle
 from lrq_deploy.errors import ImageError, OptionError
 from lrq_deploy.export.bundle import CLASSIFY_NAME, load_bundle
-from lrq_deploy.method.methods import method_settings, method_switches
+from lrq_deploy.method.methods import METHODS, method_settings
 from lrq_deploy.options import Method, QuantizeOptions
 from lrq_deploy.progress import ProgressEvent
 from lrq_deploy.resume.control import RunControl
@@ -213,7 +213,7 @@ def test_every_method_gives_a_bundle_from_the_same_parts(
         refinement_steps=min(settings.refinement_steps, 2),
         block_steps=min(settings.block_steps, 2),
     )
-    switches = method_switches(method)
+    switches = METHODS[method].switches
     run = tiny(digits_teacher, tmp_path / "bundle", settings, method=switches, method_name=method)
     metrics = run.bundle.manifest.metrics
     assert run.bundle.manifest.options["method_name"] == method

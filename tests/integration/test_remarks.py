@@ -37,6 +37,8 @@ def test_pixels_that_do_not_fit_are_told_before_training_and_in_the_end(
         "--mean=0 --std=0.004 do not fit the first BatchNorm of the network, --mean=0 --std=1 would"
     )
     assert run.bundle.manifest.metrics["model_remarks"] == [remark]
+    assert run.result.fitting is not None
+    assert (run.result.fitting.mean, run.result.fitting.std) == ((0.0,), (1.0,))
     told = [event.message for event in events].index(remark)
     assert events[told].stage == "load"
     assert "generator" not in {event.stage for event in events[:told]}
@@ -55,6 +57,11 @@ def test_labels_in_another_order_than_the_logits_are_not_judged(
     (remark,) = run.result.images_remarks
     assert "of 450 labelled images, and chance gives 10.0 %: labels are left out" in remark
     assert "images, your images (limit 95 %)" in run.result.verdict
+    assert run.result.verdict.startswith("the float network is right on ")
+    assert (run.result.ship, run.result.told) == (False, False)
+    kept = run.bundle.manifest.metrics["verdict"]
+    assert (kept["ship"], kept["headline"]) == (False, run.result.headline)
+    assert kept["sentence"] == run.result.verdict
     assert run.bundle.manifest.metrics["images_remarks"] == [remark]
 
 

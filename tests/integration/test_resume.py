@@ -192,6 +192,18 @@ def test_nothing_to_resume_is_a_start(whole: dict[str, Any], tmp_path: Path) -> 
     assert contents(tmp_path / "bundle") == whole
 
 
+def test_a_finished_run_is_said_to_be_finished(tmp_path: Path) -> None:
+    out = tmp_path / "b"
+    run(out)
+    with pytest.raises(OutputError, match="whose run is finished") as caught:
+        run(out, control=RESUME)
+    assert f"lrq-deploy validate {out}" in caught.value.remedy
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(OutputError, match="must be empty"):
+        run(tmp_path / "other", control=RESUME)
+
+
 def test_the_same_seed_gives_the_same_bundle(whole: dict[str, Any], tmp_path: Path) -> None:
     torch.rand(3)
     run(tmp_path / "bundle", network=NETWORK)
@@ -255,5 +267,5 @@ def test_the_command_line_says_how_to_go_on(
     assert told[0].startswith(f"stopped by SIGINT; the state of the run is in {out}.run")
     assert told[1] == (
         f"  lrq-deploy quantize {digits_teacher.model_file} --bits 4 --device cpu --out {out}"
-        " --resume"
+        " --resume --quiet"
     )

@@ -119,8 +119,20 @@ def test_files_that_fail_to_import(tmp_path: Path, text: str, said: str) -> None
 
 
 def test_the_file_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match=r"no file at .*net\.py"):
+    with pytest.raises(OptionError, match=r"no file at .*net\.py; check --arch"):
         build_architecture(f"{tmp_path / 'net.py'}:build")
+
+
+@pytest.mark.parametrize("name", ["net", "nets.small"])
+def test_a_module_in_place_of_its_file_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = Path(f"{name.replace('.', '/')}.py")
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
+    with pytest.raises(OptionError, match=rf"did you mean --arch {path}:build\?"):
+        build_architecture(f"{name}:build")
 
 
 @pytest.mark.parametrize("spec", ["", "resnet18", ":build", "net.py:", "torchvision: "])
@@ -133,7 +145,9 @@ def test_malformed(spec: str) -> None:
     ("spec", "said"),
     [
         ("torchvision:resnet81", "resnet18"),
-        ("torchvision:fasterrcnn_resnet50_fpn", "classifier that torchvision has"),
+        ("torchvision:fasterrcnn_resnet50_fpn", "which is a detector; .* are not supported"),
+        ("torchvision:fcn_resnet50", "which is for segmentation"),
+        ("torchvision:raft_small", "classifier that torchvision has"),
         ("timm:hf-hub:someone/model", "without a download"),
     ],
 )

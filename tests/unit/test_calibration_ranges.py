@@ -90,3 +90,25 @@ def test_the_whole_range_clips_nothing() -> None:
     assert scale == pytest.approx(3 / 255)
     assert zero_point == 85
     assert whole_range(0.5, 2.0, unsigned, symmetric=False) == (2.0 / 255, 0)
+
+
+def test_each_side_is_searched_to_one_percent() -> None:
+    """Values end at 63 % of the one side and at 47 % of the other, between steps of 5 %."""
+    random = torch.Generator().manual_seed(0)
+    body = torch.rand(4000, generator=random) * (4.7 + 6.3) - 6.3
+    values = torch.cat([torch.tensor([-10.0, 10.0]), body])
+    bounds = IntegerRange(0, 255)
+    scale, zero_point = search_act_range(values, bounds, signed=True, symmetric=False)
+    every = {
+        (low, high): loss(values, *_clipped(low, high, bounds), bounds)
+        for low in range(53, 74)
+        for high in range(37, 58)
+    }
+    found = loss(values, scale, zero_point, bounds)
+    assert found <= min(every.values()) * 1.005
+    coarse = [every[low, high] for low in range(55, 74, 5) for high in range(40, 58, 5)]
+    assert found < 0.95 * min(coarse)
+
+
+def _clipped(low: int, high: int, bounds: IntegerRange) -> tuple[float, int]:
+    return whole_range(-low / 10, high / 10, bounds, symmetric=False)

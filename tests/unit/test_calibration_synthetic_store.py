@@ -136,3 +136,11 @@ def test_settings_count_unless_they_are_the_students(teacher: Teacher, name: str
         usual = synthesize_once(None, teacher, SETTINGS, SWITCHES, 0, CPU, silent)
         other = synthesize_once(None, teacher, changed, SWITCHES, 0, CPU, silent)
         assert torch.equal(usual.synthetic.images, other.synthetic.images)
+
+
+def test_images_that_several_processes_made_are_not_those_of_one(teacher: Teacher) -> None:
+    assert key(teacher, processes=2) != key(teacher) == key(teacher, processes=1)
+
+
+def test_images_for_sets_of_labels_are_not_those_for_one_class(teacher: Teacher) -> None:
+    assert key(replace(teacher, task="multilabel")) != key(teacher)

@@ -168,12 +168,3 @@ def test_any_bytes_give_an_answer_or_a_stated_error(
     except LrqError:
         return
     assert found.size_bytes == len(head) + len(body)
-
-
-def test_the_weights_in_a_folder_are_named(tmp_path: Path) -> None:
-    for name in ("README.md", "pytorch_model.bin", "model.safetensors", "config.json"):
-        (tmp_path / name).touch()
-    with pytest.raises(CheckpointError, match="the directory") as caught:
-        identify(tmp_path)
-    named = tmp_path / "model.safetensors"
-    assert caught.value.remedy == f"pass a file inside it, for instance {named}"

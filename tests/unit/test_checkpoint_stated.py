@@ -25,6 +25,7 @@ WEIGHTS = {"fc.weight": torch.ones(2, 3), "fc.bias": torch.zeros(2)}
         ({"hyper_parameters": {"model_name": "timm/resnet50.a1_in1k"}}, ("resnet50",)),
         ({"arch": "resnet18", "config": {"architecture": "resnet18"}}, ("resnet18",)),
         ({"arch": "vgg16", "args": argparse.Namespace(model="vgg19")}, ("vgg16", "vgg19")),
+        ({"meta": {"arch": "resnet18"}}, ("resnet18",)),
         ({"arch": ["resnet18"], "model": 3, "args": 7}, ()),
         ({"arch": "it\x1b[31m", "architecture": "x" * 200, "model": "a b"}, ()),
     ],
@@ -44,6 +45,20 @@ def test_a_trusted_pickle_states_them_too(tmp_path: Path) -> None:
     args = argparse.Namespace(model="resnet18", extra=torch.nn.ReLU())
     torch.save({"state_dict": WEIGHTS, "args": args}, path)
     assert read_state_dict(path, trust_pickle=True).stated == ("resnet18",)
+
+
+class Options:
+    """Of a training script."""
+
+    def __init__(self) -> None:
+        self.arch = "resnet18"
+
+
+def test_options_of_any_class_state_them_to_both_readers(tmp_path: Path) -> None:
+    path = tmp_path / "c.pt"
+    torch.save({"state_dict": WEIGHTS, "config": Options()}, path)
+    assert read_state_dict(path, trust_pickle=True).stated == ("resnet18",)
+    assert inspect_model(path).outline.stated == ("resnet18",)
 
 
 def test_weights_alone_state_nothing() -> None:

@@ -122,3 +122,23 @@ def test_saving_one_of_several_sets_works_where_the_file_holds_more_than_tensors
         alone = caught.value.remedy.partition("for instance with ")[2].partition("; or")[0]
         exec(f"import torch; {alone}", {})
         assert equal_tensors(read_state_dict(tmp_path / "weights.pt").tensors, small_weights())
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (torch.zeros(3), "one tensor instead of a mapping"),
+        ([1, 2], "one list instead of a mapping"),
+        ({"a\x1b[31m": 1, "b": {"c": 2}}, "a mapping of 2 keys without tensors (a?[31m, b)"),
+        ({}, "a mapping of 0 keys without tensors (no names)"),
+    ],
+)
+def test_both_readers_say_alike_what_holds_no_weights(
+    tmp_path: Path, content: object, said: str
+) -> None:
+    path = tmp_path / "model.pt"
+    torch.save(content, path)
+    for read in (read_state_dict, inspect_model):
+        with pytest.raises(CheckpointError) as caught:
+            read(path)
+        assert caught.value.received == f"{path} with {said}"

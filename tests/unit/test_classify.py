@@ -158,7 +158,71 @@ def test_a_missing_graph_is_one_sentence(
     bundle: Bundle, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["--model", "missing.onnx", str(photos / "0.png")], bundle.path) == 2
-    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert capsys.readouterr().err == "there is no file missing.onnx\n"
+
+
+def test_a_graph_of_another_network_is_one_sentence(
+    bundle: Bundle, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = onnx.load(bundle.file("model.onnx"))
+    other.graph.input[0].name = "x"
+    for node in other.graph.node:
+        node.input[:] = ["x" if name == "input" else name for name in node.input]
+    onnx.save(other, tmp_path / "net.onnx")
+    assert main(["--model", str(tmp_path / "net.onnx"), str(photos / "0.png")], bundle.path) == 2
+    written = capsys.readouterr()
+    (sentence,) = written.err.splitlines()
+    assert "net.onnx is not a graph of this bundle: it has x [3, " in sentence
+    assert "instead of input [3, " in sentence
+    assert written.out == ""
+
+
+def test_the_images_of_a_folder_are_answered_in_order(
+    bundle: Bundle, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "deep").mkdir()
+    shutil.copy(photos / "0.png", photos / "deep" / "9.PNG")
+    (photos / "notes.txt").write_text("none", encoding="utf-8")
+    shutil.copy(photos / "0.png", photos / "._hidden.png")
+    assert main([str(photos)], bundle.path) == 0
+    written = capsys.readouterr()
+    named = [line.split("\t")[0] for line in written.out.splitlines()]
+    assert named == [str(photos / name) for name in ("0.png", "1.png", "2.png", "deep/9.PNG")]
+    assert written.err == ""
+    (photos / "empty").mkdir()
+    assert main([str(photos / "empty")], bundle.path) == 1
+    assert capsys.readouterr().err == f"{photos / 'empty'}: no image in this folder\n"
+
+
+def test_pixels_that_nobody_spoke_of_are_warned_of_once(
+    bundle: Bundle, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(bundle.path, copy)
+    document = json.loads((copy / "manifest.json").read_bytes())
+    document["preprocessing"]["known"] = False
+    (copy / "manifest.json").write_text(json.dumps(document), encoding="utf-8")
+    images = [str(photos / "0.png"), str(photos / "1.png")]
+    assert main(images, copy) == 0
+    written = capsys.readouterr()
+    (warning,) = written.err.splitlines()
+    assert warning.startswith("warning: ")
+    assert "--mean and --std" in warning
+    assert main(images, bundle.path) == 0
+    assert capsys.readouterr() == (written.out, "")
+
+
+def test_a_reader_that_has_enough_ends_it_quietly(bundle: Bundle, photos: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as closed:
+        done = subprocess.run(
+            [sys.executable, str(bundle.file(CLASSIFY_NAME)), str(photos / "0.png")],
+            stdout=closed,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 WRONG: list[list[str]] = [[], ["--modle", "x", "y"], ["--model"], ["--model", "x"]]

@@ -24,9 +24,6 @@ pytestmark = pytest.mark.unit
         ("seed", "a", "input should be a valid integer"),
         ("seed", np.int64(3), "input should be a valid integer"),
         ("out", 5, "input should be a valid string, or input should be an instance of path"),
-        ("input_shape", "3,32,32", "input should be a valid tuple"),
-        ("input_shape", [3, 32], "field required"),
-        ("mean", 0.5, "input should be a valid tuple"),
         ("recipe", "slow", "input should be 'fast', 'balanced' or 'best'"),
         ("force", "yes", "input should be a valid boolean"),
         ("checkpoint_every", "x", "input should be a valid number"),
@@ -38,6 +35,32 @@ def test_a_value_of_another_type_is_refused(name: str, value: Any, expected: str
         quantize("missing.pt", **{name: value})
     assert caught.value.rule == f"{name}: {expected}"
     assert caught.value.received == repr(tuple(value) if isinstance(value, list) else value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "rule", "remedy"),
+    [
+        *(
+            (
+                "input_shape",
+                value,
+                "input_shape must be three whole numbers (C, H, W) without the batch",
+                "pass for instance input_shape=(3, 224, 224)",
+            )
+            for value in ("3,32,32", [3, 32], 20, (1, 3, 20, 20))
+        ),
+        (
+            "mean",
+            0.5,
+            "mean must be one number per channel",
+            "pass for instance mean=(0.485, 0.456, 0.406)",
+        ),
+    ],
+)
+def test_a_remedy_of_a_tuple_can_be_followed(name: str, value: Any, rule: str, remedy: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        quantize("missing.pt", **{name: value})
+    assert (caught.value.rule, caught.value.remedy) == (rule, remedy)
 
 
 def test_none_is_what_is_not_given(tmp_path: Path) -> None:

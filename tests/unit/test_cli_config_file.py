@@ -65,6 +65,20 @@ def test_unknown_keys_are_refused_with_the_allowed_ones(
 
 
 @pytest.mark.parametrize(
+    ("text", "remedy"),
+    [
+        ("input_shape = [3, 8, 8]", "did you mean input-shape in place of input_shape?"),
+        ("bit = 4", "did you mean bits in place of bit?"),
+        ("zzz = 4", "remove or rename them"),
+    ],
+)
+def test_a_key_that_is_nearly_one_is_named(tmp_path: Path, text: str, remedy: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        read_config(write(tmp_path, text))
+    assert caught.value.remedy == remedy
+
+
+@pytest.mark.parametrize(
     ("text", "others"),
     [
         ("[quantize]\nbits = 4\n[train]\nlr = 1\n[other]", "other, train"),

@@ -8,6 +8,7 @@ import pytest
 
 from lrq_deploy.cli import demo, demo_network, main
 from lrq_deploy.cli.demo_network import TrainedDigits, train_digits
+from lrq_deploy.cli.quantize_flags import command_line
 
 pytestmark = pytest.mark.unit
 
@@ -45,6 +46,13 @@ def former(folder: Path) -> None:
 def contents(folder: Path) -> dict[str, bytes | None]:
     paths = sorted(folder.rglob("*"))
     return {str(path): path.read_bytes() if path.is_file() else None for path in paths}
+
+
+def test_the_readme_shows_the_command_that_it_runs() -> None:
+    flags = demo.demo_flags(demo.DEFAULT_OUT, seed=None, recipe=None, force=None)
+    command = command_line(demo.DEFAULT_OUT / demo.MODEL, flags)
+    readme = Path(__file__).parents[2] / "README.md"
+    assert f"\n{command}\n" in readme.read_text(encoding="utf-8")
 
 
 def test_a_former_demo_is_replaced(tmp_path: Path, start: Start) -> None:

@@ -68,6 +68,20 @@ def test_markup_in_a_file_stays_text() -> None:
     assert "\x1b" not in text
 
 
+@pytest.mark.parametrize(("terminal", "whole"), [(False, True), (True, False)])
+def test_names_fold_in_a_terminal_and_not_in_a_log(
+    monkeypatch: pytest.MonkeyPatch, terminal: bool, whole: bool
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    name = ".".join(["block"] * 20)
+    torch.save({name: torch.zeros(2, 3)}, "x.pt")
+    written = io.StringIO()
+    console = Console(file=written, width=60, force_terminal=terminal, color_system=None)
+    print_inspection(console, inspect_model(Path("x.pt")))
+    assert (name in written.getvalue()) == whole
+    assert "[2,3]" in written.getvalue()
+
+
 def test_several_commands_where_several_networks_fit() -> None:
     timm = pytest.importorskip("timm")
     torch.save(timm.create_model("efficientnet_lite0").state_dict(), "x.pt")
@@ -154,16 +168,23 @@ def test_bad_input_is_exit_code_2() -> None:
 @pytest.mark.parametrize(
     ("stated", "flags"), [({}, ["--input-shape", "3,H,W"]), ({"image_size": 64}, [])]
 )
+@pytest.mark.parametrize("processed", [False, True])
 def test_a_folder_of_transformers_without_a_size_needs_one(
-    stated: dict[str, object], flags: list[str]
+    stated: dict[str, object], flags: list[str], processed: bool
 ) -> None:
     about = {"architectures": ["ResNetForImageClassification"], "model_type": "resnet"}
     Path("config.json").write_text(json.dumps(about | stated), encoding="utf-8")
+    if processed:
+        Path("preprocessor_config.json").write_text("{}", encoding="utf-8")
     torch.save(nn.Sequential(nn.Conv2d(3, 4, 3)).state_dict(), "model.pt")
     document = inspection_json(inspect_model(Path("model.pt")))
     (command,) = document["commands"]
-    assert shlex.split(command)[2:] == ["model.pt", "--bits", "4", *flags]
-    assert ("No file beside it tells the size" in document["advice"]) == bool(flags)
+    missing = [] if processed else [*flags, "--mean", "M,M,M", "--std", "S,S,S"]
+    assert shlex.split(command)[2:] == ["model.pt", "--bits", "4", *missing]
+    said = document["advice"]
+    assert ("No file beside it tells the size" in said) == (bool(flags) and not processed)
+    assert ("mean and std of its images" in said) == (not flags and not processed)
+    assert ("--mean and --std must be known" in said) == (not processed)
 
 
 def test_a_pickled_module_shows_the_line_to_run_first() -> None:

@@ -11,7 +11,19 @@ import typer
 
 from lrq_deploy import __version__
 from lrq_deploy.cli import main
-from lrq_deploy.errors import CheckpointError
+from lrq_deploy.errors import (
+    BoundError,
+    CheckpointError,
+    DeviceMemoryError,
+    DivergenceError,
+    ExportError,
+    LrqError,
+    OptionError,
+    OutputError,
+    ParityError,
+    RankLostError,
+    WriteError,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -102,6 +114,8 @@ def test_a_demo_below_a_file_is_bad_input(tmp_path: Path) -> None:
     ("error", "code", "shown"),
     [
         (CheckpointError("a rule", "a thing", "a remedy"), 2, "error: a rule\n  received: a thing"),
+        (ParityError("a rule", "a thing", "a remedy"), 3, "error: a rule\n  received: a thing"),
+        (WriteError("a rule", "a thing", "a remedy"), 4, "error: a rule\n  received: a thing"),
         (KeyboardInterrupt(), 130, "interrupted"),
         (ZeroDivisionError("by nought"), 1, "unexpected ZeroDivisionError: by nought"),
     ],
@@ -130,3 +144,29 @@ def test_errors_become_exit_codes(
     assert written.out == ""
     assert shown in written.err
     assert ("Traceback" in written.err) == (debug == "1" and code != 130)
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [
+        (CheckpointError, 2),
+        (ExportError, 2),
+        (OptionError, 2),
+        (OutputError, 2),
+        (BoundError, 3),
+        (ParityError, 3),
+        (DeviceMemoryError, 4),
+        (DivergenceError, 4),
+        (RankLostError, 4),
+        (WriteError, 4),
+    ],
+)
+def test_the_code_says_what_kind_of_end_it_is(kind: type[LrqError], code: int) -> None:
+    assert main.exit_code(kind("a rule", "a thing", "a remedy")) == code
+
+
+def test_the_codes_are_those_of_the_readme() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    codes = (main.EXIT_FAULT, main.EXIT_INPUT, main.EXIT_CHECK, main.EXIT_RUN)
+    assert codes == (1, 2, 3, 4)
+    assert all(f"| {code} | " in readme for code in codes)

@@ -11,8 +11,12 @@ from support.arch_sources import SORTING
 from support.small_networks import with_statistics
 from torch import nn
 
-from lrq_deploy.cli import main
+from lrq_deploy.cli import main, rehearsing
+from lrq_deploy.method.normalisation import PixelCheck
 from lrq_deploy.method.recipe import recipe_settings
+from lrq_deploy.planning import make
+from lrq_deploy.student.layers import ActQuantizer
+from lrq_deploy.teacher import Preprocessing
 
 pytestmark = pytest.mark.unit
 
@@ -59,6 +63,8 @@ class Program:
         self._folder, self._capsys, self._monkeypatch = folder, capsys, monkeypatch
         (folder / "net.py").write_text(ARCH_FILE, encoding="utf-8")
 
+    columns = "200"
+    """Of the terminal."""
     averaged = False
     """Whether the file holds a second set of weights."""
 
@@ -79,7 +85,7 @@ class Program:
         words = ["lrq-deploy", "plan", str(self._folder / "model.pt"), "--input-shape", "3,12,12"]
         arch = f"{self._folder / 'net.py'}:{factory}"
         self._monkeypatch.setattr(sys, "argv", [*words, "--arch", arch, "--quiet", *flags])
-        self._monkeypatch.setenv("COLUMNS", "200")
+        self._monkeypatch.setenv("COLUMNS", self.columns)
         self._monkeypatch.chdir(self._folder)
         with pytest.raises(SystemExit) as caught:
             main.run()
@@ -93,6 +99,17 @@ def program(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Program:
     return Program(tmp_path, capsys, monkeypatch)
+
+
+@pytest.mark.parametrize("columns", ["40", "90"])
+def test_what_is_said_of_a_layer_is_never_cut(program: Program, columns: str) -> None:
+    program.columns = columns
+    code, text = program.run("--weight-bits", "4", "--act-bits", "8")
+    assert code == 0
+    assert "\u2026" not in text
+    words = text.replace(",", " ").split()
+    for part in ("depthwise", "8x1x3x3", "W4A8", "5x8"):
+        assert part in words
 
 
 def test_json_holds_the_whole_plan(program: Program) -> None:
@@ -122,7 +139,7 @@ def test_words_say_what_four_bits_buy_and_what_eight_would(program: Program) -> 
     for part in (
         "depthwise conv2d",
         "convolutions are not faster",
-        "same engine size and same speed as 8 bits",
+        "same engine size as 8 bits and not faster",
         "--weight-bits 4 --act-bits 8 keeps the download",
         "Yes: 3 BatchNorms for 4 layers.",
         "tensorrt, INT8 convolution, 1 layer: often slower than FP16",
@@ -136,6 +153,23 @@ def test_other_widths_are_planned(program: Program) -> None:
     found = json.loads(text)
     assert found["alternative"] == ""
     assert found["sizes"]["packed_bytes"] == found["sizes"]["int8_bytes"]
+
+
+@pytest.mark.parametrize("stated", [False, True])
+def test_the_next_command_reads_pixels_as_they_fit(
+    program: Program, monkeypatch: pytest.MonkeyPatch, stated: bool
+) -> None:
+    wrong = ("--mean", "123.675,116.28,103.53", "--std", "58.4,57.1,57.4") if stated else ()
+    fitting = Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    _, text = program.run(*wrong)
+    assert ("--mean=123.675,116.28,103.53" in text.splitlines()[-1]) == stated
+    monkeypatch.setattr(make, "check_pixels", lambda _: PixelCheck("they do not fit", fitting))
+    _, text = program.run(*wrong)
+    assert "they do not fit" in text
+    assert text.splitlines()[-1].count("--mean") == 1
+    assert "--mean=0.485,0.456,0.406 --std=0.229,0.224,0.225" in text.splitlines()[-1]
+    _, text = program.run("--json", *wrong)
+    assert json.loads(text)["fitting"]["mean"] == [0.485, 0.456, 0.406]
 
 
 def test_a_longer_recipe_takes_longer(program: Program) -> None:
@@ -207,6 +241,21 @@ def test_a_target_is_what_quantize_would_write(program: Program) -> None:
     command = text[text.index("Next:") :]
     assert "--target onnxruntime" in command
     assert "tensorrt" not in text
+
+
+@pytest.mark.parametrize(("target", "largest"), [("onnxruntime", 255), ("all", 127)])
+def test_the_planned_student_has_the_ranges_of_its_runtimes(
+    program: Program, monkeypatch: pytest.MonkeyPatch, target: str, largest: int
+) -> None:
+    found: list[int] = []
+
+    def rehearse(student: nn.Module, *_: object) -> None:
+        found.extend(m.bounds.qmax for m in student.modules() if isinstance(m, ActQuantizer))
+
+    monkeypatch.setattr(rehearsing, "rehearse_student", rehearse)
+    code, _ = program.run("--bits", "8", "--target", target, factory="sorting")
+    assert code == 0
+    assert max(found) == largest
 
 
 def test_a_target_that_cannot_run_the_scheme_is_refused_like_quantize_does(

@@ -9,13 +9,18 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import typer
 
+from lrq_deploy.cli import main
 from lrq_deploy.cli.quantize import run_and_report
 from lrq_deploy.cli.quantize_flags import QuantizeFlags
 from lrq_deploy.cli.result import QuantizeResult
+from lrq_deploy.errors import BoundError
 from lrq_deploy.options import QuantizeOptions
 from lrq_deploy.progress import ProgressCallback, StageProgress
 from lrq_deploy.resume.control import RunControl
+from lrq_deploy.resume.run_folder import run_folder_of
+from lrq_deploy.resume.stop_request import RunStopped
 
 pytestmark = pytest.mark.unit
 
@@ -51,6 +56,7 @@ RESULT = QuantizeResult(
     refused_targets={},
     ship=True,
     accurate=True,
+    headline="SHIP IT",
     verdict="equal.",
 )
 
@@ -110,7 +116,59 @@ def test_the_report_ends_with_the_flags_of_the_run(
         "--trust-pickle --no-bench"
     )
     assert f"  lrq-deploy quantize {wanted}" in capsys.readouterr().out.splitlines()
-    assert result.next_commands[1] == f"lrq-deploy quantize {wanted}"
+    assert result.next_commands[2] == f"lrq-deploy quantize {wanted}"
+
+
+@pytest.mark.parametrize("ship", [False, True])
+@pytest.mark.parametrize("required", [False, True])
+def test_a_required_verdict_fails_behind_the_report(
+    ship: bool,
+    required: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def judged(options: QuantizeOptions, *_: object, **__: object) -> QuantizeResult:
+        return replace(RESULT, ship=ship, accurate=ship, headline="SHIP IT" if ship else "NO")
+
+    monkeypatch.setattr(sys.modules["lrq_deploy.cli.pipeline"], "quantize", judged)
+    flags = ["--require-ship"] if required else []
+    monkeypatch.setattr(
+        sys, "argv", ["lrq-deploy", "quantize", "net.pt", "--bits", "4", "--json", *flags]
+    )
+    with pytest.raises(SystemExit) as caught:
+        main.run()
+    written = capsys.readouterr()
+    assert json.loads(written.out)["ship"] is ship
+    failed = required and not ship
+    assert caught.value.code == (main.exit_code(BoundError("", "", "")) if failed else 0)
+    said = "error: --require-ship wants a student to ship\n  received: NO: equal."
+    assert (said in written.err) == failed
+    assert ("the bundle stays in runs/net-w4a4" in written.err) == failed
+
+
+@pytest.mark.parametrize("json_wanted", [False, True])
+@pytest.mark.parametrize("quiet", [False, True])
+def test_a_stopped_run_is_continued_with_the_same_output(
+    json_wanted: bool,
+    quiet: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def stopped(*_: object, **__: object) -> QuantizeResult:
+        raise RunStopped(15)
+
+    monkeypatch.setattr(sys.modules["lrq_deploy.cli.pipeline"], "quantize", stopped)
+    flags = replace(FLAGS, out=tmp_path / "out", require_ship=True)
+    run_folder_of(tmp_path / "out").mkdir()
+    with pytest.raises(typer.Exit):
+        run_and_report(MODEL, flags, json=json_wanted, quiet=quiet)
+    command = capsys.readouterr().err.splitlines()[-1]
+    assert command.endswith(
+        f"--out {tmp_path / 'out'} --resume --require-ship"
+        + " --json" * json_wanted
+        + " --quiet" * quiet
+    )
 
 
 def _default_interrupts() -> None:

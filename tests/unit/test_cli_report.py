@@ -10,6 +10,7 @@ from rich.console import Console
 
 from lrq_deploy.cli.report import print_report
 from lrq_deploy.cli.result import RESULT_SCHEMA, QuantizeResult
+from lrq_deploy.teacher import Preprocessing
 
 pytestmark = pytest.mark.unit
 
@@ -44,6 +45,7 @@ RESULT = QuantizeResult(
     refused_targets={},
     ship=True,
     accurate=True,
+    headline="SHIP IT",
     verdict="the student loses 1.23 points.",
     next_commands=("lrq-deploy quantize " + "x" * 90,),
 )
@@ -122,6 +124,7 @@ def test_without_labels_agreement_takes_the_place_of_accuracy() -> None:
             drop_interval=None,
             images_source="synthetic",
             ship=False,
+            headline="DO NOT SHIP",
             next_commands=(),
         )
     )
@@ -129,6 +132,17 @@ def test_without_labels_agreement_takes_the_place_of_accuracy() -> None:
     assert "96.25 % (95.1 to 97.1) of 1,423 made images" in text
     assert "DO NOT SHIP: " in text
     assert "Next" not in text
+
+
+@pytest.mark.parametrize(
+    ("told", "headline", "colour"),
+    [(True, "DO NOT SHIP", "\x1b[1;31m"), (False, "CANNOT TELL", "\x1b[1;33m")],
+)
+def test_what_cannot_be_told_is_no_refusal(told: bool, headline: str, colour: str) -> None:
+    written = io.StringIO()
+    console = Console(file=written, width=80, force_terminal=True, color_system="standard")
+    print_report(console, replace(RESULT, ship=False, told=told, headline=headline))
+    assert f"{colour}{headline}: " in written.getvalue()
 
 
 def test_labels_on_their_own_are_counted_one_by_one() -> None:
@@ -144,7 +158,9 @@ def test_remarks_on_the_model_and_the_images_are_warnings() -> None:
 
 
 def test_json_holds_every_field_and_the_schema_version() -> None:
-    document = json.loads(json.dumps(RESULT.to_json()))
+    fitting = Preprocessing((0.5,), (0.25,))
+    document = json.loads(json.dumps(replace(RESULT, fitting=fitting).to_json()))
+    assert document["fitting"] == {"mean": [0.5], "std": [0.25]}
     assert document.pop("schema_version") == RESULT_SCHEMA
     assert set(document) == {field.name for field in fields(QuantizeResult)}
     assert document["model_file"] == "runs/resnet20-w4a4/model.onnx"

@@ -4,6 +4,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
+import torch
 from support.small_networks import CENTRED, SHAPE, Mobile, with_statistics
 
 from lrq_deploy.cli.run_identity import run_identity
@@ -14,6 +15,8 @@ from lrq_deploy.teacher import Teacher
 
 pytestmark = pytest.mark.unit
 
+CPU, CUDA = torch.device("cpu"), torch.device("cuda", 1)
+
 
 def test_what_only_the_network_tells_of_its_input_counts() -> None:
     options = QuantizeOptions(Path("model.pt"), Path("out"))
@@ -21,8 +24,8 @@ def test_what_only_the_network_tells_of_its_input_counts() -> None:
     settings = recipe_settings("fast", teacher.input_shape, quick=False)
 
     def differing(other: Teacher, moved: QuantizeOptions = options) -> set[str]:
-        first = run_identity(options, settings, teacher)
-        second = run_identity(moved, settings, other)
+        first = run_identity(options, settings, teacher, CPU)
+        second = run_identity(moved, settings, other, CPU)
         return {name for name in first if first[name] != second[name]}
 
     brighter = replace(teacher.preprocessing, mean=(0.1, 0.2, 0.3))
@@ -36,7 +39,19 @@ def test_each_setting_of_the_recipe_has_its_name() -> None:
     options = QuantizeOptions(Path("model.pt"), Path("out"))
     teacher = make_teacher(with_statistics(Mobile()), SHAPE, CENTRED, "mobile", "0" * 64)
     slow, quick = (recipe_settings("balanced", SHAPE, able) for able in (False, True))
-    first, second = (run_identity(options, x, teacher) for x in (slow, quick))
+    first, second = (run_identity(options, x, teacher, CPU) for x in (slow, quick))
     differing = {name for name in first if first[name] != second[name]}
     changed = {f.name for f in fields(slow) if getattr(slow, f.name) != getattr(quick, f.name)}
     assert differing == {f"settings.{name}" for name in changed} != set()
+
+
+def test_the_type_of_the_device_counts_and_not_how_it_was_asked_for() -> None:
+    teacher = make_teacher(with_statistics(Mobile()), SHAPE, CENTRED, "mobile", "0" * 64)
+    settings = recipe_settings("fast", SHAPE, quick=False)
+
+    def device_of(asked: str, used: torch.device) -> object:
+        options = QuantizeOptions(Path("model.pt"), Path("out"), device=asked)  # type: ignore[arg-type]
+        return run_identity(options, settings, teacher, used)["device"]
+
+    assert device_of("auto", CPU) == device_of("cpu", CPU) == "cpu"
+    assert device_of("auto", CUDA) == device_of("cuda", torch.device("cuda", 0)) == "cuda"

@@ -79,8 +79,8 @@ def test_words_rank_layers_and_activations(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.pt", "net.py"]
 
 
-@pytest.mark.parametrize("width", [60, 80])
-def test_numbers_are_never_split(width: int) -> None:
+def ranked(width: int, terminal: bool) -> str:
+    """What is printed of twelve layers of one name each, all equally bad."""
     damages = (
         *(Damage(2, 1.234, 0.5, 0.0), Damage(3, 0.567, 0.891, 0.0)),
         *(Damage(4, 0.089, 0.965, 0.0), Damage(8, 0.00012, 1.0, 0.0)),
@@ -93,10 +93,34 @@ def test_numbers_are_never_split(width: int) -> None:
     )
     written = io.StringIO()
     table = SensitivityTable("net", 32, entries)
-    print_sensitivity(Console(file=written, width=width), table)
-    words = written.getvalue().split()
+    console = Console(file=written, width=width, force_terminal=terminal, color_system=None)
+    print_sensitivity(console, table)
+    return written.getvalue()
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+@pytest.mark.parametrize("width", [30, 40, 60, 80])
+def test_numbers_are_never_split(width: int, terminal: bool) -> None:
+    words = [word.strip("*,") for word in ranked(width, terminal).split()]
     for number, rows in (("1,234,567", 12), *((n, 24) for n in ("1.234", "50.0", "1.2e-04"))):
         assert words.count(number) == rows
+
+
+@pytest.mark.parametrize(("width", "terminal"), [(20, False), (80, False), (40, True)])
+def test_names_stay_whole_in_a_log_and_in_a_list(
+    width: int, terminal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    text = ranked(width, terminal)
+    words = [word.strip(",") for word in text.split()]
+    assert all(words.count(f"layer1.0.conv{n}") == 2 for n in range(12))
+    assert max(map(len, text.splitlines())) <= width or not terminal
+
+
+def test_the_worst_are_marked_without_bold_letters() -> None:
+    text = ranked(100, False)
+    assert text.count("*1.234") == 2 * 3
+    assert "*: the three worst" in " ".join(text.split())
 
 
 def test_json_and_files_hold_one_table_and_are_not_overwritten(
@@ -106,8 +130,8 @@ def test_json_and_files_hold_one_table_and_are_not_overwritten(
     assert run(tmp_path, monkeypatch, "--json", "--out", str(out)) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed == json.loads((out / "sensitivity.json").read_text())
-    table = SensitivityTable.from_json(printed)
-    assert [len(table.of(kind)) for kind in ("weight", "activation")] == [3, 4]
+    kinds = [entry["kind"] for entry in printed["entries"]]
+    assert kinds == ["weight"] * 3 + ["activation"] * 4
     assert (out / "sensitivity.png").read_bytes().startswith(b"\x89PNG")
     assert len(list(out.iterdir())) == 2
 
@@ -129,4 +153,4 @@ def test_a_file_as_folder_is_refused_before_any_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(tmp_path, monkeypatch, "--out", str(tmp_path / "model.pt" / "x")) == main.EXIT_INPUT
-    assert "--out must be a folder" in capsys.readouterr().err
+    assert "--out must lie in a directory that can be written" in capsys.readouterr().err

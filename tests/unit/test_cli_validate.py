@@ -1,5 +1,6 @@
 """``validate`` and ``bench`` on a bundle: reports, gates, bad input."""
 
+import contextlib
 import io
 import json
 import shutil
@@ -16,14 +17,23 @@ import torch
 from onnx import numpy_helper
 from PIL import Image
 from rich.console import Console
+from support.engine_files import write_engine_of
 from support.frozen_graphs import residual_student
 
 from lrq_deploy.cli.bench import bench, bench_bundle
 from lrq_deploy.cli.bench_report import print_benchmark
 from lrq_deploy.cli.validate import VALIDATION_SCHEMA, ValidateOptions, validate, validate_bundle
 from lrq_deploy.cli.validate_report import print_validation
-from lrq_deploy.errors import BundleError, ExportError, ImageError, OptionError, ParityError
+from lrq_deploy.errors import (
+    BoundError,
+    BundleError,
+    ExportError,
+    ImageError,
+    OptionError,
+    ParityError,
+)
 from lrq_deploy.export.bundle import load_bundle, write_bundle
+from lrq_deploy.export.ladder import Ladder
 from lrq_deploy.export.latency import BenchmarkOptions
 from lrq_deploy.export.onnx_graph import to_onnx
 
@@ -71,6 +81,58 @@ def test_a_good_bundle(bundle: Path) -> None:
     assert max(len(line) for line in text.splitlines()) <= 80
 
 
+MEASURED = {
+    "fidelity": {"count": 500, "drop_points": 1.5, "agreement": 0.96},
+    "verdict": {"headline": "SHIP IT", "told": True},
+    "images_source": "folder",
+}
+
+
+@pytest.mark.parametrize(
+    ("gates", "said"),
+    [
+        ({}, "VALID: every form"),
+        ({"max_drop": 1.5, "min_agreement": 0.96}, "VALID: every form"),
+        ({"max_drop": 1.0}, "NOT VALID: --max-drop allows a loss of 1 points on labelled images"),
+        ({"min_agreement": 0.97}, "NOT VALID: --min-agreement wants 97 % of the same answers"),
+    ],
+)
+def test_gates_on_the_accuracy_that_was_measured(
+    gates: dict[str, Any],
+    said: str,
+    bundle: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    made, opened = tmp_path / "measured", load_bundle(bundle)
+    graphs = {"model.onnx": (bundle / "model.onnx").read_bytes()}
+    images = torch.zeros(1, *opened.manifest.input_shape)
+    write_bundle(made, opened.model(), graphs, images, 0, {}, MEASURED)
+    counts: dict[str, Any] = {"count": 4, "reference_count": 1, "quiet": True}
+    fails = said.startswith("NOT")
+    with pytest.raises(BoundError) if fails else contextlib.nullcontext():
+        validate(made, **gates, **counts)
+    text = " ".join(capsys.readouterr().out.split())
+    assert said in text
+    assert "Of accuracy this says nothing; quantize said: SHIP IT." in text
+    with pytest.raises(BoundError) if fails else contextlib.nullcontext():
+        validate(made, json=True, **gates, **counts)
+    document = json.loads(capsys.readouterr().out)
+    assert document["passes"] is not fails
+    assert document["accuracy"]["drop_points"] == 1.5
+    assert document["accuracy"]["max_drop"] == gates.get("max_drop")
+
+
+def test_a_bundle_without_a_verdict_says_so(bundle: Path) -> None:
+    found = validate_bundle(ValidateOptions(bundle, count=4, reference_count=1))
+    written = io.StringIO()
+    print_validation(Console(file=written, width=200), found)
+    assert (
+        "VALID: every form that ran is within its bound. Of accuracy this says nothing; the "
+        in (written.getvalue())
+    )
+
+
 @pytest.mark.parametrize("width", [40, 60, 70, 80])
 def test_figures_and_verdicts_are_never_cut(bundle: Path, width: int) -> None:
     found = validate_bundle(ValidateOptions(bundle, count=4, reference_count=1))
@@ -96,6 +158,57 @@ def test_coverage_below_the_gate(bundle: Path) -> None:
     written = io.StringIO()
     print_validation(Console(file=written, width=80), failing)
     assert "NOT VALID: too little" in written.getvalue()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="an engine file of no engine needs no GPU")
+def test_a_required_engine_that_does_not_run_fails_behind_its_report(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine = tmp_path / "named.engine"
+    write_engine_of(load_bundle(bundle), engine, "tensorrt-rtx")
+    counts = {"count": 4, "reference_count": 1, "quiet": True}
+    validate(bundle, engine=engine, **counts)  # type: ignore[arg-type]
+    said = " ".join(capsys.readouterr().out.split())
+    assert "engine not run: an engine needs its file, its GPU" in said
+    assert "no GPU that CUDA sees; run this on the machine that has the GPU" in said
+    assert "VALID: every form that ran is within its bound." in said
+    for file, reason in ((engine, "no GPU that CUDA sees"), (None, "none beside")):
+        with pytest.raises(BoundError, match=f"--require-engine .*{reason}"):
+            validate(bundle, engine=file, require_engine=True, json=True, **counts)  # type: ignore[arg-type]
+        document = json.loads(capsys.readouterr().out)
+        assert (document["passes"], document["require_engine"]) == (False, True)
+    found = validate_bundle(ValidateOptions(bundle, count=4, require_engine=True))
+    written = io.StringIO()
+    print_validation(Console(file=written, width=80), found)
+    assert "NOT VALID: the required engine did not run." in written.getvalue()
+
+
+def test_a_required_engine_of_a_bundle_without_its_graph_fails(
+    bundle: Path, tmp_path: Path
+) -> None:
+    graph = (bundle / "model.onnx").read_bytes()
+    path = rewritten(bundle, tmp_path / "one", model=graph)
+    options = ValidateOptions(path, count=4, reference_count=1)
+    assert validate_bundle(options).ladder.rung("engine") is None
+    found = validate_bundle(replace(options, require_engine=True))
+    assert found.missing_engine
+
+
+def test_an_engine_that_is_none_of_the_bundle_is_refused(bundle: Path, tmp_path: Path) -> None:
+    options = ValidateOptions(bundle, engine=tmp_path / "x.engine")
+    with pytest.raises(BundleError, match="must be readable"):
+        validate_bundle(options)
+    write_engine_of(load_bundle(bundle), tmp_path / "x.engine", "tensorrt", graph_sha256="0")
+    with pytest.raises(BundleError, match=r"the bundle's model\.tensorrt\.onnx"):
+        validate_bundle(options)
+
+
+def test_what_is_to_be_known_of_an_engine_is_printed(bundle: Path) -> None:
+    found = validate_bundle(ValidateOptions(bundle, count=4, reference_count=1))
+    engine = replace(found.ladder.rungs[0], name="engine", remark="built on GPU 8")
+    written = io.StringIO()
+    print_validation(Console(file=written, width=80), replace(found, ladder=Ladder((engine,))))
+    assert "  engine built on GPU 8" in written.getvalue()
 
 
 def test_images_of_a_folder(bundle: Path, tmp_path: Path) -> None:

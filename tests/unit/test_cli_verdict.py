@@ -20,13 +20,118 @@ from lrq_deploy.cli.verdict import (
 )
 from lrq_deploy.export.accuracy import LabelAgreement
 from lrq_deploy.export.intervals import share_interval
+from lrq_deploy.export.labelling import AtChance
 from lrq_deploy.export.ladder import Ladder
+from lrq_deploy.method.normalisation import PixelCheck
+from lrq_deploy.teacher import Preprocessing
 
 pytestmark = pytest.mark.unit
 
 
+IMAGENET = Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+FLAGS = "--mean=0.485,0.456,0.406 --std=0.229,0.224,0.225"
+
+
 def verdict(**changes: Any) -> Verdict:
     return judge(checked(**changes), 520, 100)
+
+
+GUESSES = replace(fidelity(1.0), at_chance=AtChance(0.107, 0.1, 1000))
+
+
+def test_no_student_is_judged_by_a_teacher_that_guesses() -> None:
+    found = verdict(fidelity=GUESSES)
+    assert (found.ship, found.accurate, found.told) == (False, False, False)
+    assert found.headline == "CANNOT TELL"
+    assert found.sentence.startswith(
+        "the float network is right on 10.7 % of 1,000 labelled images, and chance gives 10.0 %. "
+        "The student answers like the teacher on 100.00 %"
+    )
+
+
+def test_what_is_broken_is_told_behind_a_teacher_that_guesses_too() -> None:
+    found = verdict(fidelity=GUESSES, coverage=coverage(0.5))
+    assert (found.ship, found.told, found.headline) == (False, False, "DO NOT SHIP")
+
+
+@pytest.mark.parametrize("source", ["folder", "synthetic"])
+@pytest.mark.parametrize("labels", [False, True])
+def test_pixels_that_nobody_stated_must_not_contradict_the_network(
+    source: str, labels: bool
+) -> None:
+    measured = fidelity(1.0, 0.9, 0.9) if labels else fidelity(1.0)
+    pixels = PixelCheck("why", IMAGENET, stated=False, contradicted=True)
+    found = judge(checked(fidelity=measured, source=source), 520, 100, pixels=pixels)
+    assert (found.ship, found.told, found.headline) == (False, False, "CANNOT TELL")
+    assert f"the first BatchNorm of the network fits {FLAGS}, not 0..1. The student" in (
+        found.sentence
+    )
+
+
+def test_pixels_that_were_stated_are_believed_and_the_headline_hangs_on_them() -> None:
+    pixels = PixelCheck("why", IMAGENET, stated=True, contradicted=True)
+    found = judge(checked(), 520, 100, pixels=pixels)
+    assert (found.ship, found.told) == (True, True)
+    assert found.headline == "SHIP IT, if --mean and --std are right"
+    poor = judge(checked(fidelity=fidelity(0.5)), 520, 100, pixels=pixels)
+    assert (poor.ship, poor.headline) == (False, "DO NOT SHIP")
+
+
+@pytest.mark.parametrize("stated", [False, True])
+def test_pixels_that_contradict_nothing_are_not_doubted(stated: bool) -> None:
+    found = judge(checked(), 520, 100, pixels=PixelCheck("why", IMAGENET, stated=stated))
+    assert (found.ship, found.headline) == (True, "SHIP IT")
+
+
+@pytest.mark.parametrize(
+    ("ratio", "student_bytes", "ship"),
+    [(1.1, 521, False), (1.1, 520, True), (0.9, 521, True), (None, 521, True)],
+)
+def test_a_student_that_is_slower_and_larger_gains_nothing(
+    ratio: float | None, student_bytes: int, ship: bool
+) -> None:
+    timed = checked(benchmark=None if ratio is None else latency(ratio))
+    found = judge(timed, 520, student_bytes)
+    assert (found.ship, found.accurate) == (ship, True)
+    assert found.headline == ("SHIP IT" if ship else "DO NOT SHIP")
+    said = "Slower and larger than the float network, it gains nothing."
+    assert found.sentence.endswith(said) != ship
+
+
+@pytest.mark.parametrize(
+    ("measured", "source", "headline"),
+    [
+        (replace(fidelity(0.975), count=40), "folder", "SHIP IT, on 40 images that do not decide"),
+        (
+            replace(fidelity(0.925), count=40),
+            "folder",
+            "DO NOT SHIP, on 40 images that do not decide",
+        ),
+        (
+            replace(fidelity(1.0, 0.9, 0.883), lost=20, gained=3),
+            "folder",
+            "SHIP IT, on 1,000 images that do not decide",
+        ),
+        (fidelity(0.81), "synthetic", "SHIP IT, on 1,000 images that do not decide"),
+        (fidelity(0.975), "folder", "SHIP IT"),
+        (fidelity(0.9), "folder", "DO NOT SHIP"),
+    ],
+)
+def test_the_headline_says_where_the_images_do_not_decide(
+    measured: Any, source: str, headline: str
+) -> None:
+    assert verdict(fidelity=measured, source=source).headline == headline
+
+
+def test_images_do_not_decide_on_what_is_broken() -> None:
+    narrow = replace(fidelity(0.975), count=40)
+    assert verdict(fidelity=narrow, coverage=coverage(0.5)).headline == "DO NOT SHIP"
+
+
+def test_the_verdict_is_kept_with_its_limits() -> None:
+    document = verdict().to_json()
+    assert (document["ship"], document["headline"]) == (True, "SHIP IT")
+    assert document["limits"]["max_drop_points"] == MAX_DROP_POINTS
 
 
 @pytest.mark.parametrize(
@@ -81,7 +186,7 @@ def test_the_graph_must_run_in_integers(share: float, ship: bool) -> None:
     assert f"{100 * share:.1f} % in integers" in found.sentence
 
 
-def test_latency_and_size_are_stated_and_decide_nothing() -> None:
+def test_latency_and_size_are_stated_and_decide_nothing_alone() -> None:
     assert "takes 0.50 of the time of the float network here, on one thread" in verdict().sentence
     assert "is 5.2 x smaller" in verdict().sentence
     slow = verdict(benchmark=latency(1.3))
@@ -153,7 +258,8 @@ EVERY_FLAG = QuantizeFlags(
 def test_the_next_runs_are_this_one_but_for_what_they_try() -> None:
     started = replace(EVERY_FLAG, resume=True, force=True)
     model = Path("a b.pt")
-    _, wide, long = next_commands(options_from(model, started), started, False, False)
+    _, plain, wide, long = next_commands(options_from(model, started), started, False, False)
+    assert plain == command_line(model, replace(EVERY_FLAG, method=None, out=Path("out-lrq")))
     wider = replace(EVERY_FLAG, act_bits=8, out=Path("out-a8"))
     longer = replace(EVERY_FLAG, recipe="best", out=Path("out-best"))
     for command, changed in ((wide, wider), (long, longer)):
@@ -181,6 +287,51 @@ def test_what_costs_nothing_is_tried_first(flags: dict[str, Any], tried: list[st
     for words in again:
         if words[-1].startswith("out-w"):
             assert words[words.index("--weight-bits") + 1] == words[-1][-1]
+
+
+NEXT = QuantizeFlags(bits=4, mean=(0.0,) * 3, std=(1.0,) * 3, out=Path("out"), resume=True)
+
+
+def next_of(flags: QuantizeFlags, *judged: Any, **more: Any) -> list[str]:
+    return list(next_commands(options_from(Path("net.pt"), flags), flags, *judged, **more))
+
+
+def test_the_next_run_reads_pixels_as_they_fit() -> None:
+    again = command_line(
+        Path("net.pt"),
+        replace(NEXT, mean=IMAGENET.mean, std=IMAGENET.std, out=Path("out-pixels"), resume=None),
+    )
+    validate = "lrq-deploy validate out"
+    told = {"fitting": IMAGENET, "told": False}
+    assert next_of(NEXT, False, False, **told) == [validate, again]
+    assert next_of(NEXT, True, True, fitting=IMAGENET) == [validate, "lrq-deploy bench out", again]
+    assert next_of(NEXT, False, False, fitting=IMAGENET)[:2] == [validate, again]
+
+
+def test_where_nothing_can_be_told_no_widths_are_tried() -> None:
+    found = next_of(NEXT, False, False, told=False)
+    assert found == ["lrq-deploy inspect net.pt", "lrq-deploy validate out"]
+
+
+@pytest.mark.parametrize(
+    ("method", "default", "dropped"),
+    [
+        ("calibrate", "lrq", "lrq"),
+        ("gdfq", "lrq", "lrq"),
+        ("leaves", "lrq", "lrq"),
+        ("leaves", "leaves", None),
+        ("lrq", "leaves", None),
+        (None, "lrq", None),
+    ],
+)
+def test_another_method_is_dropped_first(
+    method: str | None, default: str, dropped: str | None
+) -> None:
+    flags = replace(NEXT, method=method, resume=None)
+    _, first, *_ = next_of(flags, False, False, default_method=default)
+    plain = command_line(Path("net.pt"), replace(flags, method=None, out=Path(f"out-{dropped}")))
+    assert (first == plain) == (dropped is not None)
+    assert ("--method" in first) == (method is not None and dropped is None)
 
 
 def test_a_gain_is_called_a_gain() -> None:

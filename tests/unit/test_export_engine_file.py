@@ -1,6 +1,7 @@
 """Engine files: whole, recorded, and refused where they do not belong."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from support.frozen_graphs import residual_student
 from lrq_deploy.errors import BundleError, OutputError
 from lrq_deploy.export.bundle import Bundle, load_bundle
 from lrq_deploy.export.engine_file import (
+    ENGINE_SCHEMA,
     EngineRecord,
     check_engine_output,
     read_engine,
@@ -63,13 +65,27 @@ def test_what_is_written_is_read(engine: Path) -> None:
     [
         ({"kind": "tensorrt"}, "the runtime"),
         ({"version": "1.8.0"}, "version of tensorrt-rtx"),
-        ({"compute_capability": 120}, "the GPU; got an engine for 86,89, but 120 here"),
+        ({"compute_capability": 120}, r"the GPU; got .*for 86,89, but 120 here; .*--sm 120"),
         ({"graph_sha256": "cd" * 32}, "the bundle's model.tensorrt.onnx"),
     ],
 )
 def test_a_mismatch_is_refused(engine: Path, expected: dict[str, Any], what: str) -> None:
     with pytest.raises(BundleError, match=what):
         read_engine(engine, **expected)
+
+
+def test_the_gpu_that_built_an_engine_is_recorded(bundle: Bundle, tmp_path: Path) -> None:
+    versions = {"tensorrt": "11.4", "cuda": "13.2", "driver": "595.1"}
+    record = replace(RECORD, kind="tensorrt", versions=versions, compute_capabilities=(86,))
+    record = replace(record, gpu="NVIDIA A10", tf32=False)
+    path = tmp_path / "x.engine"
+    write_engine(path, DATA, record, bundle)
+    document = json.loads(sidecar_of(path).read_bytes())
+    assert document["schema_version"] == ENGINE_SCHEMA == 3
+    assert (document["gpu"], document["versions"]["cuda"]) == ("NVIDIA A10", "13.2")
+    assert read_engine(path, "tensorrt", "11.4", 86)[1] == record
+    with pytest.raises(BundleError, match=r"the GPU; got .*for 86, but 89 here; .*on this machine"):
+        read_engine(path, compute_capability=89)
 
 
 def test_a_changed_engine_is_refused(engine: Path) -> None:
@@ -95,6 +111,8 @@ def test_a_missing_file_is_refused(engine: Path) -> None:
         {"batch": [1, 8]},
         {"versions": None},
         {"kind": 5},
+        {"kind": "another"},
+        {"gpu": None},
         {"engine": {"sha256": None, "size_bytes": 3}},
     ],
 )

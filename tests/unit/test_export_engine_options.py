@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from support.bundles import bundle_of
 from support.frozen_graphs import residual_student
+from typer.testing import CliRunner
 
+from lrq_deploy.cli.main import app
 from lrq_deploy.errors import OptionError
 from lrq_deploy.export import engine_build
 from lrq_deploy.export.engine import build_from_bundle
@@ -71,14 +73,13 @@ def test_a_build_for_too_large_a_batch_is_refused_at_once(tmp_path: Path) -> Non
 def test_trtexec_command_states_the_same_engine() -> None:
     options = EngineOptions("tensorrt", batch=BatchProfile(1, 4, 16), workspace_mib=512)
     graph = Path("a folder/model.tensorrt.onnx")
-    command = trtexec_command(graph, Path("x.engine"), (3, 32, 48), options)
-    assert command is not None
-    words = shlex.split(command)
+    words = shlex.split(trtexec_command(graph, Path("x.engine"), (3, 32, 48), options))
     assert words == [
         "trtexec",
         "--onnx=a folder/model.tensorrt.onnx",
         "--saveEngine=x.engine",
         "--stronglyTyped",
+        "--noTF32",
         "--minShapes=input:1x3x32x48",
         "--optShapes=input:4x3x32x48",
         "--maxShapes=input:16x3x32x48",
@@ -86,19 +87,49 @@ def test_trtexec_command_states_the_same_engine() -> None:
     ]
 
 
-def test_trtexec_is_not_named_where_it_builds_another_engine(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("gpus", [0, 1])
+def test_the_rest_in_fp16_needs_what_for_device_writes(
+    monkeypatch: pytest.MonkeyPatch, gpus: int
 ) -> None:
     options = EngineOptions("tensorrt", fp16_rest=True)
-    assert trtexec_command(Path("m"), Path("x"), (3, 32, 48), options) is None
+    command = trtexec_command(Path("m"), Path("x"), (3, 32, 48), options)
     missing = ("no_such_builder", "no-such-builder>=1")
     monkeypatch.setitem(engine_build._MODULES, "tensorrt", missing)
-    for gpus in (0, 1):
-        monkeypatch.setattr(engine_build, "cuda_device_count", lambda found=gpus: found)
-        with pytest.raises(OptionError) as caught:
-            load_builder("tensorrt", None)
-        assert "own tool" not in caught.value.remedy
-        assert "None" not in caught.value.remedy
+    monkeypatch.setattr(engine_build, "cuda_device_count", lambda: gpus)
+    with pytest.raises(OptionError) as caught:
+        load_builder("tensorrt", command)
+    text = "with TensorRT's own tool: the build.sh that --for-device DIR writes here"
+    assert text in caught.value.remedy
+
+
+def test_gpus_without_a_target_of_rtx_are_named() -> None:
+    with pytest.raises(OptionError, match="compute capability 87, Jetson Orin") as caught:
+        EngineOptions("tensorrt-rtx", sms=(86, 87))
+    assert "--engine tensorrt --for-device DIR" in caught.value.remedy
+    with pytest.raises(OptionError, match="compute capability 90, H100") as caught:
+        EngineOptions("tensorrt-rtx", sms=(90,))
+    assert "--engine tensorrt on its machine" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("flags", "rule", "remedy"),
+    [
+        (["--sm", "8.6"], "--sm must be whole numbers", "pass --sm 86"),
+        (["--sm", "8.6,12.0"], "--sm must be whole numbers", "pass --sm 86,120"),
+        (["--sm", "sm_89"], "--sm must be whole numbers", "pass --sm 89"),
+        (["--sm", "ada"], "--sm must be whole numbers", "pass --sm 86,89"),
+        (["--batch", "1,8"], "--batch must be one number or MIN,OPT,MAX", "--batch 8"),
+        (["--batch", "x"], "--batch must be whole numbers", "pass --batch 1,1,8"),
+    ],
+)
+def test_numbers_are_refused_by_the_name_of_their_option(
+    tmp_path: Path, flags: list[str], rule: str, remedy: str
+) -> None:
+    flags = ["build", str(tmp_path), "--engine", "tensorrt-rtx", *flags]
+    error = CliRunner().invoke(app, flags).exception
+    assert isinstance(error, OptionError)
+    assert error.rule.startswith(rule)
+    assert remedy in error.remedy
 
 
 @pytest.mark.skipif(cuda_device_count() > 0, reason="this machine has a GPU")

@@ -69,7 +69,14 @@ def test_four_bits_buy_a_download_and_no_speed() -> None:
     assert "5.00 MiB" in said
     assert "10.00 at 8 bits" in said
     assert "not faster" in said
-    assert "same speed" in " ".join(TensorRtForecast().what_bits_buy(Scheme(4, 4), SIZES))
+    said = " ".join(TensorRtForecast().what_bits_buy(Scheme(4, 4), SIZES))
+    assert "same engine size as 8 bits and not faster" in said
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_int8_on_tensorrt_for_rtx_is_not_sold_as_fast(bits: int) -> None:
+    said = " ".join(TensorRtForecast().what_bits_buy(Scheme(bits, bits), SIZES))
+    assert "likely slower than FP16 there: measure both with bench" in said
 
 
 def test_eight_bits_promise_no_smaller_file_than_int8() -> None:

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lrq_deploy.export.labelling import labelling
+from lrq_deploy.export.labelling import AtChance, labelling
 
 pytestmark = pytest.mark.unit
 
@@ -20,7 +20,7 @@ def test_folders_in_the_order_of_the_logits_are_taken_as_they_are() -> None:
     found = labelling(answers, labels, NUMBERS, 12)
     assert found.labels is not None
     assert torch.equal(found.labels, labels)
-    assert found.remark == ""
+    assert (found.remark, found.at_chance) == ("", None)
 
 
 def test_numbered_folders_are_taken_by_number_where_the_teacher_is_right_then() -> None:
@@ -47,6 +47,16 @@ def test_labels_that_chance_meets_as_often_are_left_out(
     found = labelling(given_answers, torch.tensor([0, 1]).repeat(count), None, classes)
     assert found.labels is None
     assert "chance gives 50.0 %: labels are left out; check --mean" in found.remark
+    right = sum(answer == place for place, answer in enumerate(answers)) / 2
+    assert found.at_chance == AtChance(right, 0.5, 2 * count)
+
+
+@pytest.mark.parametrize("names_known", [False, True])
+def test_an_order_of_folders_is_advised_where_no_names_are_known(names_known: bool) -> None:
+    answers, labels = torch.tensor([0, 0]).repeat(50), torch.tensor([0, 1]).repeat(50)
+    found = labelling(answers, labels, None, 2, names_known)
+    assert ("or sort in their order" in found.remark) != names_known
+    assert "are named as the classes" in found.remark
 
 
 @given(st.integers(2, 1000), st.integers(10, 60), st.integers(0, 2**31))

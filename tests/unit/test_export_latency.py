@@ -11,7 +11,7 @@ import torch
 from onnx import helper, numpy_helper
 from support.frozen_graphs import residual_student
 
-from lrq_deploy.errors import ExportError, OptionError
+from lrq_deploy.errors import BoundError, ExportError, OptionError
 from lrq_deploy.export.float_twin import float_twin
 from lrq_deploy.export.latency import (
     BatchLatency,
@@ -50,6 +50,22 @@ def scaling(path: Path, side: int = 8, batch: str | int = "batch", count: int = 
     return path
 
 
+def renamed(source: Path, path: Path, more_outputs: bool = False) -> Path:
+    """The same graph as another exporter may call its ends, and leave its sizes unstated."""
+    model = onnx.load(source)
+    names = {"input": "x", "logits": "linear"}
+    for value in (*model.graph.input, *model.graph.output):
+        value.name = names.get(value.name, value.name)
+    for node in model.graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_param = "classes"
+    if more_outputs:
+        model.graph.output.append(helper.make_empty_tensor_value_info("x0"))
+    onnx.save(model, path)
+    return path
+
+
 def result(ratio: float) -> Benchmark:
     same = Distribution(10.0, 11.0, 12.0)
     batches = tuple(
@@ -85,7 +101,7 @@ def test_the_worst_batch_size_decides() -> None:
     assert result(0.9).worst_ratio == pytest.approx(0.9)
     assert result(0.9).batches[0].images_per_second == pytest.approx(200)
     result(0.7).require(0.71)
-    with pytest.raises(ExportError, match=r"0\.900 at batch 8"):
+    with pytest.raises(BoundError, match=r"0\.900 at batch 8"):
         result(0.9).require(0.7)
 
 
@@ -101,11 +117,21 @@ def test_options_out_of_range(wrong: dict[str, object]) -> None:
 def test_graphs_that_do_not_compare(tmp_path: Path) -> None:
     options = BenchmarkOptions(batch_sizes=(2,), runs=10)
     a, b = scaling(tmp_path / "a.onnx"), scaling(tmp_path / "b.onnx", side=9)
-    with pytest.raises(ExportError, match="the same 'input'"):
+    with pytest.raises(ExportError, match=r"the same \[batch, C, H, W\]"):
         measure_latency(a, b, options)
+    with pytest.raises(ExportError, match="only output"):
+        measure_latency(a, renamed(a, tmp_path / "two.onnx", more_outputs=True), options)
     one = scaling(tmp_path / "one.onnx", batch=1)
     with pytest.raises(ExportError, match="batch size 2"):
         measure_latency(one, a, options)
+
+
+@pytest.mark.parametrize("memory", [False, True])
+def test_ends_of_any_name_are_taken(tmp_path: Path, memory: bool) -> None:
+    ours = scaling(tmp_path / "a.onnx")
+    options = BenchmarkOptions(batch_sizes=(2,), runs=10, memory=memory)
+    found = measure_latency(renamed(ours, tmp_path / "stock.onnx"), ours, options)
+    assert found.batches[0].float_graph.p50_ms > 0
 
 
 def test_memory_grows_with_the_batch(tmp_path: Path) -> None:

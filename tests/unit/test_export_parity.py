@@ -148,3 +148,13 @@ def test_fidelity_without_labels(session: Session) -> None:
 def test_fidelity_needs_images(session: Session) -> None:
     with pytest.raises(ImageError):
         measure(summing_teacher(), session, [])
+
+
+@pytest.mark.parametrize(("off", "same"), [(5e-6, 1.0), (2e-5, 0.0)])
+@pytest.mark.parametrize("factor", [0.01, 1.0, 1000.0])
+def test_rows_are_the_same_up_to_a_hundred_thousandth_of_the_largest_logit(
+    off: float, same: float, factor: float
+) -> None:
+    logits = torch.tensor([[8.0, 0.5, -1.0]], dtype=torch.float64) * factor
+    moved = logits + torch.tensor([0.0, 8.0 * factor * off, 0.0])
+    assert compare(logits, moved).same_rows == compare(moved, logits).same_rows == same

@@ -1,15 +1,29 @@
 """The rehearsal refuses what would fail at the end of a run, and says where it stands."""
 
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
 import torch
-from support.small_networks import CENTRED, SHAPE, Residual, calibrated
+import torch.nn.functional as F
+from support.small_networks import (
+    CENTRED,
+    SHAPE,
+    Dense,
+    Mobile,
+    Residual,
+    Shuffle,
+    Upsampling,
+    calibrated,
+)
 from torch import Tensor, fx, nn
 
 from lrq_deploy.calibration.stand_in import stand_in_model
 from lrq_deploy.errors import ExportError
 from lrq_deploy.export.missing_form import describe_failure
+from lrq_deploy.export.neutral import neutral_graph
+from lrq_deploy.export.operator_check import check_operators
 from lrq_deploy.export.rehearsal import rehearse
 from lrq_deploy.export.session import Session, open_session
 from lrq_deploy.export.targets import targets
@@ -83,6 +97,54 @@ class Clamped(nn.Module):
 @pytest.mark.parametrize("limits", [(0, 6.0), (-1, 2.5), (-1.0, 1)])
 def test_a_clamp_with_limits_of_two_types_passes(limits: tuple[float, float]) -> None:
     rehearse(stand_in(Clamped(*limits)), BOTH)
+
+
+class Resized(nn.Module):
+    """A resize between two convolutions."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        self.stem, self.conv = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1)
+        self.head = nn.Linear(4, 5)
+        self.options = options
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(F.interpolate(self.stem(x), **self.options))
+        result: Tensor = self.head(x.mean((2, 3)))
+        return result
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+def test_an_operator_that_onnx_computes_otherwise_is_named_with_its_line(mode: str) -> None:
+    with pytest.raises(ExportError, match="must compute what torch does") as caught:
+        rehearse(stand_in(Resized(scale_factor=0.75, mode=mode, antialias=True)), BOTH)
+    assert f"behind aten._upsample_{mode}2d_aa.vec at {__file__}:" in caught.value.received
+    assert "give it a size" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"scale_factor": 0.5, "mode": "bilinear", "antialias": True},
+        {"size": (7, 8), "mode": "bicubic", "antialias": True},
+        {"scale_factor": 1.7, "mode": "bilinear"},
+    ],
+)
+def test_a_resize_that_onnx_computes_alike_passes(options: dict[str, Any]) -> None:
+    rehearse(stand_in(Resized(**options)), BOTH)
+
+
+@pytest.mark.parametrize("network", [Dense, Mobile, Shuffle, Upsampling])
+def test_operators_of_known_networks_are_those_of_torch(network: type[nn.Module]) -> None:
+    model = stand_in(network())
+    check_operators(model, neutral_graph(model))
+
+
+def test_what_a_runtime_lists_is_part_of_its_reason() -> None:
+    with pytest.raises(ExportError, match="must execute every operator") as caught:
+        rehearse(stand_in(Resized(size=(7, 7), mode="bicubic")), BOTH)
+    assert "4-D inputs with the corresponding" in caught.value.received
+    assert "\n" not in caught.value.received
 
 
 def test_each_graph_answers_one_image_and_several(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,6 +50,22 @@ def test_three_graphs_of_one_network_are_compared(tmp_path: Path) -> None:
     assert picture.height - Image.open(io.BytesIO(latency_png(pair))).height == 4 * 22
 
 
+def test_the_image_of_the_float_graph_may_have_any_name(tmp_path: Path) -> None:
+    model = residual_student(8, 8, blocks=(1,))
+    save_onnx(float_twin(model), tmp_path / "float.onnx")
+    graph = onnx.load(tmp_path / "float.onnx")
+    graph.graph.input[0].name = "x"
+    for node in graph.graph.node:
+        node.input[:] = ["x" if name == "input" else name for name in node.input]
+    onnx.save(graph, tmp_path / "float.onnx")
+    images = torch.randn(4, *model.input_shape, generator=torch.Generator().manual_seed(3))
+    static_baseline(tmp_path / "float.onnx", iter([images]), tmp_path / "static.onnx")
+    (share,) = agreements(
+        tmp_path / "float.onnx", [tmp_path / "static.onnx"], iter([images]), "multiclass"
+    )
+    assert share > 0.5
+
+
 def test_it_needs_images(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="none"):
         static_baseline(tmp_path / "float.onnx", iter(()), tmp_path / "out.onnx")

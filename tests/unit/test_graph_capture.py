@@ -165,6 +165,39 @@ def test_a_cast_to_other_floats_is_named_with_its_remedy(dtype: torch.dtype) -> 
     assert "read as float32: take .half()" in caught.value.remedy
 
 
+def test_a_detector_is_told_as_one(capfd: pytest.CaptureFixture[str]) -> None:
+    class Detector(nn.Module):
+        def forward(self, x: Tensor) -> list[dict[str, Tensor]]:
+            kept = [image[0][image[0] > 0] for image in x]
+            return [{"boxes": k, "scores": k} if len(k) > 3 else {"boxes": k} for k in kept]
+
+    with pytest.raises(UnsupportedNetworkError, match="boxes, scores per image") as caught:
+        capture(Detector(), SHAPE)
+    assert caught.value.remedy.startswith("detection heads are not supported")
+    assert capfd.readouterr().err == ""
+
+
+def test_a_long_error_of_torch_is_cut() -> None:
+    class Verbose(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            if torch.compiler.is_exporting():
+                raise ValueError("word " * 1000)
+            return x.mean((2, 3))
+
+    with pytest.raises(CaptureError, match=r" word \.\.\. at ") as caught:
+        capture(Verbose(), SHAPE)
+    assert len(caught.value.received) < 350 + len(__file__)
+
+
+def test_an_archive_has_to_be_exported_again() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten()).train()
+    archive = torch.export.export(network, (example_input(SHAPE),))
+    with pytest.raises(UnsupportedNetworkError, match="stored statistics") as caught:
+        capture(archive, SHAPE)
+    assert "call eval() on the network" in caught.value.remedy
+    assert caught.value.remedy.endswith("then export the network again, in evaluation mode")
+
+
 def test_data_dependent_control_flow_is_a_capture_error() -> None:
     class Branching(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
@@ -177,7 +210,7 @@ def test_data_dependent_control_flow_is_a_capture_error() -> None:
     assert caught.value.remedy.startswith("edit the line that is named, or")
 
 
-def test_a_branch_on_the_number_of_images_names_no_line_and_says_what_to_take_out() -> None:
+def test_a_branch_on_the_number_of_images_is_named_and_to_be_taken_out() -> None:
     class Branching(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             y = x.mean((2, 3))
@@ -185,7 +218,33 @@ def test_a_branch_on_the_number_of_images_names_no_line_and_says_what_to_take_ou
 
     with pytest.raises(CaptureError, match="<= 100") as caught:
         capture(Branching(), SHAPE)
+    assert "batches in the range 2 <= batch" in caught.value.received
+    assert f"alone at {__file__}:" in caught.value.received
+    assert "(return -y if x.shape[0] > 100 else y)" in caught.value.received
     assert caught.value.remedy.startswith("take what decides or computes by the number of images")
+
+
+def test_an_operator_that_decides_by_the_number_of_images_is_named(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    class Prototypes(nn.Module):
+        def __init__(self, mode: str) -> None:
+            super().__init__()
+            self.rows = nn.Parameter(torch.eye(4, 3))
+            self.mode = mode
+
+        def forward(self, x: Tensor) -> Tensor:
+            return -torch.cdist(x.mean((2, 3)), self.rows, compute_mode=self.mode)
+
+    with pytest.raises(CaptureError, match="batch <= 25") as caught:
+        capture(Prototypes("use_mm_for_euclid_dist_if_necessary"), SHAPE)
+    assert f"at {__file__}:" in caught.value.received
+    assert "(return -torch.cdist(x.mean" in caught.value.received
+    assert "size()" not in caught.value.received
+    assert caught.value.remedy.startswith("pass compute_mode='use_mm_for_euclid_dist'")
+    assert not capfd.readouterr().err
+    chosen = Prototypes("use_mm_for_euclid_dist")
+    torch.testing.assert_close(capture(chosen, SHAPE)(images(5)), chosen(images(5)))
 
 
 class Viewing(nn.Module):

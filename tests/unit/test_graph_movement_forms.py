@@ -68,7 +68,17 @@ def _bordered(sides: list[int], kernel: int | tuple[int, int] = 3) -> Movement:
     return lambda x: F.max_pool2d(F.pad(x, sides, value=-math.inf), kernel, 2)
 
 
+def _framed(x: Tensor) -> Tensor:
+    return F.pad(x, (1, 1, 1, 1))
+
+
 GROUPS: dict[str, Movement] = {
+    "nearest": lambda x: F.interpolate(_framed(x), size=(16, 32)),
+    "nearest by a whole factor and another": lambda x: F.interpolate(_framed(x), size=(14, 46)),
+    "nearest by factors": lambda x: F.interpolate(x, scale_factor=(1.7, 0.7)),
+    "nearest by whole factors": lambda x: F.interpolate(x, scale_factor=(2.0, 3.0)),
+    "nearest exact": lambda x: F.interpolate(x, size=(20, 7), mode="nearest-exact"),
+    "nearest of rows": lambda x: F.interpolate(x.flatten(2), 180).unflatten(2, (12, 15)),
     "border of minus infinity": _bordered([0, 1, 2, 1]),
     "index": _shuffled,
     "index by a mask and by a table": _masked,
@@ -136,6 +146,20 @@ def test_a_movement_runs_in_integers_in_both_dialects(name: str) -> None:
     assert (coverage.share, set(coverage.float_operators) - {"Expand"}) == (1, set())
     other = to_onnx(model, "tensorrt").SerializeToString()
     assert compare(exact, open_session(other, level="off").logits(x)).same_rows == 1
+
+
+@pytest.mark.parametrize(
+    ("size", "selected"), [((24, 12), 0), ((36, 36), 0), ((24, 18), 2), ((12, 15), 1), ((6, 12), 1)]
+)
+def test_a_nearest_resize_by_whole_factors_is_one_operator(
+    size: tuple[int, int], selected: int
+) -> None:
+    module = with_statistics(_Moving(lambda x: F.interpolate(x, size=size)))
+    graph = graph_of(module)
+    found = targets(graph)
+    assert found.count(aten.index_select.default) == selected
+    assert found.count(aten.upsample_nearest2d.vec) == (not selected)
+    torch.testing.assert_close(graph(images(3)), module(images(3)))
 
 
 @pytest.mark.parametrize("sides", [[0, 1, 0, 1], [2, 2, 1, 0], [1, 2, 3, 3]])

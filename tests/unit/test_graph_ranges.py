@@ -1,4 +1,4 @@
-"""What the operators of a graph say of its largest values."""
+"""What the operators of a graph say of its smallest and largest values."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import fx, nn
 
-from lrq_deploy.graph.ranges import largest_values
+from lrq_deploy.graph.ranges import largest_values, non_negative_nodes
 from lrq_deploy.student.layers import ActQuantizer
 from lrq_deploy.target import PORTABLE
 
@@ -81,3 +81,41 @@ def test_a_concatenation_takes_the_largest_and_needs_all() -> None:
     found = largest_values(fx.GraphModule(nn.Module(), graph))
     assert found[known] == 6.0
     assert unknown not in found
+
+
+@pytest.mark.parametrize(
+    ("step", "non_negative"),
+    [
+        ((aten.add.Tensor, 1), True),
+        ((aten.add.Tensor, 0.0), True),
+        ((aten.add.Tensor, -1), False),
+        ((aten.add.Tensor, -0.5), False),
+        ((aten.mul.Tensor, 2.0), True),
+        ((aten.mul.Tensor, -2.0), False),
+        ((aten.div.Tensor, 3.0), True),
+        ((aten.div.Tensor, -3.0), False),
+        ((aten.sub.Tensor, 1), False),
+        ((aten.clamp.default, 0.0, 6.0), True),
+        ((aten.clamp.default, -1.0, 6.0), False),
+        ((aten.clamp.default, None, 6.0), False),
+    ],
+)
+def test_a_negative_constant_makes_negative_values(
+    step: tuple[Any, ...], non_negative: bool
+) -> None:
+    student, nodes = graph_of((aten.relu.default,), step)
+    values = student(torch.tensor([-1.0, 0.0, 3.0, 8.0]))
+    assert not non_negative or float(values.min()) >= 0
+    found = non_negative_nodes(student.graph, input_is_non_negative=False)
+    assert nodes[1] in found
+    assert (nodes[2] in found) == non_negative
+
+
+def test_a_difference_that_is_written_as_a_sum_may_be_negative() -> None:
+    graph = fx.Graph()
+    x = graph.call_function(aten.relu.default, (graph.placeholder("x"),))
+    y = graph.call_function(aten.sigmoid.default, (x,))
+    less = graph.call_function(aten.add.Tensor, (x, y), {"alpha": -1})
+    more = graph.call_function(aten.add.Tensor, (x, y), {"alpha": 2})
+    graph.output((less, more))
+    assert non_negative_nodes(graph, input_is_non_negative=False) == {x, y, more}

@@ -20,7 +20,23 @@ def _traced(network: nn.Module) -> torch.jit.ScriptModule:
     return traced
 
 
-@pytest.mark.parametrize("made", [Residual, Mobile])
+class Same(nn.Module):
+    """Paddings by name, over maps and over rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.map = nn.Conv2d(3, 4, (3, 4), padding="same", dilation=2)
+        self.none = nn.Conv2d(4, 4, 3, padding="valid")
+        self.rows = nn.Conv1d(4, 6, 4, padding="same", groups=2)
+        self.head = nn.Linear(6, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.rows(self.none(self.map(x)).flatten(2))
+        result: torch.Tensor = self.head(x.mean(2))
+        return result
+
+
+@pytest.mark.parametrize("made", [Residual, Mobile, Same])
 @pytest.mark.parametrize("compiled", [_traced, torch.jit.script], ids=["traced", "scripted"])
 def test_the_graph_is_that_of_the_module(
     compiled: Callable[[nn.Module], torch.jit.ScriptModule], made: Callable[[], nn.Module]

@@ -21,10 +21,13 @@ from torch import nn
 
 from lrq_deploy.checkpoint.read import read_state_dict
 from lrq_deploy.errors import CheckpointError, LrqError
-from lrq_deploy.inspection.advice import advise
+from lrq_deploy.inspection.advice import Run, advise
 from lrq_deploy.inspection.inspect import inspect_model
 
 pytestmark = pytest.mark.unit
+
+BLANKS = ("M,M,M", "S,S,S")
+"""Of ``--mean`` and ``--std`` for three channels."""
 
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "models"
 
@@ -49,11 +52,11 @@ def test_a_config_json_beside_the_weights_tells_twins_apart(tmp_path: Path) -> N
     path = tmp_path / "model.safetensors"
     state = timm.create_model("tf_efficientnet_lite0", num_classes=5).state_dict()
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, path)
-    assert inspect_model(path).arch is None
+    assert inspect_model(path).match.chosen is None
     (tmp_path / "config.json").write_text('{"architecture": "tf_efficientnet_lite0"}')
     found = inspect_model(path)
-    assert found.arch is not None
-    assert found.arch.spec == "timm:tf_efficientnet_lite0"
+    assert found.match.chosen is not None
+    assert found.match.chosen.spec == "timm:tf_efficientnet_lite0"
 
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
@@ -63,8 +66,8 @@ def test_a_training_checkpoint_of_a_known_network(tmp_path: Path, legacy: bool) 
     content["optimizer"] = {"state": {0: {"exp_avg": torch.ones(2)}}}
     path = tmp_path / "mystery.onnx"
     found = inspected(content, path, _use_new_zipfile_serialization=not legacy)
-    assert found.arch is not None
-    assert found.arch.spec == "torchvision:resnet18"
+    assert found.match.chosen is not None
+    assert found.match.chosen.spec == "torchvision:resnet18"
     assert found.outline.location == "state_dict"
     assert found.outline.facts == {"epoch": "90", "arch": "it?[31m"}
     assert found.parameters == sum(p.numel() for p in network.parameters())
@@ -100,7 +103,7 @@ def test_the_line_that_saves_the_network_alone_is_real(
     ]
     saved = torch.load("c-weights.pt", weights_only=True)
     assert saved.keys() == state.keys()
-    assert inspect_model(Path("c-weights.pt")).arch is not None
+    assert inspect_model(Path("c-weights.pt")).match.chosen is not None
 
 
 def test_safetensors(tmp_path: Path) -> None:
@@ -109,8 +112,8 @@ def test_safetensors(tmp_path: Path) -> None:
     save_file(network.state_dict(), path, metadata={"format": "pt", "who": "me"})
     found = inspect_model(path)
     assert found.kind == "safetensors"
-    assert found.arch is not None
-    assert found.arch.spec == "torchvision:mobilenet_v2"
+    assert found.match.chosen is not None
+    assert found.match.chosen.spec == "torchvision:mobilenet_v2"
     assert found.outline.facts == {"format": "pt", "who": "me"}
     assert found.input_channels == 3
 
@@ -129,17 +132,16 @@ def test_the_shared_networks_fit_nothing_and_say_so() -> None:
         assert found.num_classes == (2 if "vww" in path.name else 10)
         advice = advise(found)
         assert "Python file that defines the network" in advice.sentence
-        assert [(run.arch, run.input_shape) for run in advice.runs] == [
-            ("FILE.py:FACTORY", "3,H,W")
-        ]
+        assert "mean and std" in advice.sentence
+        assert advice.runs == (Run(str(path), "FILE.py:FACTORY", "3,H,W", False, *BLANKS),)
 
 
 def test_a_pickled_module_is_described_unexecuted(tmp_path: Path) -> None:
     found = inspected({"model": torchvision.models.resnet18(num_classes=4)}, tmp_path / "m.pt")
     assert found.outline.module_class == "torchvision.models.resnet.ResNet"
     assert "torch.nn.modules.conv.Conv2d" in found.outline.unsafe_globals
-    assert found.arch is not None
-    assert found.arch.spec == "torchvision:resnet18"
+    assert found.match.chosen is not None
+    assert found.match.chosen.spec == "torchvision:resnet18"
     advice = advise(found)
     assert "import and may run torchvision.models.resnet.ResNet" in advice.sentence
     # The proposed line is real: it makes the file that the proposed command reads.
@@ -169,10 +171,10 @@ def test_a_bomb_is_named_and_does_not_go_off(tmp_path: Path, legacy: bool) -> No
     assert not (tmp_path / "executed").exists()
 
 
-def _exported(path: Path) -> None:
+def _exported(path: Path, network: nn.Module | None = None) -> None:
     batch = torch.export.Dim("batch")
     program = torch.export.export(
-        _small(), (torch.zeros(2, 3, 16, 24),), dynamic_shapes=({0: batch},)
+        network or _small(), (torch.zeros(2, 3, 16, 24),), dynamic_shapes=({0: batch},)
     )
     stream = io.BytesIO()
     torch.export.save(program, stream)
@@ -191,8 +193,88 @@ def test_an_export_archive(tmp_path: Path) -> None:
     wanted = {name: tuple(t.shape) for name, t in _small().state_dict().items()}
     assert {name: t.shape for name, t in found.outline.tensors.items()} == wanted
     assert "torch.export" in found.outline.description
-    advice = advise(found)
-    assert [(run.model, run.arch) for run in advice.runs] == [(str(path), "")]
+    assert advise(found).runs == (Run(str(path), "", "", False, *BLANKS),)
+
+
+@pytest.mark.filterwarnings("ignore:Expect archive file")
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        (nn.BatchNorm2d(3), "batch_norm with training=True"),
+        (nn.Dropout(0.5), "dropout with train=True"),
+        (nn.Dropout(0.0), ""),
+        (nn.InstanceNorm2d(3), ""),
+    ],
+)
+def test_an_archive_that_was_exported_in_training_is_told(
+    tmp_path: Path, part: nn.Module, said: str
+) -> None:
+    rest = (nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 6))
+    for training in (True, False):
+        path = tmp_path / f"{training}.pt"
+        _exported(path, nn.Sequential(part, *rest).train(training))
+        advice = advise(inspect_model(path))
+        refused = training and bool(said)
+        assert advice.runs == (() if refused else (Run(str(path), "", "", False, *BLANKS),))
+        again = f"({said}), which quantize refuses. Call eval() on the network and export it again"
+        assert (again in advice.sentence) == refused
+
+
+@pytest.mark.filterwarnings("ignore:Expect archive file")
+def test_an_archive_of_other_floats_is_told(tmp_path: Path) -> None:
+    program = torch.export.export(_small().double(), (torch.zeros(2, 3, 16, 24).double(),))
+    torch.export.save(program, tmp_path / "a.pt2")
+    advice = advise(inspect_model(tmp_path / "a.pt2"))
+    assert "Call float() on the network" in advice.sentence
+    assert advice.runs == ()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_a_network_that_is_quantized_already_is_told(tmp_path: Path) -> None:
+    state = _small().state_dict()
+    state["0.weight"] = torch.quantize_per_tensor(state["0.weight"], 0.1, 0, torch.qint8)
+    advice = advise(inspected(state, tmp_path / "a.pt"))
+    assert "quantized already (0.weight is qint8)" in advice.sentence
+    assert advice.runs == ()
+    packed = {"1.scale": torch.tensor(0.1), "1.zero_point": torch.tensor(0)}
+    advice = advise(inspected(packed, tmp_path / "b.pt"))
+    assert "quantized already" in advice.sentence
+    assert advice.runs == ()
+
+
+@pytest.mark.parametrize(
+    ("kernels", "channels"),
+    [
+        ({"b.weight": (8, 1, 3, 3), "stem.weight": (8, 3, 3, 3)}, 3),
+        ({"stem.weight": (8, 1, 3, 3), "a.weight": (8, 8, 3, 3)}, 1),
+        ({"z.weight": (3, 13, 1, 1), "a.weight": (8, 3, 7, 7)}, 13),
+        ({"z.weight": (8, 1, 3, 3), "a.weight": (16, 3, 3, 3)}, 3),
+        ({"z.weight": (8, 1, 3, 3), "a.weight": (8, 3, 1, 1)}, 1),
+    ],
+)
+def test_a_depthwise_kernel_before_the_stem_is_not_grey(
+    tmp_path: Path, kernels: dict[str, tuple[int, ...]], channels: int
+) -> None:
+    state = {name: torch.zeros(shape) for name, shape in kernels.items()}
+    assert inspected(state, tmp_path / "x.pt").input_channels == channels
+
+
+def test_a_known_network_tells_its_channels(tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm")
+    save_file(timm.create_model("mobilenetv3_small_050").state_dict(), tmp_path / "x")
+    found = inspect_model(tmp_path / "x")
+    assert found.match.candidates
+    assert found.input_channels == 3
+
+
+def test_a_folder_with_one_file_of_weights_is_that_file(tmp_path: Path) -> None:
+    folder = tmp_path / "snapshot"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}", encoding="utf-8")
+    save_file(torchvision.models.mobilenet_v2().state_dict(), folder / "model.safetensors")
+    found = inspect_model(folder)
+    assert found.path == folder / "model.safetensors"
+    assert advise(found).runs[0].model == str(found.path)
 
 
 @pytest.mark.filterwarnings("ignore:Expect archive file")
@@ -252,7 +334,7 @@ def test_a_network_without_batch_norm_is_told(tmp_path: Path) -> None:
 def test_a_script_is_run_where_it_is_trusted_or_known(tmp_path: Path) -> None:
     torch.jit.save(torch.jit.trace(_small(), torch.zeros(1, 3, 8, 8)), tmp_path / "own.pt")
     (run,) = advise(inspect_model(tmp_path / "own.pt")).runs
-    assert (run.arch, run.input_shape, run.trusted) == ("", "3,H,W", True)
+    assert run == Run(str(tmp_path / "own.pt"), "", "3,H,W", True, *BLANKS)
     known = torch.jit.trace(torchvision.models.resnet18().eval(), torch.zeros(1, 3, 64, 64))
     torch.jit.save(known, tmp_path / "known.pt")
     (run,) = advise(inspect_model(tmp_path / "known.pt")).runs

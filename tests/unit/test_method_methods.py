@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 
 from lrq_deploy.errors import OptionError
-from lrq_deploy.method.methods import METHODS, method_settings, method_switches
+from lrq_deploy.method.methods import METHODS, method_settings
 from lrq_deploy.method.recipe import RecipeSettings
 from lrq_deploy.options import Method, MethodSwitches, QuantizeOptions
 
@@ -26,7 +26,7 @@ def test_every_name_has_a_method_that_fixes_known_settings() -> None:
 def test_the_default_is_the_recipe_as_it_is() -> None:
     assert RECIPE.block_steps == 0
     assert method_settings("lrq", RECIPE, 4) == RECIPE
-    assert method_switches("lrq") == MethodSwitches()
+    assert METHODS["lrq"].switches == MethodSwitches()
 
 
 @pytest.mark.parametrize(("weight_bits", "rate"), [(2, 1e-3), (3, 1e-3), (4, 2e-3), (8, 2e-3)])
@@ -46,7 +46,7 @@ def test_coarse_weights_are_fitted_in_blocks_first(weight_bits: int) -> None:
 
 def test_the_paper_and_gdfq_differ_in_generator_margin_and_distillation_alone() -> None:
     assert method_settings("lrq-paper", RECIPE, 4) == method_settings("gdfq", RECIPE, 4)
-    paper, gdfq = method_switches("lrq-paper"), method_switches("gdfq")
+    paper, gdfq = METHODS["lrq-paper"].switches, METHODS["gdfq"].switches
     assert (paper.long_range, paper.margin, paper.decoupled) == (True, "a1", True)
     assert (gdfq.long_range, gdfq.margin, gdfq.decoupled) == (False, "off", False)
     assert replace(paper, long_range=False, margin="off", decoupled=False) == gdfq
@@ -78,7 +78,7 @@ def test_methods_that_do_not_train_make_the_images_of_the_ranges_only(method: Me
 
 def test_zeroq_has_neither_generator_nor_labels() -> None:
     settings = method_settings("zeroq", RECIPE, 4)
-    assert method_switches("zeroq").image_source == "noise"
+    assert METHODS["zeroq"].switches.image_source == "noise"
     assert (settings.generator_steps, settings.class_weight) == (0, 0)
 
 

@@ -13,7 +13,12 @@ from lrq_deploy.graph.attributes import tensor_of
 from lrq_deploy.graph.statistics import batch_norms
 from lrq_deploy.graph.teach import make_teacher
 from lrq_deploy.method.dead_leaves import DeadLeaves
-from lrq_deploy.method.normalisation import fit_normalisation, normalisation_remark
+from lrq_deploy.method.normalisation import (
+    PixelCheck,
+    check_pixels,
+    fit_normalisation,
+    normalisation_remark,
+)
 from lrq_deploy.teacher import Preprocessing, Teacher
 
 pytestmark = pytest.mark.unit
@@ -93,9 +98,34 @@ def test_what_does_not_fit_is_named_with_what_would(stated: Preprocessing) -> No
     assert remark.endswith(f" do not fit the first BatchNorm of the network, {flags} would")
     unknown = replace(teacher, preprocessing=replace(flat(0, 1), known=False))
     assert normalisation_remark(unknown) == (
-        "without --mean and --std pixels are read as they are, in 0..1: its first BatchNorm fits "
-        + flags
+        "without --mean and --std pixels are read as they are, in 0..1, and the network seems "
+        f"trained otherwise: its first BatchNorm fits {flags}"
     )
+    for doubted in (teacher, unknown):
+        found = check_pixels(doubted)
+        assert found.contradicted
+        assert found.stated == (doubted is teacher)
+        assert found.fitting is not None
+        assert (found.fitting.mean, found.fitting.std) == (IMAGENET.mean, IMAGENET.std)
+
+
+def test_pixels_in_0_to_1_that_nobody_stated_are_not_doubted_where_they_fit() -> None:
+    teacher = trained_with(flat(0, 1))
+    unknown = replace(teacher, preprocessing=replace(flat(0, 1), known=False))
+    found = check_pixels(unknown)
+    assert (found.stated, found.contradicted) == (False, False)
+    assert found.remark.endswith("in 0..1: its first BatchNorm fits --mean=0,0,0 --std=1,1,1")
+    assert check_pixels(teacher) == PixelCheck()
+
+
+def test_a_batch_norm_that_was_never_trained_tells_nothing() -> None:
+    torch.manual_seed(0)
+    # The default initialisation brings images of ImageNet's normalisation near deviation 1.
+    fresh = make_teacher(Stem(3, nn.Identity()).eval(), (3, SIDE, SIDE), IMAGENET, "stem", "")
+    assert fit_normalisation(fresh) is None
+    for how in (flat(0, 1 / 255), replace(flat(0, 1), known=False)):
+        found = check_pixels(replace(fresh, preprocessing=how))
+        assert (found.fitting, found.contradicted) == (None, False)
 
 
 def test_where_no_usual_one_fits_either_none_is_named() -> None:
@@ -103,6 +133,7 @@ def test_where_no_usual_one_fits_either_none_is_named() -> None:
     assert normalisation_remark(trained_with(odd)) == ""
     wrong = replace(trained_with(odd), preprocessing=flat(0.0, 1.0))
     assert normalisation_remark(wrong).endswith("of the network: check them")
+    assert (check_pixels(wrong).fitting, check_pixels(wrong).contradicted) == (None, False)
     unknown = replace(wrong, preprocessing=replace(flat(0, 1), known=False))
     assert normalisation_remark(unknown).endswith("in 0..1: pass both")
 

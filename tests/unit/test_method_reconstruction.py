@@ -14,7 +14,12 @@ from lrq_deploy.errors import DivergenceError
 from lrq_deploy.method import reconstruction
 from lrq_deploy.method.loop import run_stage
 from lrq_deploy.method.recipe import RecipeSettings
-from lrq_deploy.method.reconstruction import BlockReconstruction, reconstruct
+from lrq_deploy.method.reconstruction import (
+    FREE_SHARE,
+    BlockReconstruction,
+    _sharpness,
+    reconstruct,
+)
 from lrq_deploy.progress import silent
 from lrq_deploy.scheme import Scheme
 from lrq_deploy.student.layers import ActQuantizer, QuantizedLayer, float_twin
@@ -163,3 +168,27 @@ def test_a_loss_that_is_not_finite_ends_the_fit(start: fx.GraphModule) -> None:
     with pytest.raises(DivergenceError, match="blocks"):
         reconstruct(student, twin, POOL, SETTINGS, 0, CPU, silent)
     assert torch.equal(state(student), state(start))
+
+
+def test_the_rounding_is_free_in_the_first_fifth_of_the_steps(start: fx.GraphModule) -> None:
+    """After it, what is undecided costs as much as its weight says."""
+    steps = replace(SETTINGS, block_steps=10)
+    preferences: list[list[Tensor]] = []
+    for weight in (0.0, 1.0):
+        settings = replace(steps, rounding_weight=weight)
+        student = copy.deepcopy(start)
+        stage = BlockReconstruction(student, float_twin(student), POOL, settings, 0, CPU)
+        preferences.append([])
+        for _ in range(4):
+            stage.step()
+            stage.commit()
+            (rounding,) = stage.state_dict()["block"]["roundings"]
+            preferences[-1].append(rounding["preference"].clone())
+    same = [torch.equal(free, driven) for free, driven in zip(*preferences, strict=True)]
+    assert same == [True, True, False, False]
+
+
+def test_the_penalty_is_sharpest_while_it_is_not_yet_felt_and_ends_square() -> None:
+    assert _sharpness(0.0) == _sharpness(FREE_SHARE) == 20
+    assert _sharpness(0.6) == pytest.approx(11)
+    assert _sharpness(1.0) == pytest.approx(2)

@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -11,9 +12,15 @@ from torch import Tensor, fx, nn
 
 from lrq_deploy.calibration.observe import calibrate
 from lrq_deploy.errors import DivergenceError
+from lrq_deploy.method import precision
 from lrq_deploy.method.augmented_batches import VIEWS
 from lrq_deploy.method.recipe import RecipeSettings
-from lrq_deploy.method.student_training import StudentTraining, train_student
+from lrq_deploy.method.student_training import (
+    WARM_UP_STEPS,
+    StudentTraining,
+    _schedule,
+    train_student,
+)
 from lrq_deploy.options import MethodSwitches
 from lrq_deploy.progress import ProgressEvent, silent
 from lrq_deploy.ranks import Ranks
@@ -117,19 +124,18 @@ def test_weights_biases_and_scales_all_learn(start: fx.GraphModule) -> None:
             assert not torch.equal(module.bias, old.bias), name
 
 
-def test_known_and_fine_ranges_stay(start: fx.GraphModule) -> None:
+def test_known_and_fine_ranges_stay_and_coarse_ones_learn(start: fx.GraphModule) -> None:
     student, _ = trained(start, replace(SETTINGS, scale_rate=0.1))
     before = dict(start.named_modules())
-    stayed = []
+    moved: dict[tuple[bool, int], set[bool]] = {}
     for name, module in student.named_modules():
         if isinstance(module, ActQuantizer):
             old = before[name]
             assert isinstance(old, ActQuantizer)
-            assert torch.equal(module.log_scale, old.log_scale) != module.learns, name
-            stayed.append((module.known_range is None, module.bounds.levels))
-    assert (False, 256) in stayed
-    assert (True, 128) in stayed
-    assert (True, 8) in stayed
+            kind = module.known_range is not None, module.bounds.levels
+            moved.setdefault(kind, set()).add(not torch.equal(module.log_scale, old.log_scale))
+    still = {(True, 256): {False}, (False, 128): {False}, (False, 256): {False}}
+    assert moved == still | {(False, 8): {True}}
 
 
 @pytest.mark.parametrize(
@@ -303,3 +309,37 @@ def test_the_teacher_is_asked_once_for_each_view_and_a_stop_forgets_nothing(
     assert asked == []
     for name, value in whole.watched.state_dict().items():
         assert torch.equal(value, rest.watched.state_dict()[name]), name
+
+
+def test_the_rate_rises_and_falls_by_half_a_cosine_to_the_last_step() -> None:
+    rates = [_schedule(step, 400) for step in range(400)]
+    assert rates[0] == pytest.approx(1 / WARM_UP_STEPS, rel=0.01)
+    assert rates.index(max(rates)) == WARM_UP_STEPS - 1
+    assert all(before > after > 0 for before, after in pairwise(rates[WARM_UP_STEPS:]))
+    assert [rates[step] for step in (100, 200, 300)] == pytest.approx([0.854, 0.5, 0.146], abs=1e-3)
+    assert rates[-1] < 1e-4
+    assert [_schedule(step, 1) for step in (0,)] == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("bits", "wanted", "used"),
+    [
+        (2, True, torch.bfloat16),
+        (4, True, torch.bfloat16),
+        (4, False, torch.float32),
+        (5, True, torch.float32),
+        (8, True, torch.float32),
+    ],
+)
+def test_only_a_coarse_student_is_multiplied_in_bfloat16(
+    bits: int, wanted: bool, used: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "multiplies_bfloat16", lambda device: True)
+    student = calibrated(Residual(), Scheme(bits, 8, 8))
+    seen = set[torch.dtype]()
+    twin = float_twin(student)
+    for layer in (*layers(student), *layers(twin)):
+        layer.register_forward_hook(lambda _, __, result: seen.add(result.dtype))
+    settings = replace(SETTINGS, student_steps=1, batch_size=4, reduced_precision=wanted)
+    train_student(student, twin, POOL, settings, SWITCHES, 0, CPU, silent)
+    assert seen == {used}

@@ -1,12 +1,10 @@
 """State files: what goes in comes out, damage is known, a full disk leaves nothing."""
 
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
+from support.small_disk import largest_file
 
 from lrq_deploy.errors import OutputError, StateFileError
 from lrq_deploy.resume.state_file import read_state, write_state
@@ -20,17 +18,6 @@ STATE = {
     "name": "generator",
     "nothing": None,
 }
-
-
-@contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """A disk that takes files up to a size."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("mapped", [False, True])

@@ -148,3 +148,17 @@ def test_gradients_lie_in_memory_as_the_tensor_does() -> None:
     )
     torch.testing.assert_close(alone, in_order)
     assert float(of_scale) != 0
+
+
+def test_gradients_pass_up_to_half_a_step_beyond_the_outermost_integers() -> None:
+    """What is rounded to 7 or to -8 is inside, and its scale learns from the rounding error."""
+    steps = torch.tensor([-8.7, -8.3, -0.2, 7.3, 7.7])
+    x = (steps * 0.25).requires_grad_()
+    slopes = []
+    for number, inside in enumerate([False, True, True, True, False]):
+        scale = torch.tensor(0.25, requires_grad=True)
+        result = fake_quantize_per_tensor(x[number], scale, 0, -8, 7)
+        of_x, of_scale = torch.autograd.grad(result, (x, scale))
+        assert float(of_x[number]) == inside
+        slopes.append(float(of_scale))
+    assert slopes == pytest.approx([-8, 0.3, 0.2, -0.3, 7], abs=1e-5)

@@ -9,7 +9,14 @@ from support.frozen_graphs import FrozenGraphBuilder, aten, residual_student
 from lrq_deploy.export.simulation import exact_logits
 from lrq_deploy.qparams import QParams
 from lrq_deploy.student.frozen import LayerSpec, QuantizedModel
-from lrq_deploy.student.untie import MAX_NUDGE, count_ties, untie, untie_scales
+from lrq_deploy.student.untie import (
+    LOOSE_FACTOR,
+    MAX_NUDGE,
+    RELATIVE_ERROR,
+    count_ties,
+    untie,
+    untie_scales,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -86,3 +93,14 @@ def _bias_integers(model: QuantizedModel, name: str) -> torch.Tensor:
     assert layer.bias is not None
     scale_x = model.table[layer.input_quantizer].scale.double()
     return torch.round(layer.bias.double() / (scale_x * layer.weight_scale.double()))
+
+
+def test_among_scales_without_ties_one_is_taken_that_a_float32_sum_does_not_bring_near() -> None:
+    # acc * M lies beside k + 1/2 by ten units of the scale's last place, and no tie is that far.
+    loose = LOOSE_FACTOR * RELATIVE_ERROR
+    scale_x, y = torch.tensor(0.25), output(0.0625, 0, 15)
+    scale_w = torch.tensor([0.125, 0.1]) * (1 + 10 * 2.0**-23)
+    assert count_ties(scale_x, scale_w, y).tolist() == [0, 0]
+    assert count_ties(scale_x, scale_w, y, loose)[0] == 15
+    scale = untie_scales(scale_x, scale_w, y)
+    assert count_ties(scale_x, scale, y, loose).tolist() == [0, 0]

@@ -13,6 +13,7 @@ from lrq_deploy.student.layers import ActQuantizer
 from lrq_deploy.student.untie import MAX_NUDGE
 from lrq_deploy.student.untie_activations import (
     DIGITS,
+    Rounded,
     clearance,
     rounded_values,
     untie_activations,
@@ -219,3 +220,76 @@ def test_what_averages_tensors_of_its_own_scale_gets_one_of_few_digits(operator:
     real = ((parts[:, 0] + parts[:, 1]) + parts[:, 2]) + parts[:, 3]
     assert torch.equal(real / 4 / scale, sums / 4)
     assert torch.equal(real * 0.25 / scale, sums / 4)
+
+
+def test_a_shared_scale_is_settled_once_all_that_it_reads_is() -> None:
+    """The second call reads ``b``, whose own scale moves between the two calls."""
+    graph = fx.Graph()
+    x = graph.placeholder("x")
+    a = graph.call_module("a", (x,))
+    first = graph.call_module("out", (graph.call_function(aten.add.Tensor, (a, a)),))
+    b = graph.call_module("b", (graph.call_function(aten.add.Tensor, (a, a)),))
+    second = graph.call_module("out", (graph.call_function(aten.add.Tensor, (a, b)),))
+    graph.output((first, second))
+    parts = {name: torch.nn.Identity() for name in ("a", "b", "out")}
+    student = fx.GraphModule(parts, graph)
+    clear = []
+    for ratio in (1.1, 1.3, 1.7, 1.9):
+        entries = {
+            "a": entry(0.5, (0, 63)),
+            "b": entry(2.0, (0, 63)),
+            "out": entry(ratio, (0, 63)),
+        }
+        untie_activations(student, entries)
+        assert float(entries["b"].scale) != 2.0
+        values = rounded_values(second, entries)
+        assert values is not None
+        clear.append(float(clearance(values, entries["out"].scale[None], entries["out"])))
+    assert min(clear) >= 1
+
+
+@pytest.mark.parametrize(
+    ("operator", "first", "second", "result"),
+    [
+        (aten.add.Tensor, SIGNED, SIGNED, UNSIGNED),
+        (aten.add.Tensor, SIGNED, UNSIGNED, UNSIGNED),
+        (aten.add.Tensor, UNSIGNED, UNSIGNED, SIGNED),
+        (aten.mul.Tensor, UNSIGNED, UNSIGNED, SIGNED),
+    ],
+)
+@pytest.mark.parametrize("scale", [0.0371, 1.2345, 3.3])
+def test_the_error_of_a_kernel_on_stored_integers_is_within_its_bound(
+    operator: object,
+    first: tuple[int, int],
+    second: tuple[int, int],
+    result: tuple[int, int],
+    scale: float,
+) -> None:
+    """It adds and subtracts zero points, so even what is next to 0 carries their errors."""
+    entries = {
+        "a": entry(scale * 0.7103, first),
+        "b": entry(scale * 1.1317, second),
+        "out": entry(scale, result),
+    }
+    x, y, out = entries.values()
+    call = next(n for n in joined(operator, "a", "b").graph.nodes if n.target == "out")
+    bound = rounded_values(call, entries)
+    assert bound is not None
+    a, b = all_integers(first)[:, None], all_integers(second)[None]
+    if operator is aten.add.Tensor:
+        found = sums_in_float32(a, b, x, y, out)
+    else:
+        found = [(a * b).float() * (x.scale * y.scale / out.scale) + -out.qmin + out.qmin]
+    for steps in found:
+        error = (steps.double() * out.scale.double()).flatten() - bound.real
+        assert bool((error.abs() <= bound.error).all())
+
+
+@pytest.mark.parametrize(("steps", "counts"), [(0.5, True), (126.5, True), (127.5, False)])
+@pytest.mark.parametrize("others", [[], [3.25]])
+def test_only_ties_within_the_range_count(steps: float, counts: bool, others: list[float]) -> None:
+    out = entry(0.125, UNSIGNED)
+    for sign in (1, -1):
+        real = torch.tensor([sign * steps, *others], dtype=torch.float64) * 0.125
+        met = clearance(Rounded(real, 2.0**-24 * real.abs()), out.scale[None], out)
+        assert (float(met) == 0) == (counts and sign > 0)

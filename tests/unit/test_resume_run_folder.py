@@ -1,0 +1,117 @@
+"""The folder of a run: what a run wrote goes, what it did not write stays."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lrq_deploy.errors import OptionError, OutputError
+from lrq_deploy.resume import run_lock
+from lrq_deploy.resume.control import RunControl
+from lrq_deploy.resume.run_folder import RunFolder
+from lrq_deploy.resume.stage_store import StageStore
+
+pytestmark = pytest.mark.unit
+
+IDENTITY = {"seed": 0}
+KEY = "0123456789abcdef" * 4
+UNFINISHED = (
+    ".run.json.0123456789abcdef.partial",
+    ".student-00000007.0123456789abcdef.partial",
+    ".student-00000007.k3_x9qza.partial",
+    f".images-{KEY[:32]}.0123456789abcdef.partial",
+)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Iterator[Path]:
+    yield tmp_path / "resnet.run"
+    run_lock.unlock(tmp_path / "resnet.run")
+
+
+def names(path: Path) -> list[str]:
+    return sorted(file.name for file in path.iterdir())
+
+
+def begun(path: Path) -> RunFolder:
+    """A run that was stopped with every kind of file in its folder."""
+    folder = RunFolder(path, RunControl())
+    folder.begin(IDENTITY)
+    folder.keep("student", 7, {"step": 7})
+    StageStore(path).add("images", KEY, {"seconds": 1.0})
+    for name in ("images.pool", *UNFINISHED):
+        (path / name).write_bytes(b"")
+    return folder
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "best.pt",
+        "my-run.json",
+        "student-7.pt",
+        "student-00000007.pt",
+        "student-00000007-0123456789abcdef.pth",
+        "my-student-00000007-0123456789abcdef.pt",
+        "download.partial",
+        ".best.pt.0123456789abcdef.partial",
+        "my.images.pool",
+        "old-run.lock",
+    ],
+)
+def test_files_of_the_user_are_neither_taken_over_nor_deleted(
+    path: Path, name: str, force: bool
+) -> None:
+    path.mkdir()
+    (path / name).write_bytes(b"precious")
+    folder = RunFolder(path, RunControl())
+    with pytest.raises(OutputError, match="must be free") as caught:
+        folder.check(force)
+    assert name in caught.value.received
+    # Nor where it comes while the run goes on.
+    begun(path)
+    begun(path).remove()
+    assert names(path) == [name]
+    assert (path / name).read_bytes() == b"precious"
+
+
+def test_a_folder_of_the_users_that_is_called_like_ours_stays(path: Path) -> None:
+    (path / "images.pool").mkdir(parents=True)
+    with pytest.raises(OutputError, match=r"images\.pool in it"):
+        RunFolder(path, RunControl()).check(force=True)
+
+
+def test_a_stopped_run_is_known_and_goes_as_a_whole(path: Path) -> None:
+    folder = begun(path)
+    assert len(names(path)) == 9
+    with pytest.raises(OutputError, match="continued or given up"):
+        folder.check(force=False)
+    folder.check(force=True)
+    folder.remove()
+    assert not path.exists()
+
+
+def test_what_a_run_left_without_its_identity_may_go(path: Path) -> None:
+    begun(path)
+    (path / "run.json").unlink()
+    folder = RunFolder(path, RunControl())
+    folder.check(force=False)
+    folder.begin(IDENTITY)
+    assert names(path) == ["run.json", "run.lock"]
+
+
+def test_a_continued_run_drops_what_is_unfinished_alone(path: Path) -> None:
+    begun(path)
+    continued = RunFolder(path, RunControl(resume=True))
+    continued.check(force=False)
+    continued.begin(IDENTITY)
+    assert len(names(path)) == 5
+    assert continued.kept("student").state == {"step": 7}
+
+
+def test_another_device_is_refused_by_its_name(path: Path) -> None:
+    RunFolder(path, RunControl()).begin({**IDENTITY, "device": "cuda"})
+    with pytest.raises(OptionError) as caught:
+        RunFolder(path, RunControl(resume=True)).begin({**IDENTITY, "device": "cpu"})
+    assert caught.value.received == "device cpu instead of cuda"
