@@ -50,7 +50,9 @@ FloatModel = Annotated[
     ),
 ]
 Batch = Annotated[str, typer.Option("--batch", metavar="N,N", help="Images per run.")]
-Runs = Annotated[int, typer.Option("--runs", metavar="N", help="Timed runs of each graph.")]
+Runs = Annotated[
+    int, typer.Option("--runs", metavar="N", help="Timed runs of each graph, 10 or more.")
+]
 Threads = Annotated[int, typer.Option("--threads", metavar="N", help="Of one run of a graph.")]
 StaticImages = Annotated[
     Path | None,

@@ -11,6 +11,7 @@ from lrq_deploy import __version__
 from lrq_deploy.cli.bench import bench
 from lrq_deploy.cli.build import build
 from lrq_deploy.cli.demo import demo
+from lrq_deploy.cli.grouped_help import GroupedCommand
 from lrq_deploy.cli.inspect import inspect
 from lrq_deploy.cli.plan import plan
 from lrq_deploy.cli.quantize import quantize
@@ -64,10 +65,12 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command(short_help="A trained classifier to a checked integer ONNX graph.")(quantize)
+app.command(cls=GroupedCommand, short_help="A trained classifier to a checked integer ONNX graph.")(
+    quantize
+)
 app.command(short_help="The same on a network trained here, in a minute.")(demo)
 app.command(short_help="What a checkpoint is, and how to quantize it.")(inspect)
-app.command(short_help="What quantize would do, in seconds.")(plan)
+app.command(cls=GroupedCommand, short_help="What quantize would do, in seconds.")(plan)
 app.command(short_help="Which layers lose how much at which width.")(sensitivity)
 app.command(short_help="Whether every form of a bundle computes the same.")(validate)
 app.command(short_help="Latency, size and memory against the float network.")(bench)

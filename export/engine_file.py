@@ -97,8 +97,7 @@ def write_engine(
     """
     check_engine_output(out, bundle, force)
     try:
-        # An engine without a record is refused, so the record comes last.
-        sidecar_of(out).unlink(missing_ok=True)
+        # The record comes last: beside another engine, by its hash, it is refused.
         write_atomically(out, data)
         write_atomically(sidecar_of(out), record.to_bytes())
     except OSError as error:

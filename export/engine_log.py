@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from lrq_deploy.export.coverage import Coverage, LayerCoverage, kept_reason
+from lrq_deploy.export.coverage import Coverage, LayerCoverage, kept_reason, strays
 from lrq_deploy.export.engine_options import EngineKind
 from lrq_deploy.export.multiply_adds import multiply_adds
 from lrq_deploy.student.frozen import QuantizedModel
@@ -125,7 +125,7 @@ def audit_engine(
     for layer in layers:
         if id(layer) not in weighted and any(x not in ("", _INT8) for x in layer.inputs):
             others[layer.kind] = others.get(layer.kind, 0) + 1
-    return Coverage(audited, dict(sorted(others.items())))
+    return Coverage(audited + strays(model), dict(sorted(others.items())))
 
 
 def _audit(

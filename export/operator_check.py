@@ -24,7 +24,11 @@ __all__ = ["check_operators"]
 
 _OF_SPREAD, _OF_SIZE = 1e-2, 1e-4
 """What two sums in other orders may differ by, as a share of how far values spread and how large
-they are (root mean squares). A step of 8 bits is about as coarse as the first."""
+they are (root mean squares). A step of 8 bits is about as coarse as the first; twelve
+networks of random weights stayed within 4e-4 of the sum of both."""
+
+_OF_LARGEST = 1e-5
+"""The same of the largest values so far, as averages of normalised maps are 0 but for rounding."""
 
 Call = tuple[str, int]
 """A quantizer, and how often it was called before."""
@@ -53,8 +57,10 @@ def check_operators(model: QuantizedModel, neutral: ir.Model) -> None:
     recorder = _FloatRecorder(model, {call: each.limits for call, each in calls.items()})
     with torch.no_grad():
         recorder.run(images)
+    largest = 0.0
     for call, (node, value) in recorder.recorded.items():
-        error = _error(value, theirs[call]) if call in theirs else 0.0
+        largest = max(largest, _size(value.double().numpy()))
+        error = _error(value, theirs[call], _OF_LARGEST * largest) if call in theirs else 0.0
         if error:
             raise ExportError(
                 "the ONNX form of every operator must compute what torch does",
@@ -124,8 +130,8 @@ def _onnx_values(
     return {call: found[name] for call, name in names.items()}
 
 
-def _error(ours: Tensor, theirs: NDArray[Any]) -> float:
-    """The difference as a share of the spread, 0 where it is within the bounds."""
+def _error(ours: Tensor, theirs: NDArray[Any], noise: float) -> float:
+    """The difference as a share of the spread, 0 where it is within the bounds and ``noise``."""
     known = ours.double().numpy().ravel()
     if theirs.size != known.size:
         return float("inf")
@@ -133,12 +139,16 @@ def _error(ours: Tensor, theirs: NDArray[Any]) -> float:
     known, found = known[finite], theirs.astype(np.float64).ravel()[finite]
     if not known.size:
         return 0.0
-    difference, size = (float(np.sqrt(np.square(x).mean())) for x in (found - known, known))
-    spread = float(known.std())
+    difference, spread = _size(found - known), float(known.std())
     # Written so that NaN counts as a difference.
-    if difference <= _OF_SPREAD * spread + _OF_SIZE * size:
+    if difference <= _OF_SPREAD * spread + _OF_SIZE * _size(known) + noise:
         return 0.0
     return difference / max(spread, np.finfo(np.float64).tiny)
+
+
+def _size(values: NDArray[Any]) -> float:
+    """Root mean square of what is finite; NaN stays in a difference."""
+    return float(np.sqrt(np.square(values[~np.isinf(values)]).mean())) if values.size else 0.0
 
 
 def _operators(node: fx.Node) -> str:

@@ -8,7 +8,9 @@ writes a line per image: its name, the class (counted from 0), its probability a
 model file states them, the name of the class. Of a folder all images are read, in the order of
 their paths. Where each label is a yes or no of its own, all
 labels with a yes are written instead. Images are read as they were for the figures in
-manifest.json. Nothing else is needed, with Python 3.8 or newer and Pillow 9.1 or newer.
+manifest.json. model.onnx returns logits, also where the network that it was made from returned
+probabilities; these are made here. Nothing else is needed, with Python 3.8 or newer and Pillow
+9.1 or newer.
 
 How new onnxruntime must be depends on model.onnx: from 1.18 to 1.28, mostly 1.23 where weights
 have 4 bits or fewer. Python 3.8 and 3.9 get none after 1.19, Python 3.10 none after 1.23. For an

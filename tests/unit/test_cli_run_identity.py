@@ -2,6 +2,7 @@
 
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -55,3 +56,21 @@ def test_the_type_of_the_device_counts_and_not_how_it_was_asked_for() -> None:
 
     assert device_of("auto", CPU) == device_of("cpu", CPU) == "cpu"
     assert device_of("auto", CUDA) == device_of("cuda", torch.device("cuda", 0)) == "cuda"
+
+
+def test_neither_another_torch_nor_another_number_of_processes_continues_a_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    options = QuantizeOptions(Path("model.pt"), Path("out"))
+    teacher = make_teacher(with_statistics(Mobile()), SHAPE, CENTRED, "mobile", "0" * 64)
+    settings = recipe_settings("fast", SHAPE, quick=False)
+
+    def differing(second: dict[str, Any]) -> set[str]:
+        assert first.keys() == second.keys()
+        return {name for name in first if first[name] != second[name]}
+
+    first = run_identity(options, settings, teacher, CPU)
+    assert differing(run_identity(options, settings, teacher, CPU, processes=1)) == set()
+    assert differing(run_identity(options, settings, teacher, CPU, processes=2)) == {"processes"}
+    monkeypatch.setattr(torch, "__version__", "9.9.0")
+    assert differing(run_identity(options, settings, teacher, CPU)) == {"torch"}

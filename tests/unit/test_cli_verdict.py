@@ -19,6 +19,7 @@ from lrq_deploy.cli.verdict import (
     next_commands,
 )
 from lrq_deploy.export.accuracy import LabelAgreement
+from lrq_deploy.export.coverage import KEPT_FLOAT, WEIGHT_ONLY, Coverage, LayerCoverage
 from lrq_deploy.export.intervals import share_interval
 from lrq_deploy.export.labelling import AtChance
 from lrq_deploy.export.ladder import Ladder
@@ -136,7 +137,7 @@ def test_the_verdict_is_kept_with_its_limits() -> None:
 
 @pytest.mark.parametrize(
     ("student", "ship"),
-    [(0.95, True), (0.92, True), (0.90 + 1e-9, True), (0.8999, False), (0.1, False)],
+    [(0.95, True), (0.92, True), (0.901, True), (0.9, True), (0.8999, False), (0.1, False)],
 )
 def test_labels_decide_by_the_drop(student: float, ship: bool) -> None:
     found = verdict(fidelity=fidelity(0.5, 0.92, student))
@@ -184,6 +185,31 @@ def test_the_graph_must_run_in_integers(share: float, ship: bool) -> None:
     assert found.ship == ship
     assert found.accurate
     assert f"{100 * share:.1f} % in integers" in found.sentence
+
+
+@pytest.mark.parametrize("right", [40, 500, 777, 920, 1000])
+def test_a_drop_of_exactly_the_limit_is_within_it(right: int) -> None:
+    """Differences of two shares of 1,000 are often a bit more in binary."""
+    measured = fidelity(1.0, right / 1000, (right - 20) / 1000)
+    assert verdict(fidelity=measured).ship
+    measured = fidelity(1.0, right / 1000, (right - 21) / 1000)
+    assert not verdict(fidelity=measured).ship
+
+
+@pytest.mark.parametrize("reason", [KEPT_FLOAT, WEIGHT_ONLY])
+@pytest.mark.parametrize(("integer", "ship"), [(95, True), (94, False)])
+def test_layers_that_are_kept_in_float_need_not_run_in_integers(
+    reason: str, integer: int, ship: bool
+) -> None:
+    """They are as many as all others, whose share decides; the sentence tells that of all."""
+    layers = (
+        LayerCoverage("kept", "conv2d", 100, False, "Conv", reason),
+        LayerCoverage("integer", "conv2d", integer, True, "QLinearConv", ""),
+        LayerCoverage("float", "conv2d", 100 - integer, False, "Conv", "why"),
+    )
+    found = verdict(coverage=Coverage(layers, {}))
+    assert found.ship == ship
+    assert f"{integer / 2:.1f} % in integers" in found.sentence
 
 
 def test_latency_and_size_are_stated_and_decide_nothing_alone() -> None:

@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 from support.bundles import bundle_of
 from support.frozen_graphs import residual_student
+from support.small_disk import largest_file
 
-from lrq_deploy.errors import BundleError, OutputError
+from lrq_deploy.durable import write_atomically
+from lrq_deploy.errors import BundleError, OutputError, WriteError
+from lrq_deploy.export import engine_file
 from lrq_deploy.export.bundle import Bundle, load_bundle
 from lrq_deploy.export.engine_file import (
     ENGINE_SCHEMA,
@@ -154,3 +157,32 @@ def test_neither_an_engine_nor_its_record_is_a_file_of_the_bundle(
     with pytest.raises(OutputError, match="must not be a file of the bundle"):
         write_engine(bundle.path / name, DATA, RECORD, bundle, force)
     load_bundle(bundle.path)
+
+
+def test_a_full_disk_leaves_the_engine_of_before_and_its_record(
+    bundle: Bundle, engine: Path
+) -> None:
+    large = bytes(100_000)
+    record = replace(RECORD, engine=FileRecord.of(large))
+    with largest_file(50_000), pytest.raises(WriteError, match="written completely"):
+        write_engine(engine, large, record, bundle, force=True)
+    assert read_engine(engine) == (DATA, RECORD)
+    assert {path.name for path in engine.parent.iterdir()} == {"net.engine", "net.engine.json"}
+
+
+def test_a_new_engine_whose_record_was_not_written_is_refused(
+    bundle: Bundle, engine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a power cut between the two."""
+
+    def engine_alone(path: Path, data: bytes) -> None:
+        if path != engine:
+            raise KeyboardInterrupt
+        write_atomically(path, data)
+
+    monkeypatch.setattr(engine_file, "write_atomically", engine_alone)
+    with pytest.raises(KeyboardInterrupt):
+        write_engine(engine, b"new", replace(RECORD, engine=FileRecord.of(b"new")), bundle, True)
+    assert engine.read_bytes() == b"new"
+    with pytest.raises(BundleError, match="its record's hash"):
+        read_engine(engine)

@@ -140,6 +140,26 @@ def test_operators_of_known_networks_are_those_of_torch(network: type[nn.Module]
     check_operators(model, neutral_graph(model))
 
 
+class NormalisedGate(nn.Module):
+    """A gate of averages that are 0 but for rounding, and a layer of such averages."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.gate = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1, bias=False)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.instance_norm(self.stem(x))
+        x = x * torch.sigmoid(self.gate(x.mean((2, 3), keepdim=True)))
+        logits: Tensor = self.head(torch.relu(x).mean((2, 3)))
+        return logits
+
+
+def test_rounding_of_averages_that_are_nothing_is_no_difference() -> None:
+    model = stand_in(NormalisedGate())
+    check_operators(model, neutral_graph(model))
+
+
 def test_what_a_runtime_lists_is_part_of_its_reason() -> None:
     with pytest.raises(ExportError, match="must execute every operator") as caught:
         rehearse(stand_in(Resized(size=(7, 7), mode="bicubic")), BOTH)

@@ -1,12 +1,15 @@
-"""Which tensors share a quantizer, and what is no tensor."""
+"""Which tensors share a quantizer, which have none, and what is no tensor."""
+
+from collections.abc import Callable
 
 import pytest
 import torch
 import torch.nn.functional as F
-from support.small_networks import calibrated, graph_of, images, quantizers
+from support.small_networks import calibrated, graph_of, images, placed, quantizers
 from torch import Tensor, nn
 
 from lrq_deploy.scheme import Scheme
+from lrq_deploy.student.layers import QuantizedLayer, is_quantizer
 
 pytestmark = pytest.mark.unit
 
@@ -61,3 +64,41 @@ def test_numbers_made_of_the_batch_are_no_tensors() -> None:
     wanted = graph_of(WindowToken())(batch)
     with torch.no_grad():
         torch.testing.assert_close(student(batch), wanted, rtol=0.1, atol=0.05)
+
+
+class OneWide(nn.Module):
+    """Ends in a convolution over one place and whatever makes rows of its results."""
+
+    def __init__(self, end: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, 2)
+        self.head = nn.Conv2d(8, 5, 1)
+        self.end = end
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.end(self.head(F.relu(self.stem(x)).mean((2, 3), keepdim=True)))
+
+
+ENDS: dict[str, Callable[[Tensor], Tensor]] = {
+    "rows": lambda y: y.flatten(1),
+    "clip": lambda y: F.hardtanh(y).flatten(1),
+    "rows-clip": lambda y: F.hardtanh(y.flatten(1)),
+    "rows-relu6-rows": lambda y: F.relu6(y[:, :, 0]).flatten(1),
+    "rows-clip-clip": lambda y: F.relu(y.flatten(1)).clamp(max=3.0),
+}
+
+
+@pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
+def test_logits_stay_float_through_clips_and_movements(end: Callable[[Tensor], Tensor]) -> None:
+    student = placed(OneWide(end), Scheme(8, 8))
+    layer = student.graph.output_node().all_input_nodes[0]
+    while layer.op == "call_function":
+        layer = layer.all_input_nodes[0]
+    assert isinstance(student.get_submodule(str(layer.target)), QuantizedLayer)
+
+
+def test_an_average_or_a_sum_behind_the_last_layer_is_quantized() -> None:
+    """It is what the runtime computes in integers, so what enters it must be some."""
+    student = placed(OneWide(lambda y: (y + F.relu(y)).flatten(1)), Scheme(8, 8))
+    (total,) = (n for n in student.graph.nodes if n.target is torch.ops.aten.add.Tensor)
+    assert all(is_quantizer(student, tensor) for tensor in total.all_input_nodes)

@@ -2,9 +2,7 @@
 
 import argparse
 import dataclasses
-import importlib
 import json
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -177,40 +175,6 @@ def test_a_trusted_module_needs_no_arch(tmp_path: Path) -> None:
     images = torch.randn(2, 3, 16, 16)
     assert torch.equal(_logits(found.program, images), _network()(images))
     assert found.name == "net"
-
-
-def test_the_code_of_a_trusted_module_is_found_beside_it_and_where_one_works(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The console script does not have the working directory among the places of imports."""
-    monkeypatch.chdir(tmp_path)
-    places = {"beside": tmp_path / "models", "working": tmp_path}
-    (tmp_path / "models").mkdir()
-    for name, place in places.items():
-        path = place / f"net_{name}_{tmp_path.name}.py"
-        path.write_text(f"{NET}\nclass Net(nn.Sequential):\n    pass\n", encoding="utf-8")
-        with monkeypatch.context() as context:
-            context.syspath_prepend(place)
-            module = importlib.import_module(path.stem)
-            torch.save(module.Net(*module.build(6)), tmp_path / "models" / f"{name}.pt")
-        del sys.modules[path.stem]
-    before = list(sys.path)
-    for name in places:
-        options = _options(tmp_path / "models", f"{name}.pt", input_shape=(3, 16, 16))
-        found = load_model(dataclasses.replace(options, trust_pickle=True))
-        assert type(found.program).__name__ == "Net"
-        del sys.modules[f"net_{name}_{tmp_path.name}"]
-    assert sys.path == before
-    assert list(tmp_path.rglob("__pycache__")) == []
-
-
-def test_a_folder_stands_for_its_file_of_weights(files: Path) -> None:
-    folder = files / "snapshot"
-    folder.mkdir()
-    (files / "weights.pt").rename(folder / "weights.pt")
-    arch = f"{files / 'net.py'}:build"
-    found = load_model(_options(files, "snapshot", arch=arch, input_shape=(3, 16, 24)))
-    assert found.origin == "torch.save archive weights.pt under state_dict"
 
 
 def _no_arch(files: Path) -> QuantizeOptions:

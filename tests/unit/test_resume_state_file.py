@@ -1,13 +1,14 @@
 """State files: what goes in comes out, damage is known, a full disk leaves nothing."""
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
 from support.small_disk import largest_file
 
-from lrq_deploy.errors import OutputError, StateFileError
-from lrq_deploy.resume.state_file import read_state, write_state
+from lrq_deploy.errors import OutputError, StateFileError, WriteError
+from lrq_deploy.resume.state_file import SUFFIX, read_state, write_bytes, write_state
 
 pytestmark = pytest.mark.unit
 
@@ -66,3 +67,29 @@ def test_a_folder_that_cannot_be_made_is_told_as_such(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="file"):
         write_state(tmp_path / "file" / "run", "x", STATE)
+
+
+def test_a_state_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named: list[bool] = []
+    sync = os.fsync
+
+    def watched(descriptor: int) -> None:
+        named.append(any(path.suffix == SUFFIX for path in tmp_path.iterdir()))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    write_state(tmp_path, "x", STATE)
+    assert named == [False, True]
+    write_bytes(tmp_path / "a.json", b"{}")
+    assert len(named) == 4
+
+
+def test_bytes_are_replaced_as_a_whole(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "a.json"
+    write_bytes(path, b"first")
+    with largest_file(4096), pytest.raises(WriteError, match="free space"):
+        write_bytes(path, bytes(10_000))
+    assert path.read_bytes() == b"first"
+    assert list(path.parent.iterdir()) == [path]

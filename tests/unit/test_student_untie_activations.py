@@ -13,6 +13,7 @@ from lrq_deploy.student.layers import ActQuantizer
 from lrq_deploy.student.untie import MAX_NUDGE
 from lrq_deploy.student.untie_activations import (
     DIGITS,
+    WANTED,
     Rounded,
     clearance,
     rounded_values,
@@ -226,26 +227,21 @@ def test_a_shared_scale_is_settled_once_all_that_it_reads_is() -> None:
     """The second call reads ``b``, whose own scale moves between the two calls."""
     graph = fx.Graph()
     x = graph.placeholder("x")
-    a = graph.call_module("a", (x,))
+    a, c = graph.call_module("a", (x,)), graph.call_module("c", (x,))
     first = graph.call_module("out", (graph.call_function(aten.add.Tensor, (a, a)),))
     b = graph.call_module("b", (graph.call_function(aten.add.Tensor, (a, a)),))
-    second = graph.call_module("out", (graph.call_function(aten.add.Tensor, (a, b)),))
+    second = graph.call_module("out", (graph.call_function(aten.add.Tensor, (b, c)),))
     graph.output((first, second))
-    parts = {name: torch.nn.Identity() for name in ("a", "b", "out")}
+    parts = {name: torch.nn.Identity() for name in ("a", "b", "c", "out")}
     student = fx.GraphModule(parts, graph)
-    clear = []
-    for ratio in (1.1, 1.3, 1.7, 1.9):
-        entries = {
-            "a": entry(0.5, (0, 63)),
-            "b": entry(2.0, (0, 63)),
-            "out": entry(ratio, (0, 63)),
-        }
+    for scale in (1.7, 2.3, 3.7, 4.3):
+        scales = {"a": 0.5, "b": 2.0, "c": 0.7103, "out": scale}
+        entries = {name: entry(value, UNSIGNED) for name, value in scales.items()}
         untie_activations(student, entries)
         assert float(entries["b"].scale) != 2.0
         values = rounded_values(second, entries)
         assert values is not None
-        clear.append(float(clearance(values, entries["out"].scale[None], entries["out"])))
-    assert min(clear) >= 1
+        assert float(clearance(values, entries["out"].scale[None], entries["out"])) > WANTED / 2
 
 
 @pytest.mark.parametrize(
