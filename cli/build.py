@@ -142,12 +142,18 @@ def build(
         _refuse_replacing(out, force)
         _for_device(bundle, options, for_device, json)
         return
+    _build_engine(bundle, options, out, force, json)
+
+
+def _build_engine(
+    folder: Path, options: "EngineOptions", out: Path | None, force: bool, json: bool
+) -> None:
     from rich.console import Console
 
     from lrq_deploy.export.bundle import load_bundle
     from lrq_deploy.export.engine import build_from_bundle, default_engine_path
 
-    loaded = load_bundle(bundle)
+    loaded = load_bundle(folder)
     path = out or default_engine_path(loaded, options.kind)
     result = build_from_bundle(loaded, options, path, force)
     console = Console()

@@ -261,21 +261,13 @@ def validate_bundle(options: ValidateOptions, progress: ProgressCallback = silen
     from lrq_deploy.export.coverage import audit
     from lrq_deploy.export.device_outputs import judge_outputs
     from lrq_deploy.export.engine_run import open_engine
-    from lrq_deploy.export.graph_identity import check_graph
     from lrq_deploy.export.ladder import Ladder, climb
-    from lrq_deploy.export.targets import targets
 
     bundle = load_bundle(options.bundle)
     check_engine_file(options.engine, bundle)
     outputs = options.device_outputs
     device = () if outputs is None else (judge_outputs(bundle, outputs),)
-    fingerprint = bundle.manifest.teacher_fingerprint
-    graphs: dict[str, Path] = {}
-    for name in targets().names():
-        file_name = targets().get(name).file_name
-        if name == "onnxruntime" or file_name in bundle.manifest.files:
-            graphs[name] = bundle.file(file_name)
-            check_graph(graphs[name], name, fingerprint)
+    graphs = _graphs(bundle)
     model = bundle.model()
     batches, count, remarks = _images(options, bundle, model)
     asked = options.engine is not None or options.require_engine
@@ -304,6 +296,20 @@ def validate_bundle(options: ValidateOptions, progress: ProgressCallback = silen
         measured=Measured.of(bundle.manifest.metrics),
         accuracy=options.accuracy,
     )
+
+
+def _graphs(bundle: "Bundle") -> dict[str, Path]:
+    """The graph for each runtime that the bundle has one for, each its own."""
+    from lrq_deploy.export.graph_identity import check_graph
+    from lrq_deploy.export.targets import targets
+
+    found: dict[str, Path] = {}
+    for name in targets().names():
+        file_name = targets().get(name).file_name
+        if name == "onnxruntime" or file_name in bundle.manifest.files:
+            found[name] = bundle.file(file_name)
+            check_graph(found[name], name, bundle.manifest.teacher_fingerprint)
+    return found
 
 
 def _images(
