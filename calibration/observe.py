@@ -161,7 +161,9 @@ class _AveragedValues(fx.Interpreter):
             sides: Any = n.args[1]
             self.found[n] = int(sides[0] * sides[-1])
         elif is_call(n, AVERAGES):
-            self.found[n] = int(self.env[n.all_input_nodes[0]].numel() // result.numel())
+            before = self.env[n.all_input_nodes[0]].numel()
+            # An adaptive pooling may also enlarge.
+            self.found[n] = max(int(before // result.numel()), 1)
         return result
 
 

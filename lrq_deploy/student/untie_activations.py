@@ -12,7 +12,7 @@ each second to sixteenth value whatever that scale is. A scale of few digits mak
 quotients exact in float32, so that all runtimes round the same number, and a tie to even.
 
 Requires: calibrated quantizers; weights are untied afterwards, with the scales found here.
-Ensures: scales within ``MAX_NUDGE`` of what they were, or half a digit of ``DIGITS``.
+Ensures: scales within ``MAX_NUDGE`` of what they were, or half a digit of ``exact_digits``.
 """
 
 from collections.abc import Mapping
@@ -28,7 +28,14 @@ from lrq_deploy.graph.roles import sources_of
 from lrq_deploy.qparams import QParams
 from lrq_deploy.student.untie import nearby_scales
 
-__all__ = ["Rounded", "clearance", "clipped_values", "rounded_values", "untie_activations"]
+__all__ = [
+    "Rounded",
+    "clearance",
+    "clipped_values",
+    "exact_digits",
+    "rounded_values",
+    "untie_activations",
+]
 
 aten = torch.ops.aten
 
@@ -48,8 +55,8 @@ CURVE_ERROR = 16
 LIMIT_ERROR = 4
 """Of the quotient of a limit and a scale, and of the multiples that a runtime makes of it."""
 
-DIGITS = 12
-"""Binary ones of a scale of which sums of 64 values of 4 bits are exact."""
+AVERAGED_BITS = 6
+"""Of the count of values in an average that is exact."""
 
 _BLENDS = AVERAGES | {aten.upsample_bilinear2d.vec}
 _ELEMENTWISE = SUMS | RECTIFIERS | ACTIVATIONS
@@ -78,7 +85,7 @@ def untie_activations(student: fx.GraphModule, entries: dict[str, QParams]) -> N
     # A shared quantizer is settled where it is called last: all that it reads is settled by then.
     for name in sorted(calls, key=lambda name: order[calls[name][-1]]):
         if any(_averages_itself(node) for node in calls[name]):
-            entries[name] = replace(entries[name], scale=_of_few_digits(entries[name].scale))
+            entries[name] = replace(entries[name], scale=_of_few_digits(entries[name]))
             continue
         found = [rounded_values(node, entries) for node in calls[name]]
         found += [clipped_values(node) for node in calls[name]]
@@ -96,9 +103,16 @@ def _averages_itself(quantizer: fx.Node) -> bool:
     return any(read.target == quantizer.target for read in sources_of(source.all_input_nodes[0]))
 
 
-def _of_few_digits(scale: Tensor) -> Tensor:
-    mantissa, exponent = torch.frexp(scale)
-    return torch.ldexp((mantissa * 2**DIGITS).round() / 2**DIGITS, exponent)
+def _of_few_digits(output: QParams) -> Tensor:
+    mantissa, exponent = torch.frexp(output.scale)
+    one = 2 ** exact_digits(output)
+    return torch.ldexp((mantissa * one).round() / one, exponent)
+
+
+def exact_digits(output: QParams) -> int:
+    """Binary digits of a scale with which float32 sums of ``2**AVERAGED_BITS`` values are exact."""
+    largest = max(-output.qmin, output.qmax)
+    return 24 - AVERAGED_BITS - largest.bit_length()
 
 
 def rounded_values(quantizer: fx.Node, entries: Mapping[str, QParams]) -> Rounded | None:

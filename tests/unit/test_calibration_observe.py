@@ -158,6 +158,17 @@ def test_no_average_is_finer_than_what_it_averages_over_their_count() -> None:
     assert scale_of(student, behind.target) > 2 * finest
 
 
+def test_a_pooling_that_enlarges_keeps_its_scale() -> None:
+    class Enlarged(GateOfParts):
+        def forward(self, x: Tensor) -> Tensor:
+            x = F.adaptive_avg_pool2d(self.stem(x), 20)
+            logits: Tensor = self.head(torch.cat([x, x], 1).mean((2, 3)))
+            return logits
+
+    student = calibrated(Enlarged(), Scheme(8, 8, 8))
+    assert all(0 < float(q.scale.detach()) < 1 for q in quantizers(student).values())
+
+
 @pytest.mark.parametrize(("largest", "divides"), [(4.0, True), (0.5, True), (60.0, False)])
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_three_is_a_multiple_of_the_scale_that_a_hard_swish_reads(

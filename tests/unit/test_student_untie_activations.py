@@ -12,10 +12,10 @@ from lrq_deploy.student.freeze import freeze
 from lrq_deploy.student.layers import ActQuantizer
 from lrq_deploy.student.untie import MAX_NUDGE
 from lrq_deploy.student.untie_activations import (
-    DIGITS,
     WANTED,
     Rounded,
     clearance,
+    exact_digits,
     rounded_values,
     untie_activations,
 )
@@ -203,7 +203,10 @@ def test_the_limit_of_a_clip_is_no_tie() -> None:
 
 
 @pytest.mark.parametrize("operator", ["avg_pool2d", "upsample"])
-def test_what_averages_tensors_of_its_own_scale_gets_one_of_few_digits(operator: str) -> None:
+@pytest.mark.parametrize("largest", [7, 15, 127, 255])
+def test_what_averages_tensors_of_its_own_scale_gets_one_of_few_digits(
+    operator: str, largest: int
+) -> None:
     """As of a concatenation of the average and the maximum: every other sum of four is a tie."""
     graph = fx.Graph()
     x = graph.call_module("out", (graph.placeholder("x"),))
@@ -212,15 +215,16 @@ def test_what_averages_tensors_of_its_own_scale_gets_one_of_few_digits(operator:
         "upsample": graph.call_function(aten.upsample_bilinear2d.vec, (x, None, False, [2.0, 2.0])),
     }
     graph.output((x, graph.call_module("out", (blends[operator],))))
-    entries = {"out": entry(0.0123456789, (0, 15))}
+    entries = {"out": entry(0.0123456789, (0, largest))}
     untie_activations(fx.GraphModule({"out": torch.nn.Identity()}, graph), entries)
     scale = entries["out"].scale
-    assert float(scale) == pytest.approx(0.0123456789, rel=2.0**-DIGITS)
-    sums = torch.arange(61.0)
-    parts = (sums[:, None] - torch.tensor([0.0, 15.0, 30.0, 45.0])).clamp(0, 15) * scale
-    real = ((parts[:, 0] + parts[:, 1]) + parts[:, 2]) + parts[:, 3]
-    assert torch.equal(real / 4 / scale, sums / 4)
-    assert torch.equal(real * 0.25 / scale, sums / 4)
+    assert float(scale) == pytest.approx(0.0123456789, rel=2.0 ** -exact_digits(entries["out"]))
+    values = torch.randint(largest + 1, (1000, 64), generator=torch.Generator().manual_seed(0))
+    for count in (4, 16, 64):
+        real = (values[:, :count] * scale).cumsum(1)[:, -1]
+        exact = values[:, :count].sum(1) / count
+        assert torch.equal(real / count / scale, exact)
+        assert torch.equal(real * (1 / count) / scale, exact)
 
 
 def test_a_shared_scale_is_settled_once_all_that_it_reads_is() -> None:
