@@ -1,7 +1,8 @@
 """Pass: fold every BatchNorm into its convolution, or turn it into one.
 
 Requires: a normalised graph.
-Ensures: no BatchNorm is left; the float function is the same up to rounding. A BatchNorm
+Ensures: no BatchNorm is left; the float function is the same up to rounding, and but for channels
+that never varied in training, as pruned ones: there the running mean goes in. A BatchNorm
 behind a convolution or linear layer with no other reader is folded into it (each layer then
 owns its weight, also where several shared one); any other becomes a depthwise 1x1
 convolution, which runtimes execute in integers. One over concatenated vectors, such as the
@@ -33,6 +34,9 @@ __all__ = ["fold_batch_norm"]
 
 aten = torch.ops.aten
 
+STILL = 1e-4
+"""Variance, as a share of ``eps``, of channels that spread by less than a hundredth of gamma."""
+
 
 def fold_batch_norm(graph_module: fx.GraphModule) -> fx.GraphModule:
     """Return a folded copy; the argument is unchanged.
@@ -48,7 +52,10 @@ def fold_batch_norm(graph_module: fx.GraphModule) -> fx.GraphModule:
         gain, shift = _affine(folded, node)
         source = node.args[0]
         vectors = _concatenated_vectors(source)
-        if _can_take(source):
+        taken = _can_take(source)
+        if not taken:
+            gain, shift = _constant_where_still(folded, node, gain, shift)
+        if taken:
             _fold_into(folded, source, gain, shift)
             node.replace_all_uses_with(source)
         elif vectors is not None:
@@ -77,6 +84,19 @@ def _affine(graph_module: fx.GraphModule, node: fx.Node) -> tuple[Tensor, Tensor
     if beta is not None:
         shift = shift + beta.double()
     return gain, shift
+
+
+def _constant_where_still(
+    graph_module: fx.GraphModule, node: fx.Node, gain: Tensor, shift: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The same, without gain in channels of one value other than 0.
+
+    A gain of up to ``eps ** -0.5`` would only enlarge the rounding error of that value.
+    """
+    mean, var = (tensor_of(graph_module, argument).double() for argument in node.args[3:5])
+    eps: Any = node.args[7]
+    still = (var < STILL * eps) & (mean != 0)
+    return gain.masked_fill(still, 0), torch.where(still, shift + mean * gain, shift)
 
 
 def _fold_into(graph_module: fx.GraphModule, layer: fx.Node, gain: Tensor, shift: Tensor) -> None:

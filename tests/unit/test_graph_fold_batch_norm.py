@@ -19,6 +19,7 @@ from support.small_networks import (
 from torch import Tensor, fx, nn
 
 from lrq_deploy.errors import UnsupportedNetworkError
+from lrq_deploy.graph.capture import capture
 from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
 from lrq_deploy.scheme import Scheme
 
@@ -217,3 +218,24 @@ def test_other_concatenations_have_one_layer_behind_them(concatenate: str) -> No
     parts = {"conv": nn.Conv2d(3, 8, 3), "norm": nn.BatchNorm2d(16), "head": nn.Linear(16, 5)}
     _, calls = folded(Body(connect, **parts))
     assert calls.count(aten.conv2d.default) == 2
+
+
+def test_a_channel_that_never_varied_has_no_gain() -> None:
+    """As a pruned one of a pre-activation network: what is rounded of it would be enlarged."""
+    norm = nn.BatchNorm2d(3)
+    for tensor, values in (
+        (norm.running_mean, (0.5, 0.0, 0.5)),
+        (norm.running_var, (1e-12, 1e-12, 1.0)),
+        (norm.weight, (2.0, 2.0, 2.0)),
+        (norm.bias, (0.1, 0.2, 0.3)),
+    ):
+        assert tensor is not None
+        tensor.data.copy_(torch.tensor(values))
+    module = Body(lambda m, x: m.norm(x).mean((2, 3)), norm=norm).eval()
+    graph = fold_batch_norm(capture(module, SHAPE))
+    still = torch.tensor([0.5, 0.0, -0.5]).reshape(1, 3, 1, 1).expand(2, *SHAPE)
+    torch.testing.assert_close(graph(still), module(still))
+    rounded = still + 0.004
+    assert graph(rounded)[:, 0].tolist() == pytest.approx([0.1, 0.1])
+    torch.testing.assert_close(graph(rounded)[:, 1:], module(rounded)[:, 1:])
+    assert (module(rounded)[:, 0] > 2).all()
