@@ -174,8 +174,7 @@ def _accuracy(fidelity: Fidelity, source: str) -> tuple[bool, str]:
     drop, interval = fidelity.drop_points, fidelity.drop_interval
     if drop is not None and interval is not None:
         low, high = interval if drop >= 0 else (-interval[1], -interval[0])
-        # In binary, 92 % less 90 % is a bit more than two points.
-        return round(drop, 9) <= MAX_DROP_POINTS, (
+        return drop <= MAX_DROP_POINTS, (
             f"it {'loses' if drop >= 0 else 'gains'} {abs(drop):.2f} points ({low:.1f} to "
             f"{high:.1f}) on {fidelity.labelled:,} labelled images (limit {MAX_DROP_POINTS:g})"
         )

@@ -66,7 +66,8 @@ class Fidelity:
         """Lost accuracy in percentage points; negative where the student is better."""
         if self.teacher_accuracy is None or self.student_accuracy is None:
             return None
-        return 100 * (self.teacher_accuracy - self.student_accuracy)
+        # In binary, 92 % less 90 % is a bit more than two points.
+        return round(100 * (self.teacher_accuracy - self.student_accuracy), 9)
 
     @property
     def drop_interval(self) -> tuple[float, float] | None:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from support.small_disk import largest_file
 
-from lrq_deploy.errors import WriteError
-from lrq_deploy.export.output_directory import publish
+from lrq_deploy.errors import OutputError, WriteError
+from lrq_deploy.export.output_directory import _swap, check_output, publish
 
 pytestmark = pytest.mark.unit
 
@@ -28,3 +28,64 @@ def test_a_full_disk_is_no_bad_input_and_leaves_nothing(tmp_path: Path) -> None:
     with largest_file(4096), pytest.raises(WriteError, match="nothing was left behind"):
         publish(tmp_path / "out", {"a": b"1", "b": bytes(10_000)}, force=False)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_all_files_are_on_the_disk_before_the_folder_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[tuple[str, bool]] = []
+    sync = os.fsync
+
+    def watched(descriptor: int) -> None:
+        kind = "folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file"
+        synced.append((kind, (tmp_path / "out").exists()))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    publish(tmp_path / "out", {"a": b"1", "b": b"2"}, force=False)
+    unnamed = [("file", False), ("file", False), ("folder", False)]
+    assert synced == [*unnamed, ("folder", True)]
+
+
+def test_a_folder_that_could_not_be_replaced_comes_back(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "a").write_bytes(b"before")
+    with pytest.raises(FileNotFoundError):
+        _swap(tmp_path / "missing.partial", out)
+    assert (out / "a").read_bytes() == b"before"
+    assert list(tmp_path.iterdir()) == [out]
+
+
+@pytest.mark.parametrize("out", [".", "below/..", "{here}"])
+def test_the_current_folder_is_not_replaced(
+    tmp_path: Path, out: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here" / "below").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(OutputError, match="current folder"):
+        check_output(Path(out.format(here=tmp_path / "here")), force=True)
+
+
+def test_what_ends_in_two_dots_is_not_replaced_from_anywhere(tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    with pytest.raises(OutputError, match=r"end in '\.\.'"):
+        check_output(tmp_path / "below" / "..", force=True)
+
+
+def test_a_folder_that_is_there_is_replaced_in_its_parent_which_must_be_writable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "closed" / "out"
+    out.mkdir(parents=True)
+    check_output(out, force=False)
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: path != out.parent and access(path, mode))
+    with pytest.raises(OutputError, match="can be written"):
+        check_output(out, force=False)
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="a system without /proc")
+def test_a_place_that_takes_no_folder_from_anybody_is_refused() -> None:
+    with pytest.raises(OutputError, match=r"can be written; got /proc"):
+        check_output(Path("/proc/out"), force=False)
