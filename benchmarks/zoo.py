@@ -19,8 +19,8 @@ from lrq_deploy.calibration.observe import calibrate
 from lrq_deploy.errors import LrqError
 from lrq_deploy.export.coverage import audit
 from lrq_deploy.export.onnx_graph import to_onnx
+from lrq_deploy.export.parity.student import student_parity
 from lrq_deploy.export.session import open_session
-from lrq_deploy.export.student_parity import student_parity
 from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
 from lrq_deploy.graph.placement import place_quantizers
 from lrq_deploy.graph.teach import make_teacher

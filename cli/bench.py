@@ -104,8 +104,8 @@ def bench(
         )
     from rich.console import Console
 
-    from lrq_deploy.cli.bench_report import print_benchmark
     from lrq_deploy.cli.progress_view import progress_view
+    from lrq_deploy.cli.reports.bench import print_benchmark
     from lrq_deploy.export.latency import BenchmarkOptions
 
     if out is not None:
@@ -160,7 +160,7 @@ def bench_bundle(
         ExportError: ONNX Runtime does not accept a graph, or the graphs do not compare.
     """
     from lrq_deploy.export.bundle import load_bundle
-    from lrq_deploy.export.engine_options import check_batch
+    from lrq_deploy.export.engine.options import check_batch
     from lrq_deploy.export.graph_identity import check_graph
 
     bundle = load_bundle(path)
@@ -231,8 +231,8 @@ def _engine_measured(
     asked: bool,
 ) -> "tuple[EngineBenchmark | None, str]":
     """An engine, or why one that is there or was asked for cannot be measured."""
-    from lrq_deploy.export.engine_latency import measure_engine
-    from lrq_deploy.export.engine_run import EngineUnavailableError, built_engines
+    from lrq_deploy.export.engine.latency import measure_engine
+    from lrq_deploy.export.engine.run import EngineUnavailableError, built_engines
 
     if not asked and not built_engines(bundle):
         return None, ""
@@ -244,7 +244,7 @@ def _engine_measured(
 
 def _document(bundle: Path, found: "Benchmark") -> dict[str, Any]:
     """Plain values, with the schema version first."""
-    from lrq_deploy.export.engine_latency import WARMUP, timed_runs
+    from lrq_deploy.export.engine.latency import WARMUP, timed_runs
 
     document = {"schema_version": BENCHMARK_SCHEMA, "bundle": str(bundle), **found.to_json()}
     if found.engine is not None:

@@ -13,9 +13,9 @@ from lrq_deploy.errors import OptionError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from lrq_deploy.export.device_folder import DeviceFolder
-    from lrq_deploy.export.engine import EngineResult
-    from lrq_deploy.export.engine_options import EngineOptions
+    from lrq_deploy.export.device.folder import DeviceFolder
+    from lrq_deploy.export.engine.from_bundle import EngineResult
+    from lrq_deploy.export.engine.options import EngineOptions
 
 __all__ = ["BUILD_SCHEMA", "build"]
 
@@ -151,7 +151,7 @@ def _build_engine(
     from rich.console import Console
 
     from lrq_deploy.export.bundle import load_bundle
-    from lrq_deploy.export.engine import build_from_bundle, default_engine_path
+    from lrq_deploy.export.engine.from_bundle import build_from_bundle, default_engine_path
 
     loaded = load_bundle(folder)
     path = out or default_engine_path(loaded, options.kind)
@@ -242,7 +242,7 @@ def _for_device(folder: Path, options: "EngineOptions", out: Path, json: bool) -
     from dataclasses import asdict
 
     from lrq_deploy.export.bundle import load_bundle
-    from lrq_deploy.export.device_folder import write_device_folder
+    from lrq_deploy.export.device.folder import write_device_folder
 
     result = write_device_folder(load_bundle(folder), options, out)
     if json:
@@ -273,7 +273,7 @@ def _print_device(folder: Path, result: "DeviceFolder") -> None:
 def _options(
     engine: str, sm: str | None, batch: str | None, workspace: int | None, fp16_rest: bool
 ) -> "EngineOptions":
-    from lrq_deploy.export.engine_options import BatchProfile, EngineOptions
+    from lrq_deploy.export.engine.options import BatchProfile, EngineOptions
 
     sizes = _numbers("--batch", _BATCH if batch is None else batch, _BATCH)
     if len(sizes) == 1:

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from lrq_deploy.export.accuracy import Fidelity, measure
 from lrq_deploy.export.coverage import Coverage, audit
-from lrq_deploy.export.ladder import Ladder, climb
 from lrq_deploy.export.latency import Benchmark, BenchmarkOptions, measure_latency
-from lrq_deploy.export.parity import Parity
+from lrq_deploy.export.parity.compare import Parity
+from lrq_deploy.export.parity.ladder import Ladder, climb
+from lrq_deploy.export.parity.student import student_parity
 from lrq_deploy.export.session import open_session
-from lrq_deploy.export.student_parity import student_parity
 from lrq_deploy.export.targets import REFERENCE, targets
 from lrq_deploy.images import ImageSet
 from lrq_deploy.progress import ProgressCallback, StageProgress

@@ -31,7 +31,7 @@ def check_engine_file(file: Path | None, bundle: "Bundle") -> None:
     Raises:
         BundleError: the file or its record is missing, changed, of another schema or graph.
     """
-    from lrq_deploy.export.engine_file import read_engine
+    from lrq_deploy.export.engine.file import read_engine
     from lrq_deploy.export.tensorrt_dialect import TensorRTTarget
 
     if file is not None:

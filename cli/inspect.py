@@ -39,8 +39,8 @@ def inspect(
     """Say what a checkpoint is and how to quantize it. Nothing in the file is executed."""
     from rich.console import Console
 
-    from lrq_deploy.cli.inspect_report import print_inspection
     from lrq_deploy.cli.progress_view import progress_view
+    from lrq_deploy.cli.reports.inspect import print_inspection
     from lrq_deploy.inspection.inspect import inspect_model
 
     console = Console()

@@ -49,9 +49,9 @@ def _print(
 ) -> None:
     from rich.console import Console
 
-    from lrq_deploy.cli.plan_report import print_plan
     from lrq_deploy.cli.progress_view import progress_view
     from lrq_deploy.cli.rehearsing import rehearse_student
+    from lrq_deploy.cli.reports.plan import print_plan
     from lrq_deploy.export.forecast import forecasts
     from lrq_deploy.export.targets import targets
     from lrq_deploy.planning.make import make_plan

@@ -111,7 +111,7 @@ def run_and_report(
 
     from lrq_deploy.cli.pipeline import quantize as run_pipeline
     from lrq_deploy.cli.progress_view import view_beside
-    from lrq_deploy.cli.report import print_report
+    from lrq_deploy.cli.reports.quantize import print_report
     from lrq_deploy.cli.verdict import next_commands
 
     options, control = options_from(model, flags), control_from(flags)

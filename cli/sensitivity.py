@@ -59,7 +59,7 @@ def _run(options: QuantizeOptions, out: Path | None, json: bool, quiet: bool) ->
     from rich.console import Console
 
     from lrq_deploy.cli.progress_view import view_beside
-    from lrq_deploy.cli.sensitivity_report import print_sensitivity
+    from lrq_deploy.cli.reports.sensitivity import print_sensitivity
 
     stdout = Console()
     with view_beside(stdout, json=json, quiet=quiet) as view:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from lrq_deploy.export.bundle import Bundle
     from lrq_deploy.export.coverage import Coverage
-    from lrq_deploy.export.ladder import Ladder
+    from lrq_deploy.export.parity.ladder import Ladder
     from lrq_deploy.student.frozen import QuantizedModel
 
 __all__ = ["VALIDATION_SCHEMA", "ValidateOptions", "Validation", "validate", "validate_bundle"]
@@ -234,7 +234,7 @@ def validate(
     from rich.console import Console
 
     from lrq_deploy.cli.progress_view import progress_view
-    from lrq_deploy.cli.validate_report import print_validation
+    from lrq_deploy.cli.reports.validate import print_validation
 
     console = Console()
     screen = Console(stderr=True)
@@ -259,9 +259,9 @@ def validate_bundle(options: ValidateOptions, progress: ProgressCallback = silen
     """
     from lrq_deploy.export.bundle import load_bundle
     from lrq_deploy.export.coverage import audit
-    from lrq_deploy.export.device_outputs import judge_outputs
-    from lrq_deploy.export.engine_run import open_engine
-    from lrq_deploy.export.ladder import Ladder, climb
+    from lrq_deploy.export.device.outputs import judge_outputs
+    from lrq_deploy.export.engine.run import open_engine
+    from lrq_deploy.export.parity.ladder import Ladder, climb
 
     bundle = load_bundle(options.bundle)
     check_engine_file(options.engine, bundle)

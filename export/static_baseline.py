@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lrq_deploy.errors import ExportError, ImageError
-from lrq_deploy.export.parity import compare
+from lrq_deploy.export.parity.compare import compare
 from lrq_deploy.export.session import open_session
 from lrq_deploy.task import Task
 

@@ -7,10 +7,10 @@ import torch
 from support.bundles import bundle_of
 from support.frozen_graphs import residual_student
 
-from lrq_deploy.export.engine import build_from_bundle, default_engine_path
-from lrq_deploy.export.engine_latency import measure_engine
-from lrq_deploy.export.engine_options import BatchProfile, EngineOptions
-from lrq_deploy.export.engine_run import compute_capability
+from lrq_deploy.export.engine.from_bundle import build_from_bundle, default_engine_path
+from lrq_deploy.export.engine.latency import measure_engine
+from lrq_deploy.export.engine.options import BatchProfile, EngineOptions
+from lrq_deploy.export.engine.run import compute_capability
 from lrq_deploy.export.latency import BenchmarkOptions
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")

@@ -7,10 +7,10 @@ import torch
 from support.bundles import bundle_of
 from support.frozen_graphs import mobile_student, residual_student
 
-from lrq_deploy.export.engine import build_from_bundle, default_engine_path
-from lrq_deploy.export.engine_options import BatchProfile, EngineOptions
-from lrq_deploy.export.engine_run import open_engine
-from lrq_deploy.export.ladder import climb
+from lrq_deploy.export.engine.from_bundle import build_from_bundle, default_engine_path
+from lrq_deploy.export.engine.options import BatchProfile, EngineOptions
+from lrq_deploy.export.engine.run import open_engine
+from lrq_deploy.export.parity.ladder import climb
 from lrq_deploy.student.frozen import QuantizedModel
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")

@@ -51,8 +51,8 @@ def test_the_audit_names_it_and_its_reason(bundle: Bundle) -> None:
 @pytest.mark.parametrize("fp16_rest", [False, True])
 def test_an_engine_is_audited_the_same(bundle: Bundle, tmp_path: Path, fp16_rest: bool) -> None:
     pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
-    from lrq_deploy.export.engine import build_from_bundle
-    from lrq_deploy.export.engine_options import EngineOptions
+    from lrq_deploy.export.engine.from_bundle import build_from_bundle
+    from lrq_deploy.export.engine.options import EngineOptions
 
     options = EngineOptions("tensorrt-rtx", sms=(86,), fp16_rest=fp16_rest)
     result = build_from_bundle(bundle, options, tmp_path / "net.engine")

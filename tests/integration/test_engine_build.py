@@ -15,12 +15,12 @@ from lrq_deploy.calibration.observe import calibrate
 from lrq_deploy.cli.main import app
 from lrq_deploy.errors import BundleError, ExportError, LrqError, OptionError, OutputError
 from lrq_deploy.export.bundle import Bundle
-from lrq_deploy.export.engine import build_from_bundle, default_engine_path
-from lrq_deploy.export.engine_build import build_engine
-from lrq_deploy.export.engine_file import read_engine
-from lrq_deploy.export.engine_latency import half_graph
-from lrq_deploy.export.engine_log import audit_engine
-from lrq_deploy.export.engine_options import BatchProfile, EngineOptions
+from lrq_deploy.export.engine.build import build_engine
+from lrq_deploy.export.engine.file import read_engine
+from lrq_deploy.export.engine.from_bundle import build_from_bundle, default_engine_path
+from lrq_deploy.export.engine.latency import half_graph
+from lrq_deploy.export.engine.log import audit_engine
+from lrq_deploy.export.engine.options import BatchProfile, EngineOptions
 from lrq_deploy.export.onnx_graph import to_onnx
 from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
 from lrq_deploy.graph.placement import place_quantizers

@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from support.small_networks import CENTRED, SHAPE, calibrated
 from torch import Tensor, nn
 
-from lrq_deploy.export.engine_build import build_engine
-from lrq_deploy.export.engine_log import audit_engine
-from lrq_deploy.export.engine_options import EngineOptions
+from lrq_deploy.export.engine.build import build_engine
+from lrq_deploy.export.engine.log import audit_engine
+from lrq_deploy.export.engine.options import EngineOptions
 from lrq_deploy.export.onnx_graph import to_onnx
 from lrq_deploy.scheme import Scheme
 from lrq_deploy.student.freeze import freeze

@@ -16,10 +16,10 @@ from lrq_deploy.export.bundle import load_bundle, write_bundle
 from lrq_deploy.export.coverage import audit
 from lrq_deploy.export.float_twin import float_twin
 from lrq_deploy.export.onnx_graph import float_onnx, to_onnx
-from lrq_deploy.export.parity import compare
+from lrq_deploy.export.parity.compare import compare
+from lrq_deploy.export.parity.simulation import exact_logits
+from lrq_deploy.export.parity.student import student_parity
 from lrq_deploy.export.session import open_session
-from lrq_deploy.export.simulation import exact_logits
-from lrq_deploy.export.student_parity import student_parity
 from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
 from lrq_deploy.graph.placement import place_quantizers
 from lrq_deploy.graph.teach import make_teacher

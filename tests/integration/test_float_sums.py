@@ -11,9 +11,9 @@ from torchvision.models import VisionTransformer
 from torchvision.models.swin_transformer import SwinTransformer
 
 from lrq_deploy.calibration.observe import calibrate
-from lrq_deploy.export.ladder import climb
 from lrq_deploy.export.onnx_graph import to_onnx
-from lrq_deploy.export.reference import float_operator
+from lrq_deploy.export.parity.ladder import climb
+from lrq_deploy.export.parity.reference import float_operator
 from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
 from lrq_deploy.graph.placement import place_quantizers
 from lrq_deploy.graph.teach import make_teacher

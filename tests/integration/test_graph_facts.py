@@ -12,10 +12,10 @@ from torch import nn
 from lrq_deploy.calibration.observe import calibrate
 from lrq_deploy.export.coverage import audit
 from lrq_deploy.export.onnx_graph import to_onnx
-from lrq_deploy.export.parity import compare
-from lrq_deploy.export.reference import reference_logits
+from lrq_deploy.export.parity.compare import compare
+from lrq_deploy.export.parity.reference import reference_logits
+from lrq_deploy.export.parity.simulation import exact_logits
 from lrq_deploy.export.session import open_session
-from lrq_deploy.export.simulation import exact_logits
 from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
 from lrq_deploy.graph.placement import place_quantizers
 from lrq_deploy.graph.teach import make_teacher

@@ -59,10 +59,10 @@ def test_the_audit_names_it_and_its_reason(bundle: Bundle) -> None:
 @pytest.mark.parametrize("fp16_rest", [False, True])
 def test_an_engine_multiplies_int4_weights(bundle: Bundle, fp16_rest: bool) -> None:
     trt = pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
-    from lrq_deploy.export.engine import with_half_rest
-    from lrq_deploy.export.engine_build import build_engine
-    from lrq_deploy.export.engine_log import audit_engine, read_layers
-    from lrq_deploy.export.engine_options import EngineOptions
+    from lrq_deploy.export.engine.build import build_engine
+    from lrq_deploy.export.engine.from_bundle import with_half_rest
+    from lrq_deploy.export.engine.log import audit_engine, read_layers
+    from lrq_deploy.export.engine.options import EngineOptions
 
     graph = bundle.file("model.tensorrt.onnx").read_bytes()
     graph = with_half_rest(graph) if fp16_rest else graph

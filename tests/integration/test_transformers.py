@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lrq_deploy.cli.inspect import inspection_json
-from lrq_deploy.cli.inspect_report import print_inspection
 from lrq_deploy.cli.preparing import load_teacher
+from lrq_deploy.cli.reports.inspect import print_inspection
 from lrq_deploy.errors import CheckpointError, LrqError, OptionError
 from lrq_deploy.images import ImageReader
 from lrq_deploy.inspection.advice import advise

@@ -6,11 +6,11 @@ from typing import Any
 
 from lrq_deploy.cli.checking import Checked
 from lrq_deploy.export.accuracy import Fidelity
-from lrq_deploy.export.bounds import Bound
 from lrq_deploy.export.coverage import Coverage, LayerCoverage
-from lrq_deploy.export.ladder import Ladder, Rung
 from lrq_deploy.export.latency import BatchLatency, Benchmark, BenchmarkOptions, Distribution
-from lrq_deploy.export.parity import Parity
+from lrq_deploy.export.parity.bounds import Bound
+from lrq_deploy.export.parity.compare import Parity
+from lrq_deploy.export.parity.ladder import Ladder, Rung
 from lrq_deploy.options import QuantizeOptions
 
 

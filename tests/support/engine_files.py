@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from lrq_deploy.export.bundle import Bundle
-from lrq_deploy.export.engine_file import EngineRecord, write_engine
-from lrq_deploy.export.engine_options import EngineKind
+from lrq_deploy.export.engine.file import EngineRecord, write_engine
+from lrq_deploy.export.engine.options import EngineKind
 from lrq_deploy.export.manifest import FileRecord
 from support.fake_tensorrt import VERSION
 

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from lrq_deploy.export import engine_latency, engine_run
+from lrq_deploy.export.engine import latency as engine_latency
+from lrq_deploy.export.engine import run as engine_run
 
 VERSION = "1.7.1"
 LIBRARY_BYTES = 500

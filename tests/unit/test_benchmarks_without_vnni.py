@@ -11,8 +11,8 @@ import pytest
 from support.benchmark_scripts import benchmark_script
 
 from lrq_deploy.errors import OptionError
-from lrq_deploy.export.bounds import Bound
-from lrq_deploy.export.parity import Parity
+from lrq_deploy.export.parity.bounds import Bound
+from lrq_deploy.export.parity.compare import Parity
 
 pytestmark = pytest.mark.unit
 

@@ -15,7 +15,7 @@ from support.architecture_index import keep_indexes
 from torch import nn
 
 from lrq_deploy.cli.inspect import INSPECTION_SCHEMA, inspection_json, run_command
-from lrq_deploy.cli.inspect_report import print_inspection
+from lrq_deploy.cli.reports.inspect import print_inspection
 from lrq_deploy.inspection.advice import Run
 from lrq_deploy.inspection.inspect import inspect_model
 

@@ -165,8 +165,8 @@ def test_the_code_says_what_kind_of_end_it_is(kind: type[LrqError], code: int) -
     assert main.exit_code(kind("a rule", "a thing", "a remedy")) == code
 
 
-def test_the_codes_are_those_of_the_readme() -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+def test_the_codes_are_those_of_the_docs() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "quantize.md").read_text(encoding="utf-8")
     codes = (main.EXIT_FAULT, main.EXIT_INPUT, main.EXIT_CHECK, main.EXIT_RUN)
     assert codes == (1, 2, 3, 4)
-    assert all(f"| {code} | " in readme for code in codes)
+    assert all(f"| {code} | " in page for code in codes)

@@ -16,7 +16,7 @@ from torch import nn
 
 from lrq_deploy.calibration import sensitivity as probing
 from lrq_deploy.cli import main
-from lrq_deploy.cli.sensitivity_report import print_sensitivity
+from lrq_deploy.cli.reports.sensitivity import print_sensitivity
 from lrq_deploy.method.recipe import RecipeSettings
 from lrq_deploy.sensitivity import Damage, Sensitivity, SensitivityTable
 

@@ -21,9 +21,9 @@ from support.engine_files import write_engine_of
 from support.frozen_graphs import residual_student
 
 from lrq_deploy.cli.bench import bench, bench_bundle
-from lrq_deploy.cli.bench_report import print_benchmark
+from lrq_deploy.cli.reports.bench import print_benchmark
+from lrq_deploy.cli.reports.validate import print_validation
 from lrq_deploy.cli.validate import VALIDATION_SCHEMA, ValidateOptions, validate, validate_bundle
-from lrq_deploy.cli.validate_report import print_validation
 from lrq_deploy.errors import (
     BoundError,
     BundleError,
@@ -33,9 +33,9 @@ from lrq_deploy.errors import (
     ParityError,
 )
 from lrq_deploy.export.bundle import load_bundle, write_bundle
-from lrq_deploy.export.ladder import Ladder
 from lrq_deploy.export.latency import BenchmarkOptions
 from lrq_deploy.export.onnx_graph import to_onnx
+from lrq_deploy.export.parity.ladder import Ladder
 
 pytestmark = pytest.mark.unit
 

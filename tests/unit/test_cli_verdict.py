@@ -22,7 +22,7 @@ from lrq_deploy.export.accuracy import LabelAgreement
 from lrq_deploy.export.coverage import KEPT_FLOAT, WEIGHT_ONLY, Coverage, LayerCoverage
 from lrq_deploy.export.intervals import share_interval
 from lrq_deploy.export.labelling import AtChance
-from lrq_deploy.export.ladder import Ladder
+from lrq_deploy.export.parity.ladder import Ladder
 from lrq_deploy.method.normalisation import PixelCheck
 from lrq_deploy.teacher import Preprocessing
 

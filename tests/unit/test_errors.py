@@ -7,8 +7,8 @@ import torch
 
 from lrq_deploy import errors
 from lrq_deploy.errors import DivergenceError, LrqError
-from lrq_deploy.export.engine_run import EngineUnavailableError
-from lrq_deploy.export.reference import UnknownOperatorError
+from lrq_deploy.export.engine.run import EngineUnavailableError
+from lrq_deploy.export.parity.reference import UnknownOperatorError
 
 pytestmark = pytest.mark.unit
 

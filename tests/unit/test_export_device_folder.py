@@ -24,15 +24,15 @@ from lrq_deploy.errors import (
     ParityError,
     WriteError,
 )
-from lrq_deploy.export import engine_build
 from lrq_deploy.export.bundle import Bundle, write_bundle
-from lrq_deploy.export.device_check import DeviceCheck
-from lrq_deploy.export.device_folder import check_runs, write_device_folder
-from lrq_deploy.export.device_outputs import judge_outputs
-from lrq_deploy.export.device_script import CheckRuns
-from lrq_deploy.export.engine_options import BatchProfile, EngineOptions, trtexec_arguments
+from lrq_deploy.export.device.check import DeviceCheck
+from lrq_deploy.export.device.folder import check_runs, write_device_folder
+from lrq_deploy.export.device.outputs import judge_outputs
+from lrq_deploy.export.device.script import CheckRuns
+from lrq_deploy.export.engine import build as engine_build
+from lrq_deploy.export.engine.options import BatchProfile, EngineOptions, trtexec_arguments
 from lrq_deploy.export.onnx_graph import to_onnx
-from lrq_deploy.export.simulation import exact_logits
+from lrq_deploy.export.parity.simulation import exact_logits
 from lrq_deploy.export.validation_images import synthetic_batches
 
 pytestmark = pytest.mark.unit
@@ -201,7 +201,7 @@ def test_no_builder_is_asked(
         raise AssertionError
 
     monkeypatch.setattr(engine_build, "cuda_device_count", refused)
-    monkeypatch.setattr("lrq_deploy.export.engine_build.importlib.import_module", refused)
+    monkeypatch.setattr("lrq_deploy.export.engine.build.importlib.import_module", refused)
     flags = ["--engine", "tensorrt", "--batch", "64", "--for-device", str(tmp_path / "dev")]
     done = CliRunner().invoke(app, ["build", str(bundle.path), *flags])
     assert done.exit_code == 0, done.output

@@ -9,13 +9,13 @@ import torch
 from support.frozen_graphs import residual_student
 
 from lrq_deploy.errors import BundleError, ParityError
-from lrq_deploy.export import device_outputs
-from lrq_deploy.export.bounds import FLOAT_SUMS, as_close_as
 from lrq_deploy.export.bundle import Bundle, write_bundle
-from lrq_deploy.export.device_folder import DeviceFolder, write_device_folder
-from lrq_deploy.export.device_outputs import judge_outputs
-from lrq_deploy.export.engine_options import BatchProfile, EngineOptions
+from lrq_deploy.export.device import outputs as device_outputs
+from lrq_deploy.export.device.folder import DeviceFolder, write_device_folder
+from lrq_deploy.export.device.outputs import judge_outputs
+from lrq_deploy.export.engine.options import BatchProfile, EngineOptions
 from lrq_deploy.export.onnx_graph import to_onnx
+from lrq_deploy.export.parity.bounds import FLOAT_SUMS, as_close_as
 
 pytestmark = pytest.mark.unit
 

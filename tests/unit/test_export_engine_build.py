@@ -13,12 +13,14 @@ from support.bundles import bundle_of
 from support.frozen_graphs import residual_student
 
 from lrq_deploy.errors import ExportError, OptionError
-from lrq_deploy.export import engine, engine_build, gpu_facts
-from lrq_deploy.export.engine import build_from_bundle
-from lrq_deploy.export.engine_build import build_engine, load_builder, logger_of, start
-from lrq_deploy.export.engine_file import read_engine
-from lrq_deploy.export.engine_options import EngineKind, EngineOptions
-from lrq_deploy.export.gpu_facts import GpuFacts
+from lrq_deploy.export.engine import build as engine_build
+from lrq_deploy.export.engine import from_bundle as engine
+from lrq_deploy.export.engine import gpu_facts
+from lrq_deploy.export.engine.build import build_engine, load_builder, logger_of, start
+from lrq_deploy.export.engine.file import read_engine
+from lrq_deploy.export.engine.from_bundle import build_from_bundle
+from lrq_deploy.export.engine.gpu_facts import GpuFacts
+from lrq_deploy.export.engine.options import EngineKind, EngineOptions
 
 pytestmark = pytest.mark.unit
 

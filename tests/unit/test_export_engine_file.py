@@ -12,9 +12,9 @@ from support.small_disk import largest_file
 
 from lrq_deploy.durable import write_atomically
 from lrq_deploy.errors import BundleError, OutputError, WriteError
-from lrq_deploy.export import engine_file
 from lrq_deploy.export.bundle import Bundle, load_bundle
-from lrq_deploy.export.engine_file import (
+from lrq_deploy.export.engine import file as engine_file
+from lrq_deploy.export.engine.file import (
     ENGINE_SCHEMA,
     EngineRecord,
     check_engine_output,

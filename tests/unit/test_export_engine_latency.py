@@ -17,15 +17,15 @@ from support.frozen_graphs import residual_student
 from typer.testing import CliRunner
 
 from lrq_deploy.cli import bench as bench_module
-from lrq_deploy.cli.bench_report import print_benchmark
 from lrq_deploy.cli.main import app
+from lrq_deploy.cli.reports.bench import print_benchmark
 from lrq_deploy.errors import BoundError, BundleError, ExportError
-from lrq_deploy.export import engine_latency
 from lrq_deploy.export.bundle import Bundle
-from lrq_deploy.export.engine import default_engine_path
-from lrq_deploy.export.engine_build import BuiltEngine
-from lrq_deploy.export.engine_file import EngineRecord
-from lrq_deploy.export.engine_latency import (
+from lrq_deploy.export.engine import latency as engine_latency
+from lrq_deploy.export.engine.build import BuiltEngine
+from lrq_deploy.export.engine.file import EngineRecord
+from lrq_deploy.export.engine.from_bundle import default_engine_path
+from lrq_deploy.export.engine.latency import (
     LEAST_MS,
     LEAST_RUNS,
     WARMUP,
@@ -34,7 +34,7 @@ from lrq_deploy.export.engine_latency import (
     measure_engine,
     timed_runs,
 )
-from lrq_deploy.export.engine_options import EngineKind, EngineOptions
+from lrq_deploy.export.engine.options import EngineKind, EngineOptions
 from lrq_deploy.export.latency import (
     BatchLatency,
     Benchmark,

@@ -11,10 +11,10 @@ from typer.testing import CliRunner
 
 from lrq_deploy.cli.main import app
 from lrq_deploy.errors import OptionError
-from lrq_deploy.export import engine_build
-from lrq_deploy.export.engine import build_from_bundle
-from lrq_deploy.export.engine_build import cuda_device_count, load_builder
-from lrq_deploy.export.engine_options import (
+from lrq_deploy.export.engine import build as engine_build
+from lrq_deploy.export.engine.build import cuda_device_count, load_builder
+from lrq_deploy.export.engine.from_bundle import build_from_bundle
+from lrq_deploy.export.engine.options import (
     BatchProfile,
     EngineOptions,
     check_batch,

@@ -13,20 +13,20 @@ from support.fake_tensorrt import VERSION, FakeGpu, install
 from support.frozen_graphs import residual_student
 
 from lrq_deploy.errors import ExportError, OptionError
-from lrq_deploy.export import engine_run
-from lrq_deploy.export.bounds import FLOAT_SUMS
 from lrq_deploy.export.bundle import Bundle
-from lrq_deploy.export.engine import default_engine_path
-from lrq_deploy.export.engine_file import sidecar_of
-from lrq_deploy.export.engine_options import EngineKind
-from lrq_deploy.export.engine_run import (
+from lrq_deploy.export.engine import run as engine_run
+from lrq_deploy.export.engine.file import sidecar_of
+from lrq_deploy.export.engine.from_bundle import default_engine_path
+from lrq_deploy.export.engine.options import EngineKind
+from lrq_deploy.export.engine.run import (
     EngineSession,
     EngineUnavailableError,
     built_engines,
     open_engine,
 )
-from lrq_deploy.export.ladder import climb
-from lrq_deploy.export.simulation import exact_logits
+from lrq_deploy.export.parity.bounds import FLOAT_SUMS
+from lrq_deploy.export.parity.ladder import climb
+from lrq_deploy.export.parity.simulation import exact_logits
 
 pytestmark = pytest.mark.unit
 

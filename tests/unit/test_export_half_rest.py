@@ -7,7 +7,7 @@ import torch
 from onnx import numpy_helper
 from support.frozen_graphs import mobile_student, residual_student
 
-from lrq_deploy.export.engine import with_half_rest
+from lrq_deploy.export.engine.from_bundle import with_half_rest
 from lrq_deploy.export.onnx_graph import to_onnx
 from lrq_deploy.export.session import open_session
 

@@ -16,9 +16,9 @@ from support.small_networks import images as noise
 
 from lrq_deploy.errors import ExportError, OptionError
 from lrq_deploy.export.onnx_graph import to_onnx
-from lrq_deploy.export.parity import compare
+from lrq_deploy.export.parity.compare import compare
+from lrq_deploy.export.parity.simulation import exact_logits
 from lrq_deploy.export.session import open_session
-from lrq_deploy.export.simulation import exact_logits
 from lrq_deploy.export.targets import targets
 from lrq_deploy.graph.teach import make_teacher
 from lrq_deploy.scheme import Scheme

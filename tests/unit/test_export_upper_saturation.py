@@ -9,8 +9,8 @@ import pytest
 import torch
 from support.small_networks import CENTRED, SHAPE, Mobile, Residual, calibrated, images
 
-from lrq_deploy.export.exposure import exact_trace, first_divergence, onnx_trace
 from lrq_deploy.export.onnx_graph import save_onnx, to_onnx
+from lrq_deploy.export.parity.exposure import exact_trace, first_divergence, onnx_trace
 from lrq_deploy.export.passes.integer_weights import IntegerWeightsPass
 from lrq_deploy.export.passes.upper_saturation import UpperSaturationPass
 from lrq_deploy.export.session import OptimizationLevel, open_session

@@ -26,6 +26,8 @@ PUBLIC_DOOR = {Path("lrq_deploy/__init__.py"), Path("lrq_deploy/__main__.py")}
 MAX_LINES = 400
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+SHOWN = README + (ROOT / "docs" / "quantize.md").read_text(encoding="utf-8")
+"""The pages that name commands and options."""
 
 
 def sources(folder: str) -> list[Path]:
@@ -132,8 +134,8 @@ def test_constraints_pin_every_direct_requirement() -> None:
 
 
 def shown_commands() -> list[list[str]]:
-    """Every ``lrq-deploy`` command in a code block of the README, as words."""
-    blocks = re.findall(r"```\n(.*?)```", README, flags=re.DOTALL)
+    """Every ``lrq-deploy`` command in a code block, as words."""
+    blocks = re.findall(r"```\n(.*?)```", SHOWN, flags=re.DOTALL)
     text = "\n".join(blocks).replace("\\\n", " ")
     return [
         shlex.split(line[line.index("lrq-deploy") :])
@@ -142,9 +144,9 @@ def shown_commands() -> list[list[str]]:
     ]
 
 
-def test_the_readme_shows_only_commands_and_options_that_exist() -> None:
+def test_pages_show_only_commands_and_options_that_exist() -> None:
     commands = shown_commands()
-    names = {words[1] for words in commands} | set(re.findall(r"`lrq-deploy (\w+)", README))
+    names = {words[1] for words in commands} | set(re.findall(r"`lrq-deploy (\w+)", SHOWN))
     assert names >= {"quantize", "demo"}
     helps = {
         name: subprocess.run(
@@ -158,7 +160,7 @@ def test_the_readme_shows_only_commands_and_options_that_exist() -> None:
     for words in commands:
         for option in (word.split("=")[0] for word in words if word.startswith("--")):
             assert re.search(rf"{option}\b", helps[words[1]]), (words[1], option)
-    for option in re.findall(r"`(--[a-z0-9-]+)", README):
+    for option in re.findall(r"`(--[a-z0-9-]+)", SHOWN):
         assert any(re.search(rf"{option}\b", text) for text in helps.values()), option
 
 

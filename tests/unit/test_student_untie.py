@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.frozen_graphs import FrozenGraphBuilder, aten, residual_student
 
-from lrq_deploy.export.simulation import exact_logits
+from lrq_deploy.export.parity.simulation import exact_logits
 from lrq_deploy.qparams import QParams
 from lrq_deploy.student.frozen import LayerSpec, QuantizedModel
 from lrq_deploy.student.untie import (

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor, fx
 
 from lrq_deploy.errors import ExportError
-from lrq_deploy.export.reference_operators import (
+from lrq_deploy.export.parity.reference_operators import (
     FLOAT_OPERATORS,
     MOVEMENTS,
     SIZE_OPERATORS,
     concatenate,
 )
-from lrq_deploy.export.reference_sums import SUMS_OF_REALS
+from lrq_deploy.export.parity.reference_sums import SUMS_OF_REALS
 from lrq_deploy.qparams import QParams
 from lrq_deploy.student.frozen import (
     FloatLayer,

@@ -11,7 +11,7 @@ from torch import Tensor, fx
 
 from lrq_deploy.errors import ExportError, ImageError, ParityError
 from lrq_deploy.export.accuracy import measure
-from lrq_deploy.export.parity import Parity, compare
+from lrq_deploy.export.parity.compare import Parity, compare
 from lrq_deploy.export.session import Session, batches_of, open_session
 from lrq_deploy.teacher import Preprocessing, Teacher
 

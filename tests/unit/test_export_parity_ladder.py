@@ -14,16 +14,16 @@ from support.frozen_graphs import FrozenGraphBuilder, mobile_student, residual_s
 from torch import Tensor
 
 from lrq_deploy.errors import ExportError, ImageError, ParityError
-from lrq_deploy.export.bounds import Bound
-from lrq_deploy.export.exposure import (
+from lrq_deploy.export.onnx_graph import to_onnx
+from lrq_deploy.export.parity.bounds import Bound
+from lrq_deploy.export.parity.exposure import (
     exact_trace,
     first_divergence,
     onnx_trace,
     reference_trace,
     torch_trace,
 )
-from lrq_deploy.export.ladder import Ladder, Rung, climb
-from lrq_deploy.export.onnx_graph import to_onnx
+from lrq_deploy.export.parity.ladder import Ladder, Rung, climb
 from lrq_deploy.scheme import Scheme
 from lrq_deploy.student.frozen import QuantizedModel
 

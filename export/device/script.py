@@ -3,7 +3,7 @@
 import shlex
 from dataclasses import dataclass
 
-from lrq_deploy.export.engine_options import EngineOptions, batch_shape, trtexec_arguments
+from lrq_deploy.export.engine.options import EngineOptions, batch_shape, trtexec_arguments
 
 __all__ = [
     "ENGINE_NAME",

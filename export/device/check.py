@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lrq_deploy.errors import BundleError
 from lrq_deploy.export.manifest import wrong_field
-from lrq_deploy.export.parity import Parity
+from lrq_deploy.export.parity.compare import Parity
 
 __all__ = ["DEVICE_SCHEMA", "EXPECTED_NAME", "DeviceCheck"]
 

@@ -11,15 +11,15 @@ from support.both_kinds import as_double, as_numpy
 from support.frozen_graphs import FrozenGraphBuilder, mobile_student, residual_student
 from torch import Tensor
 
-from lrq_deploy.export.reference import (
+from lrq_deploy.export.parity.reference import (
     Reference,
     UnknownOperatorError,
     call_labels,
     integer_convolution,
     reference_logits,
 )
-from lrq_deploy.export.reference_operators import FLOAT_OPERATORS, MOVEMENTS
-from lrq_deploy.export.simulation import exact_logits
+from lrq_deploy.export.parity.reference_operators import FLOAT_OPERATORS, MOVEMENTS
+from lrq_deploy.export.parity.simulation import exact_logits
 from lrq_deploy.student.frozen import LayerSpec, QuantizedModel
 
 pytestmark = pytest.mark.unit

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from lrq_deploy.errors import ExportError
 from lrq_deploy.export.bundle import Bundle
-from lrq_deploy.export.engine_build import build_engine, load_builder
-from lrq_deploy.export.engine_file import EngineRecord
-from lrq_deploy.export.engine_options import BatchProfile, EngineOptions
-from lrq_deploy.export.engine_run import (
+from lrq_deploy.export.engine.build import build_engine, load_builder
+from lrq_deploy.export.engine.file import EngineRecord
+from lrq_deploy.export.engine.options import BatchProfile, EngineOptions
+from lrq_deploy.export.engine.run import (
     EngineSession,
     compute_capability,
     gpu_memory,

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from lrq_deploy.export.reference_movements import MOVEMENTS, concatenate, pair
+from lrq_deploy.export.parity.reference_movements import MOVEMENTS, concatenate, pair
 
 __all__ = ["FLOAT_OPERATORS", "MOVEMENTS", "SIZE_OPERATORS", "concatenate"]
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from support.both_kinds import as_double, as_numpy
 
-from lrq_deploy.export.reference_sums import SUMS_OF_REALS
+from lrq_deploy.export.parity.reference_sums import SUMS_OF_REALS
 
 pytestmark = pytest.mark.unit
 

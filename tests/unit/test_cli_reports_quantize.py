@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from lrq_deploy.cli.report import print_report
+from lrq_deploy.cli.reports.quantize import print_report
 from lrq_deploy.cli.result import RESULT_SCHEMA, QuantizeResult
 from lrq_deploy.teacher import Preprocessing
 

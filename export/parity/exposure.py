@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx
 
-from lrq_deploy.export.reference import Reference, call_labels
+from lrq_deploy.export.parity.reference import Reference, call_labels
+from lrq_deploy.export.parity.simulation import ExactInterpreter
 from lrq_deploy.export.session import OptimizationLevel, open_session
-from lrq_deploy.export.simulation import ExactInterpreter
 from lrq_deploy.student.frozen import QuantizedModel
 
 __all__ = [

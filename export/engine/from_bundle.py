@@ -10,16 +10,16 @@ from lrq_deploy import __version__
 from lrq_deploy.errors import BundleError
 from lrq_deploy.export.bundle import Bundle
 from lrq_deploy.export.coverage import Coverage
-from lrq_deploy.export.engine_build import build_engine, load_builder
-from lrq_deploy.export.engine_file import EngineRecord, check_engine_output, write_engine
-from lrq_deploy.export.engine_log import audit_engine
-from lrq_deploy.export.engine_options import (
+from lrq_deploy.export.engine.build import build_engine, load_builder
+from lrq_deploy.export.engine.file import EngineRecord, check_engine_output, write_engine
+from lrq_deploy.export.engine.gpu_facts import built_on_gpu
+from lrq_deploy.export.engine.log import audit_engine
+from lrq_deploy.export.engine.options import (
     EngineKind,
     EngineOptions,
     check_batch,
     trtexec_command,
 )
-from lrq_deploy.export.gpu_facts import built_on_gpu
 from lrq_deploy.export.manifest import FileRecord
 from lrq_deploy.export.onnx_graph import finish
 from lrq_deploy.export.passes.half_rest import HalfRestPass

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from lrq_deploy.errors import ImageError, ParityError
-from lrq_deploy.export.bounds import FLOAT_SUMS, Bound, as_close_as, integer_bound
-from lrq_deploy.export.engine_run import EngineSession, EngineUnavailableError
-from lrq_deploy.export.exposure import (
+from lrq_deploy.export.engine.run import EngineSession, EngineUnavailableError
+from lrq_deploy.export.parity.bounds import FLOAT_SUMS, Bound, as_close_as, integer_bound
+from lrq_deploy.export.parity.compare import Parity, compare
+from lrq_deploy.export.parity.exposure import (
     Divergence,
     Trace,
     exact_trace,
@@ -26,10 +27,13 @@ from lrq_deploy.export.exposure import (
     reference_trace,
     torch_trace,
 )
-from lrq_deploy.export.parity import Parity, compare
-from lrq_deploy.export.reference import UnknownOperatorError, float_operator, reference_logits
+from lrq_deploy.export.parity.reference import (
+    UnknownOperatorError,
+    float_operator,
+    reference_logits,
+)
+from lrq_deploy.export.parity.simulation import exact_logits
 from lrq_deploy.export.session import OptimizationLevel, open_session
-from lrq_deploy.export.simulation import exact_logits
 from lrq_deploy.progress import ProgressCallback, StageProgress, silent
 from lrq_deploy.student.frozen import QuantizedModel
 

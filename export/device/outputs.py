@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from lrq_deploy.errors import BundleError
-from lrq_deploy.export.bounds import FLOAT_SUMS, as_close_as
 from lrq_deploy.export.bundle import Bundle
-from lrq_deploy.export.device_check import EXPECTED_NAME, DeviceCheck
-from lrq_deploy.export.device_script import OUTPUTS_NAME
-from lrq_deploy.export.ladder import Rung
-from lrq_deploy.export.parity import compare
-from lrq_deploy.export.reference import float_operator
+from lrq_deploy.export.device.check import EXPECTED_NAME, DeviceCheck
+from lrq_deploy.export.device.script import OUTPUTS_NAME
+from lrq_deploy.export.parity.bounds import FLOAT_SUMS, as_close_as
+from lrq_deploy.export.parity.compare import compare
+from lrq_deploy.export.parity.ladder import Rung
+from lrq_deploy.export.parity.reference import float_operator
 from lrq_deploy.export.tensorrt_dialect import TensorRTTarget
 
 __all__ = ["judge_outputs"]

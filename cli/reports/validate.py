@@ -7,7 +7,7 @@ from rich.text import Text
 
 from lrq_deploy.cli.validate import Validation
 from lrq_deploy.export.coverage import Coverage
-from lrq_deploy.export.ladder import Ladder, Rung
+from lrq_deploy.export.parity.ladder import Ladder, Rung
 
 __all__ = ["print_validation"]
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lrq_deploy.export.engine_file import EngineRecord
+from lrq_deploy.export.engine.file import EngineRecord
 
 __all__ = ["GpuFacts", "built_on_gpu", "gpu_facts"]
 

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from lrq_deploy.errors import BundleError, ExportError, LrqError, OptionError
 from lrq_deploy.export.bundle import Bundle
-from lrq_deploy.export.engine import default_engine_path
-from lrq_deploy.export.engine_build import load_builder, logged_errors, logger_of, start
-from lrq_deploy.export.engine_file import EngineRecord, check_runtime, read_engine
-from lrq_deploy.export.engine_options import EngineKind
+from lrq_deploy.export.engine.build import load_builder, logged_errors, logger_of, start
+from lrq_deploy.export.engine.file import EngineRecord, check_runtime, read_engine
+from lrq_deploy.export.engine.from_bundle import default_engine_path
+from lrq_deploy.export.engine.options import EngineKind
 from lrq_deploy.export.tensorrt_dialect import TensorRTTarget
 
 __all__ = [

@@ -10,14 +10,14 @@ from torch import Tensor, fx
 
 from lrq_deploy.errors import OptionError, OutputError, WriteError
 from lrq_deploy.export.bundle import Bundle
-from lrq_deploy.export.device_check import EXPECTED_NAME, DeviceCheck
-from lrq_deploy.export.device_script import SCRIPT_NAME, CheckRuns, build_script, images_name
-from lrq_deploy.export.engine import graph_of, with_half_rest
-from lrq_deploy.export.engine_options import BatchProfile, EngineOptions, check_batch
+from lrq_deploy.export.device.check import EXPECTED_NAME, DeviceCheck
+from lrq_deploy.export.device.script import SCRIPT_NAME, CheckRuns, build_script, images_name
+from lrq_deploy.export.engine.from_bundle import graph_of, with_half_rest
+from lrq_deploy.export.engine.options import BatchProfile, EngineOptions, check_batch
 from lrq_deploy.export.manifest import FileRecord
 from lrq_deploy.export.output_directory import check_writable, publish
-from lrq_deploy.export.parity import compare
-from lrq_deploy.export.simulation import exact_logits
+from lrq_deploy.export.parity.compare import compare
+from lrq_deploy.export.parity.simulation import exact_logits
 from lrq_deploy.export.validation_images import synthetic_batches
 from lrq_deploy.student.frozen import FrozenLayer, QuantizedModel
 

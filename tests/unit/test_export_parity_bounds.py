@@ -14,13 +14,13 @@ from support.small_networks import CENTRED, SHAPE, Mobile, Residual, calibrated,
 from torch import Tensor, nn
 
 from lrq_deploy.errors import ParityError
-from lrq_deploy.export.bounds import MIN_SAME_TOP1, Bound, as_close_as, integer_bound
-from lrq_deploy.export.ladder import climb
 from lrq_deploy.export.onnx_graph import to_onnx
-from lrq_deploy.export.parity import Parity
-from lrq_deploy.export.reference import float_operator
+from lrq_deploy.export.parity.bounds import MIN_SAME_TOP1, Bound, as_close_as, integer_bound
+from lrq_deploy.export.parity.compare import Parity
+from lrq_deploy.export.parity.ladder import climb
+from lrq_deploy.export.parity.reference import float_operator
+from lrq_deploy.export.parity.student import student_parity
 from lrq_deploy.export.session import open_session
-from lrq_deploy.export.student_parity import student_parity
 from lrq_deploy.scheme import Scheme
 from lrq_deploy.student.freeze import frozen_model
 from lrq_deploy.student.frozen import QuantizedModel

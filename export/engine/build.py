@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from lrq_deploy.errors import ExportError, OptionError
-from lrq_deploy.export.engine_options import EngineKind, EngineOptions
+from lrq_deploy.export.engine.options import EngineKind, EngineOptions
 
 __all__ = [
     "BuiltEngine",

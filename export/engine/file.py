@@ -9,7 +9,7 @@ from typing import Any
 from lrq_deploy.durable import write_atomically
 from lrq_deploy.errors import BundleError, WriteError
 from lrq_deploy.export.bundle import Bundle
-from lrq_deploy.export.engine_options import EngineKind
+from lrq_deploy.export.engine.options import EngineKind
 from lrq_deploy.export.manifest import FileRecord, wrong_field
 from lrq_deploy.export.output_file import check_output_file
 

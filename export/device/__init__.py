@@ -1,0 +1,1 @@
+"""The way to a device where only trtexec is, and back."""

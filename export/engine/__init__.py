@@ -1,0 +1,1 @@
+"""Engines of TensorRT: built, recorded, loaded, timed and audited."""
