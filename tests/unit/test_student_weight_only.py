@@ -51,10 +51,12 @@ def test_only_rows_of_whole_blocks_are_packed(width: int, kind: type) -> None:
 
 def test_what_cannot_be_is_refused_before_training(tmp_path: Path) -> None:
     flags = QuantizeFlags(bits=4, int4_linear=True)
-    assert options_from(tmp_path, flags).scheme.describe() == "W4A4, edge 8, INT4 linear"
+    assert (
+        options_from(tmp_path / "model.pt", flags).scheme.describe() == "W4A4, edge 8, INT4 linear"
+    )
     for given_flags in (
         QuantizeFlags(bits=4, int4_linear=True, target="onnxruntime"),
         QuantizeFlags(bits=4, int4_linear=True, act_symmetry="asymmetric"),
     ):
         with pytest.raises(OptionError, match="is for TensorRT"):
-            options_from(tmp_path, given_flags)
+            options_from(model, given_flags)
