@@ -51,9 +51,8 @@ def test_only_rows_of_whole_blocks_are_packed(width: int, kind: type) -> None:
 
 def test_what_cannot_be_is_refused_before_training(tmp_path: Path) -> None:
     flags = QuantizeFlags(bits=4, int4_linear=True)
-    assert (
-        options_from(tmp_path / "model.pt", flags).scheme.describe() == "W4A4, edge 8, INT4 linear"
-    )
+    model = tmp_path / "model.pt"
+    assert options_from(model, flags).scheme.describe() == "W4A4, edge 8, INT4 linear"
     for given_flags in (
         QuantizeFlags(bits=4, int4_linear=True, target="onnxruntime"),
         QuantizeFlags(bits=4, int4_linear=True, act_symmetry="asymmetric"),
