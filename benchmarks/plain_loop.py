@@ -4,7 +4,7 @@ Our own few-line rendering of GDFQ's loop (arXiv 2003.03603) with the schedule t
 ``../shared/docs/method.md`` states, not its code: fake quantization by minimum and maximum in plain
 operators, a generator of 115 million multiply-adds per 32 x 32 image, teacher and student forward
 in each student step, 400 epochs of 200 steps of which 4 train the generator alone and observe the
-ranges of activations. Sums and poolings stay in float there, and so do the edges' ranges.
+ranges of activations. All layers have ``BITS``, sums and poolings stay in float.
 
     python benchmarks/plain_loop.py --network resnet20_jpeg --out runs/plain --minutes 100
 
@@ -277,10 +277,13 @@ def main() -> None:
     loop = PlainLoop(module_of(model), options.batch)
     images = _images(options.shared / "data" / network.images, model)
     options.out.mkdir(parents=True, exist_ok=True)
+    about = {"network": options.network, "batch": options.batch, "seed": options.seed}
     kept = options.out / "state.pt"
     seconds = 0.0
     if kept.exists():
         found = torch.load(kept, weights_only=True)
+        if found["about"] != about:
+            parser.error(f"--out must be of the same run: {kept} is of {found['about']}")
         loop.restore(found["loop"])
         seconds = found["seconds"]
     end = time.monotonic() + 60 * options.minutes
@@ -290,10 +293,15 @@ def main() -> None:
         seconds += time.perf_counter() - start
         if loop.step % MEASURED == 0 or loop.step == options.steps:
             _tell(measure(loop, images, seconds), options.out / "measured.jsonl")
-        if loop.step % KEPT == 0 or loop.step == options.steps:
-            partial = kept.with_suffix(".partial")
-            torch.save({"loop": loop.state(), "seconds": seconds}, partial)
-            os.replace(partial, kept)
+        if loop.step % KEPT == 0:
+            _keep(loop, seconds, about, kept)
+    _keep(loop, seconds, about, kept)
+
+
+def _keep(loop: PlainLoop, seconds: float, about: dict[str, Any], kept: Path) -> None:
+    partial = kept.with_suffix(".partial")
+    torch.save({"loop": loop.state(), "seconds": seconds, "about": about}, partial)
+    os.replace(partial, kept)
 
 
 def _tell(measured: Measured, file: Path) -> None:

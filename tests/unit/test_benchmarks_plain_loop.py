@@ -122,3 +122,26 @@ def test_answers_are_counted_beside_those_of_the_float_network(
     other = script.measure(loop, folder, 1.0)
     assert other.same < 100
     assert other.float_accuracy == measured.float_accuracy
+
+
+def test_the_command_keeps_what_it_did_and_refuses_another_run(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = Residual(classes=10)
+    monkeypatch.setattr(script, "module_of", lambda options: network)
+    monkeypatch.setattr(script, "_images", lambda folder, options: None)
+    told: list[int] = []
+    monkeypatch.setattr(script, "measure", lambda loop, images, seconds: loop.step)
+    monkeypatch.setattr(script, "_tell", lambda measured, file: told.append(measured))
+    command = ["plain_loop.py", "--out", str(tmp_path), "--batch", "4"]
+    for steps in ("3", "5"):
+        monkeypatch.setattr("sys.argv", [*command, "--steps", steps])
+        script.main()
+    assert told == [3, 5]
+    assert torch.load(tmp_path / "state.pt", weights_only=True)["loop"]["step"] == 5
+    monkeypatch.setattr("sys.argv", [*command, "--steps", "6", "--minutes", "0"])
+    script.main()
+    assert told == [3, 5]
+    monkeypatch.setattr("sys.argv", [*command, "--steps", "6", "--network", "resnet20"])
+    with pytest.raises(SystemExit):
+        script.main()
