@@ -10,6 +10,7 @@ from types import ModuleType
 
 import pytest
 import typer
+from support.quantize_results import RESULT
 
 from lrq_deploy.cli import main
 from lrq_deploy.cli.quantize import run_and_report
@@ -25,39 +26,16 @@ from lrq_deploy.resume.stop_request import RunStopped
 pytestmark = pytest.mark.unit
 
 MODEL, FLAGS = Path("net.pt"), QuantizeFlags(bits=4)
-RESULT = QuantizeResult(
+NET = replace(
+    RESULT,
     bundle_path=Path("runs/net-w4a4"),
     name="net",
-    scheme="W4A4, edge 8",
-    seconds=1.0,
-    stage_seconds={},
-    seconds_saved={},
-    peak_memory_mib=1.0,
-    images_measured=10,
-    images_source="folder",
+    verdict="equal.",
+    next_commands=(),
     labelled=False,
     teacher_accuracy=None,
     student_accuracy=None,
-    agreement=100.0,
-    agreement_interval=(72.2, 100.0),
     drop_interval=None,
-    parity_top1=100.0,
-    parity_max_diff=0.0,
-    parity_mean_diff=0.0,
-    integer_share=100.0,
-    float_bytes=4,
-    student_bytes=1,
-    model_file=Path("runs/net-w4a4/model.onnx"),
-    needs_onnxruntime="1.23",
-    oldest_onnxruntime="1.18",
-    float_latency_ms=1.5,
-    student_latency_ms=0.75,
-    improvements={"size": "--weight-bits 4 saves 40 % of the file"},
-    refused_targets={},
-    ship=True,
-    accurate=True,
-    headline="SHIP IT",
-    verdict="equal.",
 )
 
 
@@ -67,7 +45,7 @@ def chatty_pipeline(
     """Reports one stage, and writes to stdout as some exporters do."""
     StageProgress(progress, "export", 1).advance()
     sys.stdout.write("[exporter] all is well\n")
-    return replace(RESULT, bundle_path=options.out)
+    return replace(NET, bundle_path=options.out)
 
 
 @pytest.fixture(autouse=True)
@@ -106,7 +84,7 @@ def test_the_report_ends_with_the_flags_of_the_run(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def failing(options: QuantizeOptions, *_: object, **__: object) -> QuantizeResult:
-        return replace(RESULT, bundle_path=options.out, ship=False, accurate=False)
+        return replace(NET, bundle_path=options.out, ship=False, accurate=False)
 
     monkeypatch.setattr(sys.modules["lrq_deploy.cli.pipeline"], "quantize", failing)
     flags = replace(FLAGS, trust_pickle=True, method="gdfq", bench=False, seed=7)
@@ -128,7 +106,7 @@ def test_a_required_verdict_fails_behind_the_report(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     def judged(options: QuantizeOptions, *_: object, **__: object) -> QuantizeResult:
-        return replace(RESULT, ship=ship, accurate=ship, headline="SHIP IT" if ship else "NO")
+        return replace(NET, ship=ship, accurate=ship, headline="SHIP IT" if ship else "NO")
 
     monkeypatch.setattr(sys.modules["lrq_deploy.cli.pipeline"], "quantize", judged)
     flags = ["--require-ship"] if required else []
