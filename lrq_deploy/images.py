@@ -1,5 +1,6 @@
 """The user's image folder, read only to measure and never to train."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -167,18 +168,7 @@ def read_image_folder(
     listing = list_images(folder, num_classes, class_names, option)
     kept = _spread(len(listing.paths), limit)
     reader = ImageReader(input_shape, preprocessing)
-    channels, height, width = input_shape
-    in_memory = len(kept) * channels * height * width <= _MEMORY_LIMIT_BYTES
-    readable: list[int] = []
-    decoded: list[Tensor] = []
-    for index in kept:
-        try:
-            pixels = reader.pixels(listing.paths[index])
-        except DECODING_ERRORS:
-            continue
-        readable.append(index)
-        if in_memory:
-            decoded.append(pixels)
+    readable, pixels = _decoded(listing.paths, kept, reader)
     if not readable:
         raise ImageError(
             "the image folder must hold at least one readable image",
@@ -194,8 +184,26 @@ def read_image_folder(
         skipped=len(kept) - len(readable),
         note=listing.note,
         reader=reader,
-        pixels=torch.stack(decoded) if in_memory else None,
+        pixels=pixels,
     )
+
+
+def _decoded(
+    paths: Sequence[Path], kept: Sequence[int], reader: ImageReader
+) -> tuple[list[int], Tensor | None]:
+    """Which of the ``kept`` paths are images, and their pixels where all fit in memory."""
+    in_memory = len(kept) * math.prod(reader.input_shape) <= _MEMORY_LIMIT_BYTES
+    readable: list[int] = []
+    decoded: list[Tensor] = []
+    for index in kept:
+        try:
+            pixels = reader.pixels(paths[index])
+        except DECODING_ERRORS:
+            continue
+        readable.append(index)
+        if in_memory:
+            decoded.append(pixels)
+    return readable, torch.stack(decoded) if decoded else None
 
 
 def _spread(count: int, limit: int | None) -> list[int]:
