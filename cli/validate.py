@@ -87,7 +87,7 @@ class ValidateOptions:
         min_integer_coverage: share of the multiply-adds, 0..1; None only reports.
         engine: engine file; None takes those beside the bundle.
         require_engine: whether an engine that does not run here fails the command.
-        device_outputs: what came back from a device, see ``export.device_outputs``; None: nothing.
+        device_outputs: what came back from a device, see ``export.device.outputs``; None: nothing.
         accuracy: what the accuracy that ``quantize`` measured must keep.
     """
 

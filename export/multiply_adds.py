@@ -1,7 +1,6 @@
 """Multiply-adds of every weighted layer of a student, and of what multiplies beside them."""
 
 import math
-from functools import cache
 from typing import Any
 
 import torch
@@ -71,10 +70,11 @@ class _StrayCounter(fx.Interpreter):
     def __init__(self, graph: fx.GraphModule) -> None:
         super().__init__(graph)
         self.strays: dict[fx.Node, int] = {}
+        self._stored = _stored_nodes(graph.graph)
 
     def run_node(self, n: fx.Node) -> Any:
         """Count where stored numbers meet computed ones."""
-        if n.op != "call_function" or not _mixes(n):
+        if n.op != "call_function" or not self._mixes(n):
             return super().run_node(n)
         with FlopCounterMode(display=False, custom_mapping=_UNCOUNTED) as counter:
             result = super().run_node(n)
@@ -82,19 +82,19 @@ class _StrayCounter(fx.Interpreter):
             self.strays[n] = counter.get_total_flops() // 2
         return result
 
-
-def _mixes(node: fx.Node) -> bool:
-    """Whether it reads both what is stored and what is made of the image."""
-    if is_call(node, {aten.scaled_dot_product_attention.default}):
-        return False
-    computed = tensor_inputs(node)
-    stored = [n for n in node.all_input_nodes if n.op == "get_attr"]
-    return bool(stored or any(map(_is_stored, computed))) and not all(map(_is_stored, computed))
+    def _mixes(self, node: fx.Node) -> bool:
+        """Whether it reads both what is stored and what is made of the image."""
+        if is_call(node, {aten.scaled_dot_product_attention.default}):
+            return False
+        stored = [n in self._stored for n in node.all_input_nodes]
+        return any(stored) and not all(n in self._stored for n in tensor_inputs(node))
 
 
-@cache
-def _is_stored(node: fx.Node) -> bool:
-    """Whether no image reaches it; copies of stored numbers for each image are stored."""
-    if node.op == "placeholder":
-        return False
-    return node.op == "get_attr" or all(map(_is_stored, tensor_inputs(node)))
+def _stored_nodes(graph: fx.Graph) -> set[fx.Node]:
+    """Nodes that no image reaches; copies of stored numbers for each image are stored."""
+    found: set[fx.Node] = set()
+    for node in graph.nodes:
+        read = tensor_inputs(node)
+        if node.op == "get_attr" or (node.op != "placeholder" and all(n in found for n in read)):
+            found.add(node)
+    return found
