@@ -27,6 +27,7 @@ from lrq_deploy.graph.placement import place_quantizers
 from lrq_deploy.graph.statistics import tap_batch_norms
 from lrq_deploy.method.augmented_batches import VIEWS
 from lrq_deploy.method.back_off import BackOff, RepeatableStage
+from lrq_deploy.method.context import StageContext
 from lrq_deploy.method.generator import LongRangeGenerator
 from lrq_deploy.method.generator_training import GeneratorTraining
 from lrq_deploy.method.recipe import RecipeSettings, recipe_settings
@@ -37,7 +38,7 @@ from lrq_deploy.student.layers import float_twin
 from lrq_deploy.target import PORTABLE
 from lrq_deploy.teacher import Teacher
 
-CPU = torch.device("cpu")
+CONTEXT = StageContext(0, torch.device("cpu"))
 STEPS = 3
 SHOWN = 8
 
@@ -94,7 +95,7 @@ def our_steps(
         twin = float_twin(mine)
         overlays = pool[: settings.overlay_images]
         stage = StudentTraining(
-            mine, twin, pool, settings, switches, 0, CPU, "multiclass", overlays=overlays
+            mine, twin, pool, settings, switches, "multiclass", CONTEXT, overlays
         )
         return _steps_of(stage)
 
@@ -103,9 +104,9 @@ def our_steps(
         later()
     images = ImagePool(settings.generated_images, teacher.input_shape)
     places = torch.arange(len(images.images))
-    drawing = ImageDrawing(generator, tapped, settings, 0, CPU, images, places)
+    drawing = ImageDrawing(generator, tapped, settings, CONTEXT, images, places)
     return {
-        "generator": _steps_of(GeneratorTraining(generator, tapped, settings, "a2", 0, CPU)),
+        "generator": _steps_of(GeneratorTraining(generator, tapped, settings, "a2", CONTEXT)),
         "refinement": _steps_of(drawing),
         "first student": student_step(pool),
         "student": later,

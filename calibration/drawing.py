@@ -9,6 +9,7 @@ from torch import Tensor
 from lrq_deploy.calibration.image_pool import ImagePool
 from lrq_deploy.graph.statistics import TappedTeacher
 from lrq_deploy.method.back_off import Moving
+from lrq_deploy.method.context import StageContext
 from lrq_deploy.method.dead_leaves import DeadLeaves
 from lrq_deploy.method.generator import LongRangeGenerator
 from lrq_deploy.method.noise import NoiseImages
@@ -16,7 +17,6 @@ from lrq_deploy.method.pieces import Pieces
 from lrq_deploy.method.recipe import RecipeSettings
 from lrq_deploy.method.refinement import Refinement
 from lrq_deploy.method.wanted import draw_wanted
-from lrq_deploy.ranks import ALONE, Ranks
 
 __all__ = ["Drawn", "ImageDrawing"]
 
@@ -32,14 +32,12 @@ class ImageDrawing:
     because its own stage ends before.
 
     Args:
-        generator: trained, or what stands where one does; on ``device``.
-        teacher: on ``device``.
+        generator: trained, or what stands where one does; on the device.
+        teacher: on the device.
         settings: how images are refined.
-        seed: of classes and latents.
-        device: where to draw.
+        context: the seed is that of classes and latents; each of the ranks ends with all images.
         pool: receives the images.
         places: where in the pool, ``[N]``; so many are drawn.
-        ranks: that share the batches; each ends with all images.
     """
 
     name = "images"
@@ -49,13 +47,11 @@ class ImageDrawing:
         generator: Drawn,
         teacher: TappedTeacher,
         settings: RecipeSettings,
-        seed: int,
-        device: torch.device,
+        context: StageContext,
         pool: ImagePool,
         places: Tensor,
-        ranks: Ranks = ALONE,
     ) -> None:
-        size = settings.batch_size * ranks.count
+        size = settings.batch_size * context.ranks.count
         self._steps_per_batch = max(settings.refinement_steps, 1)
         rounds = -(-len(places) // size)
         self.watched = generator
@@ -64,10 +60,10 @@ class ImageDrawing:
         self.images_per_step = size / self._steps_per_batch
         self._teacher = teacher
         self._settings = settings
-        self.device = device
+        self.device = context.device
         self.pieces = Pieces(settings.batch_size)
-        self._random = torch.Generator().manual_seed(seed)
-        self._ranks = ranks
+        self._random = torch.Generator().manual_seed(context.seed)
+        self._ranks = context.ranks
         self._round_size = size
         self._pool = pool
         self._places = places

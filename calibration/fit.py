@@ -1,17 +1,16 @@
 """Fit a placed student to the teacher: first scales, then block by block, then as a whole."""
 
-import torch
 from torch import fx
 
 from lrq_deploy.calibration.finite import check_finite
 from lrq_deploy.calibration.observe import calibrate
-from lrq_deploy.method.loop import StageKeeper
+from lrq_deploy.method.context import StageContext
 from lrq_deploy.method.recipe import RecipeSettings
 from lrq_deploy.method.reconstruction import reconstruct
 from lrq_deploy.method.student_training import train_student
 from lrq_deploy.options import MethodSwitches
-from lrq_deploy.progress import ProgressCallback, StageProgress
-from lrq_deploy.ranks import ALONE, Ranks
+from lrq_deploy.progress import StageProgress
+from lrq_deploy.ranks import Ranks
 from lrq_deploy.student.layers import ActQuantizer, QuantizedLayer, float_twin
 from lrq_deploy.synthetic import SyntheticSet
 from lrq_deploy.task import Task
@@ -26,15 +25,11 @@ def fit_student(
     switches: MethodSwitches,
     symmetric: bool,
     task: Task,
-    seed: int,
-    device: torch.device,
-    progress: ProgressCallback,
-    keeper: StageKeeper,
-    ranks: Ranks = ALONE,
+    context: StageContext,
 ) -> dict[str, float]:
     """Fit ``student`` in place; the steps of ``settings`` say how much of each stage.
 
-    All ``ranks`` have the same images, share every step, and end with the same student.
+    All ranks have the same images, share every step, and end with the same student.
 
     Returns:
         Loss terms of the last step of the last stage, empty where only ranges were searched, as
@@ -45,12 +40,11 @@ def fit_student(
         DivergenceError: a loss is not finite.
     """
     images = synthetic.images
-    report = StageProgress(progress, "ranges", 1)
-    calibrate(
-        student, images[: settings.calibration_images], symmetric, seed, switches.range_search
-    )
+    report = StageProgress(context.progress, "ranges", 1)
+    observed = images[: settings.calibration_images]
+    calibrate(student, observed, symmetric, context.seed, switches.range_search)
     report.advance()
-    _align(student, ranks)
+    _align(student, context.ranks)
     check_finite(student, images)
     teacher = float_twin(student)
     metrics: dict[str, float] = {}
@@ -58,32 +52,10 @@ def fit_student(
     layers = any(isinstance(module, QuantizedLayer) for module in modules)
     scales = any(isinstance(module, ActQuantizer) and module.learns for module in modules)
     if settings.block_steps and layers:
-        metrics |= reconstruct(
-            student,
-            teacher,
-            images,
-            settings,
-            seed,
-            device,
-            progress,
-            keeper,
-            ranks,
-            synthetic.overlays,
-        )
+        metrics |= reconstruct(student, teacher, images, settings, context, synthetic.overlays)
     if settings.student_steps and (layers or scales):
         metrics |= train_student(
-            student,
-            teacher,
-            images,
-            settings,
-            switches,
-            seed,
-            device,
-            progress,
-            task,
-            keeper,
-            ranks,
-            synthetic.overlays,
+            student, teacher, images, settings, switches, task, context, synthetic.overlays
         )
     return metrics
 

@@ -5,6 +5,7 @@ students agree on all of them which give every twentieth answer on data wrong (d
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,15 +16,14 @@ from lrq_deploy.calibration.image_pool import ImagePool
 from lrq_deploy.errors import UnsupportedNetworkError
 from lrq_deploy.graph.on_device import on_device
 from lrq_deploy.graph.statistics import TappedTeacher, tap_batch_norms
+from lrq_deploy.method.context import StageContext
 from lrq_deploy.method.dead_leaves import DeadLeaves
 from lrq_deploy.method.generator import LongRangeGenerator
 from lrq_deploy.method.generator_training import train_generator
-from lrq_deploy.method.loop import KEEP_NOTHING, StageKeeper, run_stage
+from lrq_deploy.method.loop import run_stage
 from lrq_deploy.method.noise import NoiseImages
 from lrq_deploy.method.recipe import RecipeSettings
 from lrq_deploy.options import MethodSwitches
-from lrq_deploy.progress import ProgressCallback
-from lrq_deploy.ranks import ALONE, Ranks
 from lrq_deploy.synthetic import SyntheticSet
 from lrq_deploy.teacher import Teacher
 
@@ -36,14 +36,10 @@ def synthesize(
     teacher: Teacher,
     settings: RecipeSettings,
     switches: MethodSwitches,
-    seed: int,
-    device: torch.device,
-    progress: ProgressCallback,
-    keeper: StageKeeper = KEEP_NOTHING,
+    context: StageContext,
     pool_file: Path | None = None,
-    ranks: Ranks = ALONE,
 ) -> SyntheticSet:
-    """Images from the teacher alone; the same seed, device, ranks and thread count give the same.
+    """Images from the teacher alone; the same context and thread count give the same.
 
     With ``pool_file`` they are in that file, mapped into memory, and not in memory.
 
@@ -51,22 +47,21 @@ def synthesize(
         UnsupportedNetworkError: the teacher has no BatchNorm, and the settings train on one.
         DivergenceError: the generator's loss is not finite.
     """
-    tapped = _on_device(tap_batch_norms(teacher.graph), device)
+    tapped = _on_device(tap_batch_norms(teacher.graph), context.device)
     if not tapped.statistics and (settings.generator_steps or settings.refinement_steps):
         raise UnsupportedNetworkError(
             "a generator learns from the statistics of BatchNorm layers",
             "a network without one",
             "pass --method leaves, which paints images without them",
         )
-    source, metrics = _image_source(
-        teacher, tapped, settings, switches, seed, device, progress, keeper, ranks
-    )
+    source, metrics = _image_source(teacher, tapped, settings, switches, context)
     pool = ImagePool(settings.all_images, teacher.input_shape, pool_file)
     to_draw, to_paint = _places(settings)
-    drawing = ImageDrawing(source, tapped, settings, seed + 1, device, pool, to_draw, ranks)
-    run_stage(drawing, progress, keeper, ranks)
+    after = replace(context, seed=context.seed + 1)
+    drawing = ImageDrawing(source, tapped, settings, after, pool, to_draw)
+    run_stage(drawing, after)
     bounds = tuple(bound.cpu() for bound in source.bounds())
-    for places, painted in _painted(teacher, bounds, to_paint, seed + 2):
+    for places, painted in _painted(teacher, bounds, to_paint, context.seed + 2):
         pool.put(places, painted)
     metrics |= drawing.pieces.figures(drawing.name)
     fit, overlays, held_out = pool.images.split(_sizes(settings))
@@ -105,28 +100,21 @@ def _image_source(
     tapped: TappedTeacher,
     settings: RecipeSettings,
     switches: MethodSwitches,
-    seed: int,
-    device: torch.device,
-    progress: ProgressCallback,
-    keeper: StageKeeper,
-    ranks: Ranks,
+    context: StageContext,
 ) -> tuple[Drawn, dict[str, float]]:
     """What images are drawn from, and how well it was trained."""
     about = (teacher.input_shape, teacher.num_classes, teacher.preprocessing)
     if switches.image_source == "noise":
-        return NoiseImages(*about, teacher.task).to(device), {}
+        return NoiseImages(*about, teacher.task).to(context.device), {}
     if switches.image_source == "leaves":
-        return DeadLeaves(*about, teacher.task).to(device), {}
+        return DeadLeaves(*about, teacher.task).to(context.device), {}
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(context.seed)
         generator = LongRangeGenerator(*about, switches.long_range, teacher.task)
-    generator.to(device).to(memory_format=torch.channels_last)
-    ranks.align(generator)
+    generator.to(context.device).to(memory_format=torch.channels_last)
+    context.ranks.align(generator)
     margin = "off" if switches.margin == "b" else switches.margin
-    metrics = train_generator(
-        generator, tapped, settings, margin, seed, device, progress, keeper, ranks
-    )
-    return generator, metrics
+    return generator, train_generator(generator, tapped, settings, margin, context)
 
 
 def _on_device(tapped: TappedTeacher, device: torch.device) -> TappedTeacher:

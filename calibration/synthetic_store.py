@@ -9,11 +9,11 @@ import torch
 
 from lrq_deploy.calibration import synthesize as stage
 from lrq_deploy.checkpoint.fingerprint import fingerprint
-from lrq_deploy.method.loop import KEEP_NOTHING, StageKeeper
+from lrq_deploy.method.context import StageContext
 from lrq_deploy.method.recipe import STUDENT_SETTINGS, RecipeSettings
 from lrq_deploy.options import MethodSwitches
-from lrq_deploy.progress import ProgressCallback, ProgressEvent
-from lrq_deploy.ranks import ALONE, Ranks
+from lrq_deploy.progress import ProgressEvent
+from lrq_deploy.ranks import Ranks
 from lrq_deploy.resume.stage_key import code_digest, stage_key
 from lrq_deploy.resume.stage_store import StageStore
 from lrq_deploy.synthetic import SyntheticSet
@@ -88,12 +88,8 @@ def synthesize_once(
     teacher: Teacher,
     settings: RecipeSettings,
     switches: MethodSwitches,
-    seed: int,
-    device: torch.device,
-    progress: ProgressCallback,
-    keeper: StageKeeper = KEEP_NOTHING,
+    context: StageContext,
     pool_file: Path | None = None,
-    ranks: Ranks = ALONE,
 ) -> MadeSet:
     """``synthesize``, unless ``store`` has its product.
 
@@ -105,16 +101,15 @@ def synthesize_once(
         UnsupportedNetworkError, DivergenceError: see ``synthesize``.
         OutputError: the store cannot be written.
     """
-    key = images_key(teacher, settings, switches, seed, device, ranks.count)
+    ranks = context.ranks
+    key = images_key(teacher, settings, switches, context.seed, context.device, ranks.count)
     found = _found(store, key, pool_file is not None, ranks)
     if store is not None and found is not None:
         message = f"reused from {store.folder}, which saves {found['seconds']:.1f} s"
-        progress(ProgressEvent(STAGE, 1, 1, message=message))
+        context.progress(ProgressEvent(STAGE, 1, 1, message=message))
         return MadeSet(SyntheticSet(**found["synthetic"]), found["seconds"], True)
     start = time.perf_counter()
-    made = stage.synthesize(
-        teacher, settings, switches, seed, device, progress, keeper, pool_file, ranks
-    )
+    made = stage.synthesize(teacher, settings, switches, context, pool_file)
     seconds = time.perf_counter() - start
     if store is not None:
         product = {name: getattr(made, name) for name in SyntheticSet.__dataclass_fields__}

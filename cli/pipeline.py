@@ -211,12 +211,8 @@ def _made(run: Run, prepared: Prepared) -> MadeSet:
             teacher,
             settings,
             run.options.method,
-            run.options.seed,
-            run.device,
-            run.progress,
-            run.keeper,
+            run.context,
             run.ranks.on_first(lambda: run.folder.pool_file(size)),
-            run.ranks,
         )
         run.keeper.release("generator", "images")
     return made
@@ -235,11 +231,7 @@ def _fitted(run: Run, prepared: Prepared, synthetic: SyntheticSet) -> Fitted:
             options.method,
             symmetric,
             teacher.task,
-            options.seed,
-            run.device,
-            run.progress,
-            run.keeper,
-            run.ranks,
+            run.context,
         )
         model = frozen_model(student, options.scheme, teacher)
         run.keeper.release()

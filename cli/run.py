@@ -9,6 +9,7 @@ from lrq_deploy.cli.mixed_widths import FileSizes
 from lrq_deploy.cli.stage_clock import StageClock
 from lrq_deploy.export.targets import TargetChoice
 from lrq_deploy.images import ImageSet
+from lrq_deploy.method.context import StageContext
 from lrq_deploy.method.normalisation import PixelCheck
 from lrq_deploy.method.recipe import RecipeSettings
 from lrq_deploy.options import QuantizeOptions
@@ -48,6 +49,11 @@ class Run:
     ranks: Ranks
     progress: ProgressCallback
     clock: StageClock
+
+    @property
+    def context(self) -> StageContext:
+        """What the stages of training work with."""
+        return StageContext(self.options.seed, self.device, self.progress, self.keeper, self.ranks)
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,7 @@ def _measure(
     from lrq_deploy.cli.preparing import chosen_device, load_teacher
     from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
     from lrq_deploy.graph.placement import place_quantizers
+    from lrq_deploy.method.context import StageContext
     from lrq_deploy.method.methods import method_settings
     from lrq_deploy.method.normalisation import check_pixels
     from lrq_deploy.method.suited import suited
@@ -95,7 +96,8 @@ def _measure(
     options = suited(options, teacher)
     settings = probe_settings(teacher.input_shape)
     settings = method_settings(options.method_name, settings, options.scheme.weight_bits)
-    made = synthesize(teacher, settings, options.method, options.seed, device, progress)
+    context = StageContext(options.seed, device, progress)
+    made = synthesize(teacher, settings, options.method, context)
     folded = fold_batch_norm(teacher.graph)
     student = place_quantizers(folded, options.scheme, PORTABLE, teacher.preprocessing)
     table = measure_sensitivity(

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from lrq_deploy.graph.statistics import TappedTeacher
 from lrq_deploy.method.back_off import Moving
+from lrq_deploy.method.context import StageContext
 from lrq_deploy.method.diversity import coarse, diversity_loss, paired_labels, part_of_pairs
 from lrq_deploy.method.generator import LATENT_SIZE, LongRangeGenerator
-from lrq_deploy.method.loop import KEEP_NOTHING, StageKeeper, run_stage
+from lrq_deploy.method.loop import run_stage
 from lrq_deploy.method.margin import add_margin, angle_penalty, class_angles
 from lrq_deploy.method.pieces import Pieces
 from lrq_deploy.method.precision import reduced_precision
@@ -19,8 +20,6 @@ from lrq_deploy.method.recipe import RecipeSettings
 from lrq_deploy.method.statistics_loss import channel_moments, moments_loss
 from lrq_deploy.method.wanted import hit_rate, wanted_loss
 from lrq_deploy.options import MarginMode
-from lrq_deploy.progress import ProgressCallback
-from lrq_deploy.ranks import ALONE, Ranks
 
 __all__ = ["GeneratorTraining", "train_generator"]
 
@@ -55,18 +54,13 @@ def train_generator(
     teacher: TappedTeacher,
     settings: RecipeSettings,
     margin_mode: MarginMode,
-    seed: int,
-    device: torch.device,
-    progress: ProgressCallback,
-    keeper: StageKeeper = KEEP_NOTHING,
-    ranks: Ranks = ALONE,
+    context: StageContext,
 ) -> dict[str, float]:
     """Train ``generator`` in place.
 
     Loss: ``statistics_weight * BNS + class_weight * CE(+AMA) + diversity_weight * diversity``;
     for sets of labels binary CE, without AMA, which needs one class.
-    Teacher and generator must be on ``device``, and the generator the same on all ``ranks``,
-    which share each batch.
+    Teacher and generator must be on the device of ``context``.
 
     Returns:
         Loss terms of the last step, with ``hit_rate``, the share of images that the teacher
@@ -77,8 +71,8 @@ def train_generator(
     Raises:
         DivergenceError: a loss is not finite; ``generator`` then holds the last good state.
     """
-    stage = GeneratorTraining(generator, teacher, settings, margin_mode, seed, device, ranks)
-    return run_stage(stage, progress, keeper, ranks)
+    stage = GeneratorTraining(generator, teacher, settings, margin_mode, context)
+    return run_stage(stage, context)
 
 
 class GeneratorTraining:
@@ -92,9 +86,7 @@ class GeneratorTraining:
         teacher: TappedTeacher,
         settings: RecipeSettings,
         margin_mode: MarginMode,
-        seed: int,
-        device: torch.device,
-        ranks: Ranks = ALONE,
+        context: StageContext,
     ) -> None:
         self.watched = generator.train()
         self.steps = settings.generator_steps
@@ -103,10 +95,10 @@ class GeneratorTraining:
         self._teacher = teacher
         self._settings = settings
         self._margin_mode = margin_mode
-        self.device = device
-        self.pieces = Pieces(settings.batch_size // ranks.count)
-        self._ranks = ranks
-        self._random = torch.Generator().manual_seed(seed)
+        self.device = context.device
+        self.pieces = Pieces(settings.batch_size // context.ranks.count)
+        self._ranks = context.ranks
+        self._random = torch.Generator().manual_seed(context.seed)
         self._optimizer = torch.optim.Adam(
             generator.parameters(), settings.generator_rate, betas=BETAS
         )

@@ -1,19 +1,18 @@
 """The one loop of all training stages: steps, divergence checks, progress, checkpoints."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import nn
 
 from lrq_deploy.method.back_off import BackOff, RepeatableStage
+from lrq_deploy.method.context import StageContext
 from lrq_deploy.method.divergence import DivergenceGuard
 from lrq_deploy.method.heap import kept_heap
 from lrq_deploy.method.tensor_cores import tf32
-from lrq_deploy.progress import ProgressCallback, StageProgress
-from lrq_deploy.ranks import ALONE, Ranks
+from lrq_deploy.progress import StageProgress
 
-__all__ = ["KEEP_NOTHING", "Kept", "ResumableStage", "StageKeeper", "run_stage"]
+__all__ = ["ResumableStage", "run_stage"]
 
 CHECK_EVERY = 25
 """Steps between two looks at the loss terms; on a GPU each look waits for the step to finish."""
@@ -47,52 +46,7 @@ class ResumableStage(RepeatableStage, Protocol):
         """Continue where ``state_dict`` was taken."""
 
 
-@dataclass(frozen=True)
-class Kept:
-    """What was kept of a stage.
-
-    Attributes:
-        state: as it was given to ``StageKeeper.keep``; None where nothing was kept.
-        note: what the user should know of it, empty for nothing.
-    """
-
-    state: Mapping[str, Any] | None = None
-    note: str = ""
-
-
-class StageKeeper(Protocol):
-    """Keeps the state of stages; ``lrq_deploy.resume`` has the one that writes files."""
-
-    def kept(self, stage: str) -> Kept:
-        """The newest usable state of a stage."""
-
-    def due(self, last: bool) -> bool:
-        """Whether to keep the state after this step, the last one of its stage or not."""
-
-    def keep(self, stage: str, step: int, state: Mapping[str, Any]) -> None:
-        """Keep the state of a stage after a step; may end the run."""
-
-
-class _KeepNothing:
-    def kept(self, stage: str) -> Kept:
-        return Kept()
-
-    def due(self, last: bool) -> bool:
-        return False
-
-    def keep(self, stage: str, step: int, state: Mapping[str, Any]) -> None:
-        return
-
-
-KEEP_NOTHING: StageKeeper = _KeepNothing()
-
-
-def run_stage(
-    stage: ResumableStage,
-    progress: ProgressCallback,
-    keeper: StageKeeper = KEEP_NOTHING,
-    ranks: Ranks = ALONE,
-) -> dict[str, float]:
+def run_stage(stage: ResumableStage, context: StageContext) -> dict[str, float]:
     """Do the steps of ``stage`` that are left, from its kept state where there is one.
 
     Returns:
@@ -104,6 +58,7 @@ def run_stage(
         DeviceMemoryError: the smallest piece of a batch does not fit.
     """
     terms: dict[str, float] = {}
+    keeper, ranks = context.keeper, context.ranks
     kept = keeper.kept(stage.name)
     if kept.state is not None:
         stage.load_state_dict(kept.state["stage"])
@@ -111,7 +66,7 @@ def run_stage(
         terms = dict(kept.state["terms"])
     guard = DivergenceGuard(stage.name, stage.watched)
     report = StageProgress(
-        progress, stage.name, stage.steps, stage.images_per_step, stage.steps_done
+        context.progress, stage.name, stage.steps, stage.images_per_step, stage.steps_done
     )
     if kept.note:
         report.say(kept.note)

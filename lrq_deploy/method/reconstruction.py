@@ -20,14 +20,14 @@ from lrq_deploy.graph.on_device import on_device
 from lrq_deploy.graph.segments import Segment, segment_graph, segments_of
 from lrq_deploy.method.augmented_batches import AugmentedBatches
 from lrq_deploy.method.back_off import Moving
-from lrq_deploy.method.loop import KEEP_NOTHING, StageKeeper, run_stage
+from lrq_deploy.method.context import StageContext
+from lrq_deploy.method.loop import run_stage
 from lrq_deploy.method.pieces import Pieces
 from lrq_deploy.method.precision import COARSE_BITS, coarsest_bits, reduced_precision
 from lrq_deploy.method.recipe import RecipeSettings
 from lrq_deploy.method.squared_error import squared_error
 from lrq_deploy.method.typical_size import bias_size
-from lrq_deploy.progress import ProgressCallback
-from lrq_deploy.ranks import ALONE, Ranks
+from lrq_deploy.ranks import Ranks
 from lrq_deploy.student.layers import ActQuantizer, FloatMix, QuantizedLayer
 
 __all__ = ["BlockReconstruction", "reconstruct"]
@@ -50,25 +50,17 @@ def reconstruct(
     teacher: fx.GraphModule,
     images: Tensor,
     settings: RecipeSettings,
-    seed: int,
-    device: torch.device,
-    progress: ProgressCallback,
-    keeper: StageKeeper = KEEP_NOTHING,
-    ranks: Ranks = ALONE,
+    context: StageContext,
     overlays: Tensor | None = None,
 ) -> dict[str, float]:
     """Fit ``student`` in place; it must be calibrated.
 
     Args:
-        student: placed and calibrated; moved to ``device``.
-        teacher: its ``float_twin``; moved to ``device``.
+        student: placed and calibrated; moved to the device.
+        teacher: its ``float_twin``; moved to the device.
         images: normalised synthetic images ``[N, C, H, W]`` on the CPU.
         settings: steps, rates and batch size.
-        seed: of all random choices.
-        device: where to fit.
-        progress: receives the loss terms.
-        keeper: keeps the state, for a run that is continued.
-        ranks: that share each batch; ``student`` and ``images`` are the same on all of them.
+        context: where, with whom and from which seed to fit.
         overlays: that the images are blended with, see ``AugmentedBatches``.
 
     Returns:
@@ -77,8 +69,8 @@ def reconstruct(
     Raises:
         DivergenceError: a loss is not finite; ``student`` then holds the last good state.
     """
-    stage = BlockReconstruction(student, teacher, images, settings, seed, device, ranks, overlays)
-    return run_stage(stage, progress, keeper, ranks)
+    stage = BlockReconstruction(student, teacher, images, settings, context, overlays)
+    return run_stage(stage, context)
 
 
 class BlockReconstruction:
@@ -92,11 +84,10 @@ class BlockReconstruction:
         teacher: fx.GraphModule,
         images: Tensor,
         settings: RecipeSettings,
-        seed: int,
-        device: torch.device,
-        ranks: Ranks = ALONE,
+        context: StageContext,
         overlays: Tensor | None = None,
     ) -> None:
+        device, ranks = context.device, context.ranks
         self.watched = on_device(student, device).to(memory_format=torch.channels_last)
         segments = segments_of(student)
         # One without layers has no rounding to learn.
@@ -110,7 +101,7 @@ class BlockReconstruction:
         self._images = images
         self._overlays = overlays
         self._settings = settings
-        self._seed = seed
+        self._seed = context.seed
         self.device = device
         # Of batches, and of the passes that compute the maps; either is cut evenly.
         self._map_batch = min(MAP_BATCH, settings.batch_size, len(images))

@@ -23,12 +23,13 @@ from lrq_deploy.graph.statistics import Classifier
 from lrq_deploy.method.augmented_batches import AugmentedBatches, DrawnBatch
 from lrq_deploy.method.back_off import Moving
 from lrq_deploy.method.compilation import compiled
+from lrq_deploy.method.context import StageContext
 from lrq_deploy.method.distillation import (
     decoupled_distillation,
     label_distillation,
     plain_distillation,
 )
-from lrq_deploy.method.loop import KEEP_NOTHING, StageKeeper, run_stage
+from lrq_deploy.method.loop import run_stage
 from lrq_deploy.method.margin import add_margin
 from lrq_deploy.method.pieces import Pieces
 from lrq_deploy.method.precision import COARSE_BITS, coarsest_bits, reduced_precision
@@ -38,8 +39,6 @@ from lrq_deploy.method.squared_error import squared_error
 from lrq_deploy.method.teacher_answers import TeacherAnswers
 from lrq_deploy.method.typical_size import bias_size, weight_size
 from lrq_deploy.options import MethodSwitches
-from lrq_deploy.progress import ProgressCallback
-from lrq_deploy.ranks import ALONE, Ranks
 from lrq_deploy.student.layers import ActQuantizer, QuantizedLayer
 from lrq_deploy.task import Task
 
@@ -55,28 +54,20 @@ def train_student(
     images: Tensor,
     settings: RecipeSettings,
     switches: MethodSwitches,
-    seed: int,
-    device: torch.device,
-    progress: ProgressCallback,
-    task: Task = "multiclass",
-    keeper: StageKeeper = KEEP_NOTHING,
-    ranks: Ranks = ALONE,
+    task: Task,
+    context: StageContext,
     overlays: Tensor | None = None,
 ) -> dict[str, float]:
     """Train ``student`` in place; it must be calibrated.
 
     Args:
-        student: placed and calibrated; moved to ``device``.
-        teacher: its ``float_twin``; moved to ``device``.
+        student: placed and calibrated; moved to the device.
+        teacher: its ``float_twin``; moved to the device.
         images: normalised synthetic images ``[N, C, H, W]`` on the CPU.
         settings: steps, rates and loss weights.
         switches: decoupled or plain distillation; margin mode ``b``.
-        seed: of the order and augmentation of the images.
-        device: where to train.
-        progress: receives the loss terms.
         task: what the logits mean.
-        keeper: keeps the state, for a run that is continued.
-        ranks: that share each batch; ``student`` and ``images`` are the same on all of them.
+        context: where, with whom and from which seed to train.
         overlays: that the images are blended with, see ``AugmentedBatches``.
 
     Returns:
@@ -85,10 +76,8 @@ def train_student(
     Raises:
         DivergenceError: a loss is not finite; ``student`` then holds the last good state.
     """
-    stage = StudentTraining(
-        student, teacher, images, settings, switches, seed, device, task, ranks, overlays
-    )
-    return run_stage(stage, progress, keeper, ranks)
+    stage = StudentTraining(student, teacher, images, settings, switches, task, context, overlays)
+    return run_stage(stage, context)
 
 
 class StudentTraining:
@@ -103,12 +92,11 @@ class StudentTraining:
         images: Tensor,
         settings: RecipeSettings,
         switches: MethodSwitches,
-        seed: int,
-        device: torch.device,
         task: Task,
-        ranks: Ranks = ALONE,
+        context: StageContext,
         overlays: Tensor | None = None,
     ) -> None:
+        device, ranks = context.device, context.ranks
         self.watched = on_device(student, device).to(memory_format=torch.channels_last)
         self.steps = settings.student_steps
         self.steps_done = 0
@@ -120,7 +108,7 @@ class StudentTraining:
         self._head = head_layer(student)
         # Where the grid of the student is much coarser than that of bfloat16.
         self._reduced = settings.reduced_precision and coarsest_bits(student) <= COARSE_BITS
-        self._batches = AugmentedBatches(images, settings.batch_size, seed, ranks, overlays)
+        self._batches = AugmentedBatches(images, settings.batch_size, context.seed, ranks, overlays)
         self._answers = TeacherAnswers(self._asked, self._batches.views, ranks)
         self._ranks = ranks
         self._settings = settings

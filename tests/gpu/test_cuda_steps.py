@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from support.contexts import ON_CPU
 from support.small_networks import images
 from support.stages import SETTINGS, STAGES, student_stage, tensors_of
 
@@ -16,7 +17,7 @@ from lrq_deploy.method import loop
 from lrq_deploy.method.back_off import BackOff
 from lrq_deploy.method.loop import run_stage
 from lrq_deploy.method.tensor_cores import tf32
-from lrq_deploy.progress import ProgressEvent, silent
+from lrq_deploy.progress import ProgressEvent
 
 pytestmark = [
     pytest.mark.gpu,
@@ -73,7 +74,7 @@ def test_the_device_agrees_with_the_cpu(name: str, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(loop, "tf32", ieee)
     # What stays float at random is drawn on the device, from other numbers.
     settings = replace(EXACT, float_share=0.0)
-    found, expected = (run_stage(STAGES[name](device, settings), silent) for device in (CUDA, CPU))
+    found, expected = (run_stage(STAGES[name](device, settings), ON_CPU) for device in (CUDA, CPU))
     # One of eight images that changes its class is no difference of the arithmetic.
     for terms in (found, expected):
         terms.pop("hit_rate", None)
@@ -107,7 +108,7 @@ def test_a_student_that_does_not_fit_is_trained_in_pieces() -> None:
     settings = replace(EXACT, batch_size=count, student_steps=2)
     whole = student_stage(CUDA, settings, images(count))
     torch.cuda.reset_peak_memory_stats()
-    wanted = run_stage(whole, silent)
+    wanted = run_stage(whole, ON_CPU)
     peak = torch.cuda.max_memory_allocated()
     del whole
     gc.collect()
@@ -116,7 +117,7 @@ def test_a_student_that_does_not_fit_is_trained_in_pieces() -> None:
     total = torch.cuda.mem_get_info()[1]
     torch.cuda.set_per_process_memory_fraction(0.6 * peak / total)
     events: list[ProgressEvent] = []
-    terms = run_stage(stage, events.append)
+    terms = run_stage(stage, replace(ON_CPU, progress=events.append))
     assert terms.pop("student_pieces") >= 2
     assert any("out of memory at step 1 (Tried to allocate" in event.message for event in events)
     assert terms == pytest.approx(wanted, rel=AGREEMENT, abs=1e-3)
@@ -130,7 +131,7 @@ def test_a_device_without_room_is_an_error_with_what_there_is() -> None:
     total, used = torch.cuda.mem_get_info()[1], torch.cuda.memory_reserved()
     torch.cuda.set_per_process_memory_fraction((used + 2**20) / total)
     with pytest.raises(DeviceMemoryError, match="64 images of the student stage must fit"):
-        run_stage(stage, silent)
+        run_stage(stage, ON_CPU)
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -143,6 +144,6 @@ def test_tf32_ends_with_the_stage(name: str) -> None:
         if event.step:
             seen.add((torch.backends.cuda.matmul.fp32_precision, conv.fp32_precision))
 
-    run_stage(STAGES[name](CUDA), look)
+    run_stage(STAGES[name](CUDA), replace(ON_CPU, progress=look))
     assert seen == {("tf32", "tf32")}
     assert (torch.backends.cuda.matmul.fp32_precision, conv.fp32_precision) == before

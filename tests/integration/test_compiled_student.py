@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.contexts import ON_CPU
 from support.resumed_run import NETWORK, run
 from support.stages import SETTINGS, student_stage, tensors_of
 
@@ -15,7 +16,6 @@ from lrq_deploy.method import student_training
 from lrq_deploy.method.loop import run_stage
 from lrq_deploy.method.student_training import StudentTraining
 from lrq_deploy.options import QuantizeOptions
-from lrq_deploy.progress import silent
 
 pytestmark = pytest.mark.integration
 
@@ -28,7 +28,7 @@ AGREEMENT = 0.02
 
 def test_it_learns_what_the_other_does() -> None:
     stage, other = student_stage(CPU, COMPILED), student_stage(CPU, EXACT)
-    found, wanted = run_stage(stage, silent), run_stage(other, silent)
+    found, wanted = run_stage(stage, ON_CPU), run_stage(other, ON_CPU)
     assert found == pytest.approx(wanted, rel=AGREEMENT)
     before = tensors_of(student_stage(CPU, EXACT).watched.state_dict())
     pairs = zip(before, *(tensors_of(s.watched.state_dict()) for s in (stage, other)), strict=True)
@@ -39,7 +39,7 @@ def test_it_learns_what_the_other_does() -> None:
     assert moved > 0
     assert apart < AGREEMENT * moved
     again = student_stage(CPU, COMPILED)
-    run_stage(again, silent)
+    run_stage(again, ON_CPU)
     for mine, theirs in zip(
         tensors_of(again.state_dict()), tensors_of(stage.state_dict()), strict=True
     ):
@@ -55,11 +55,11 @@ def test_kernels_are_compiled_once_and_not_for_pieces(monkeypatch: pytest.Monkey
 
     fuse = partial(torch.compile, backend=kept)
     monkeypatch.setattr(torch, "compile", lambda *a, mode, **named: fuse(*a, **named))
-    run_stage(student_stage(CPU, COMPILED), silent)
+    run_stage(student_stage(CPU, COMPILED), ON_CPU)
     assert len(graphs) == 1
     stage = student_stage(CPU, COMPILED)
     stage.pieces.count = 2
-    run_stage(stage, silent)
+    run_stage(stage, ON_CPU)
     assert len(graphs) == 1
 
 
@@ -70,7 +70,7 @@ def test_without_a_compiler_the_remedy_is_to_leave_it_out(monkeypatch: pytest.Mo
     monkeypatch.setattr(config, "force_disable_caches", True)
     torch._dynamo.reset()
     with pytest.raises(OptionError, match="No working C") as caught:
-        run_stage(student_stage(CPU, COMPILED), silent)
+        run_stage(student_stage(CPU, COMPILED), ON_CPU)
     assert caught.value.remedy.endswith("leave --compile out")
 
 
@@ -100,4 +100,4 @@ def test_off_is_the_default_and_compiles_nothing(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(student_training, "compiled", lambda *_: pytest.fail("compiles"))
     stage = student_stage(CPU, EXACT)
     assert isinstance(stage, StudentTraining)
-    run_stage(stage, silent)
+    run_stage(stage, ON_CPU)

@@ -15,6 +15,7 @@ from lrq_deploy.calibration.image_pool import ImagePool
 from lrq_deploy.graph.statistics import TappedTeacher, tap_batch_norms
 from lrq_deploy.method.augmented_batches import AugmentedBatches
 from lrq_deploy.method.back_off import BackOff
+from lrq_deploy.method.context import StageContext
 from lrq_deploy.method.generator import LongRangeGenerator
 from lrq_deploy.method.generator_training import GeneratorTraining
 from lrq_deploy.method.loop import ResumableStage
@@ -71,7 +72,9 @@ def generator_stage(
     device: torch.device, settings: RecipeSettings = SETTINGS, ranks: Ranks = ALONE
 ) -> ResumableStage:
     generator, teacher = new_generator(device), tapped_on(device)
-    return GeneratorTraining(generator, teacher, settings, "a2", 0, device, ranks)
+    return GeneratorTraining(
+        generator, teacher, settings, "a2", StageContext(0, device, ranks=ranks)
+    )
 
 
 def images_stage(
@@ -80,7 +83,9 @@ def images_stage(
     generator, teacher = new_generator(device), tapped_on(device)
     pool = ImagePool(settings.generated_images, SHAPE)
     places = torch.arange(len(pool.images))
-    return ImageDrawing(generator, teacher, settings, 0, device, pool, places, ranks)
+    return ImageDrawing(
+        generator, teacher, settings, StageContext(0, device, ranks=ranks), pool, places
+    )
 
 
 def student_stage(
@@ -96,7 +101,14 @@ def student_stage(
     pool = images(32) if pool is None else pool
     twin = float_twin(student)
     return StudentTraining(
-        student, twin, pool, settings, switches, 0, device, task, ranks, overlays=pool[:5]
+        student,
+        twin,
+        pool,
+        settings,
+        switches,
+        task,
+        StageContext(0, device, ranks=ranks),
+        pool[:5],
     )
 
 
@@ -105,7 +117,9 @@ def blocks_stage(
 ) -> ResumableStage:
     student = copy.deepcopy(_start())
     twin, pool = float_twin(student), images(32)
-    return BlockReconstruction(student, twin, pool, settings, 0, device, ranks, pool[:5])
+    return BlockReconstruction(
+        student, twin, pool, settings, StageContext(0, device, ranks=ranks), pool[:5]
+    )
 
 
 STAGES: dict[str, Callable[..., ResumableStage]] = {

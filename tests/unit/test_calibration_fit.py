@@ -7,14 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from support.contexts import ON_CPU
 from support.small_networks import Residual, calibrated, images, placed, quantizers
 from torch import Tensor, fx, nn
 
 from lrq_deploy.calibration.fit import _align, fit_student
-from lrq_deploy.method.loop import KEEP_NOTHING
 from lrq_deploy.method.recipe import RecipeSettings
 from lrq_deploy.options import MethodSwitches
-from lrq_deploy.progress import silent
 from lrq_deploy.ranks import Ranks
 from lrq_deploy.scheme import IntegerRange, Scheme
 from lrq_deploy.synthetic import SyntheticSet
@@ -34,16 +33,7 @@ def fitted(settings: RecipeSettings, overlays: Tensor) -> Tensor:
 def fit(student: fx.GraphModule, settings: RecipeSettings, overlays: Tensor) -> dict[str, float]:
     synthetic = SyntheticSet(POOL, overlays, POOL[:0], {})
     return fit_student(
-        student,
-        synthetic,
-        settings,
-        MethodSwitches(margin="off"),
-        True,
-        "multiclass",
-        0,
-        torch.device("cpu"),
-        silent,
-        KEEP_NOTHING,
+        student, synthetic, settings, MethodSwitches(margin="off"), True, "multiclass", ON_CPU
     )
 
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from support.contexts import ON_CPU
 from support.small_networks import CENTRED, SHAPE, Residual, with_statistics
 from torch import Tensor, nn
 
@@ -12,13 +13,12 @@ from lrq_deploy.errors import UnsupportedNetworkError
 from lrq_deploy.graph.teach import make_teacher
 from lrq_deploy.method.recipe import RecipeSettings
 from lrq_deploy.options import ImageSource, MethodSwitches
-from lrq_deploy.progress import ProgressEvent, silent
+from lrq_deploy.progress import ProgressEvent
 from lrq_deploy.synthetic import SyntheticSet
 from lrq_deploy.teacher import Teacher
 
 pytestmark = pytest.mark.unit
 
-CPU = torch.device("cpu")
 SETTINGS = RecipeSettings(
     generator_steps=2,
     refinement_steps=2,
@@ -41,7 +41,7 @@ def made(
     seed: int = 0,
     settings: RecipeSettings = SETTINGS,
 ) -> SyntheticSet:
-    return synthesize(teacher, settings, switches or MethodSwitches(), seed, CPU, silent)
+    return synthesize(teacher, settings, switches or MethodSwitches(), replace(ON_CPU, seed=seed))
 
 
 def test_counts_shapes_and_bounds(teacher: Teacher) -> None:
@@ -128,7 +128,7 @@ def test_attention_changes_the_images(teacher: Teacher) -> None:
 
 def test_both_stages_are_reported(teacher: Teacher) -> None:
     events: list[ProgressEvent] = []
-    synthesize(teacher, SETTINGS, MethodSwitches(), 0, CPU, events.append)
+    synthesize(teacher, SETTINGS, MethodSwitches(), replace(ON_CPU, progress=events.append))
     last = {event.stage: (event.step, event.total) for event in events}
     assert last == {"generator": (2, 2), "images": (6, 6)}
 

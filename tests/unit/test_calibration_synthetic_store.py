@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.contexts import ON_CPU
 from support.small_networks import CENTRED, SHAPE, Residual, with_statistics
 
 from lrq_deploy.calibration.synthetic_store import MadeSet, images_key, synthesize_once
@@ -19,7 +20,6 @@ from lrq_deploy.teacher import Preprocessing, Teacher
 
 pytestmark = pytest.mark.unit
 
-CPU = torch.device("cpu")
 SETTINGS = RecipeSettings(
     overlay_images=2,
     generator_steps=1,
@@ -42,12 +42,20 @@ def teacher() -> Teacher:
 
 
 def key(teacher: Teacher, **changes: Any) -> str:
-    values = {"settings": SETTINGS, "switches": SWITCHES, "seed": 0, "device": CPU, **changes}
+    values = {
+        "settings": SETTINGS,
+        "switches": SWITCHES,
+        "seed": 0,
+        "device": ON_CPU.device,
+        **changes,
+    }
     return images_key(teacher, **values)
 
 
 def make(teacher: Teacher, folder: Path, progress: Any = silent) -> MadeSet:
-    return synthesize_once(StageStore(folder), teacher, SETTINGS, SWITCHES, 0, CPU, progress)
+    return synthesize_once(
+        StageStore(folder), teacher, SETTINGS, SWITCHES, replace(ON_CPU, progress=progress)
+    )
 
 
 def test_a_second_run_takes_the_images_of_the_first(teacher: Teacher, tmp_path: Path) -> None:
@@ -133,8 +141,8 @@ def test_settings_count_unless_they_are_the_students(teacher: Teacher, name: str
     changed: Any = replace(SETTINGS, **{name: getattr(SETTINGS, name) * 2})
     assert (key(teacher, settings=changed) == key(teacher)) == (name in STUDENT_SETTINGS)
     if name in STUDENT_SETTINGS:
-        usual = synthesize_once(None, teacher, SETTINGS, SWITCHES, 0, CPU, silent)
-        other = synthesize_once(None, teacher, changed, SWITCHES, 0, CPU, silent)
+        usual = synthesize_once(None, teacher, SETTINGS, SWITCHES, ON_CPU)
+        other = synthesize_once(None, teacher, changed, SWITCHES, ON_CPU)
         assert torch.equal(usual.synthetic.images, other.synthetic.images)
 
 

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from support.contexts import ON_CPU
 from support.small_networks import SHAPE, calibrated, conv_bn, graph_of, images
 from support.stages import SETTINGS
 from torch import Tensor, fx, nn
@@ -14,13 +15,10 @@ from lrq_deploy.method.loop import run_stage
 from lrq_deploy.method.reconstruction import BlockReconstruction
 from lrq_deploy.method.student_training import StudentTraining
 from lrq_deploy.options import MethodSwitches
-from lrq_deploy.progress import silent
 from lrq_deploy.scheme import Scheme
 from lrq_deploy.student.layers import float_twin
 
 pytestmark = pytest.mark.unit
-
-CPU = torch.device("cpu")
 
 
 class PowerMean(nn.Module):
@@ -75,15 +73,15 @@ def test_the_teacher_of_images_is_guarded() -> None:
 def test_the_student_is_guarded() -> None:
     student = calibrated(PowerMean(), Scheme(4, 4, 8))
     twin, switches = float_twin(student), MethodSwitches()
-    stage = StudentTraining(student, twin, images(32), SETTINGS, switches, 0, CPU, "multiclass")
-    terms = run_stage(stage, silent)
+    stage = StudentTraining(student, twin, images(32), SETTINGS, switches, "multiclass", ON_CPU)
+    terms = run_stage(stage, ON_CPU)
     assert terms["distillation"] > 0
 
 
 def test_blocks_are_guarded() -> None:
     student = calibrated(PowerMean(), Scheme(4, 4, 8))
-    stage = BlockReconstruction(student, float_twin(student), images(32), SETTINGS, 0, CPU)
-    run_stage(stage, silent)
+    stage = BlockReconstruction(student, float_twin(student), images(32), SETTINGS, ON_CPU)
+    run_stage(stage, ON_CPU)
     assert stage.steps_done == stage.steps
 
 

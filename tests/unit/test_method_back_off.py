@@ -2,12 +2,14 @@
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.contexts import ON_CPU
 from support.stages import (
     COMPLAINT,
     SETTINGS,
@@ -20,9 +22,10 @@ from support.stages import (
 from lrq_deploy.errors import DeviceMemoryError
 from lrq_deploy.method import back_off
 from lrq_deploy.method.back_off import BackOff
-from lrq_deploy.method.loop import Kept, run_stage
+from lrq_deploy.method.context import Kept
+from lrq_deploy.method.loop import run_stage
 from lrq_deploy.method.pieces import Pieces
-from lrq_deploy.progress import ProgressEvent, silent
+from lrq_deploy.progress import ProgressEvent
 
 pytestmark = pytest.mark.unit
 
@@ -115,13 +118,13 @@ def test_a_continued_stage_keeps_its_pieces(name: str, monkeypatch: pytest.Monke
     events: list[ProgressEvent] = []
     keeper = Memory(after=2)
     whole = STAGES[name](CPU)
-    terms = run_stage(whole, events.append, keeper)
+    terms = run_stage(whole, replace(ON_CPU, progress=events.append, keeper=keeper))
     assert terms[f"{name}_pieces"] == 2
     assert ["in 2 pieces" in event.message for event in events if event.message] == [True]
     # With all of the memory, it goes on as it was.
     monkeypatch.setattr(Pieces, "backward", BACKWARD)
     again = STAGES[name](CPU)
-    assert run_stage(again, silent, keeper) == terms
+    assert run_stage(again, replace(ON_CPU, keeper=keeper)) == terms
     for found, wanted in zip(
         tensors_of(again.state_dict()), tensors_of(whole.state_dict()), strict=True
     ):
@@ -130,6 +133,6 @@ def test_a_continued_stage_keeps_its_pieces(name: str, monkeypatch: pytest.Monke
 
 def test_enough_memory_says_nothing() -> None:
     events: list[ProgressEvent] = []
-    terms = run_stage(STAGES["student"](CPU), events.append)
+    terms = run_stage(STAGES["student"](CPU), replace(ON_CPU, progress=events.append))
     assert not any(event.message for event in events)
     assert "student_pieces" not in terms

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.contexts import ON_CPU
 from support.small_networks import CENTRED, SHAPE, Residual, Upsampling, graph_of
 from torch import Tensor, nn
 
@@ -19,7 +20,6 @@ from lrq_deploy.progress import ProgressEvent, silent
 
 pytestmark = pytest.mark.unit
 
-CPU = torch.device("cpu")
 # The large margin lets mode a2 act on every angle.
 SETTINGS = RecipeSettings(generator_steps=2, batch_size=16, margin=3.0)
 QUICK = replace(SETTINGS, generator_rate=1e-2)
@@ -39,7 +39,9 @@ def trained(
 ) -> tuple[LongRangeGenerator, dict[str, float]]:
     torch.manual_seed(0)
     generator = LongRangeGenerator(SHAPE, 5, CENTRED)
-    return generator, train_generator(generator, teacher, settings, margin, seed, CPU, progress)
+    return generator, train_generator(
+        generator, teacher, settings, margin, replace(ON_CPU, seed=seed, progress=progress)
+    )
 
 
 def flat(generator: LongRangeGenerator) -> torch.Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.contexts import ON_CPU
 from support.small_networks import ALL, Residual, calibrated, images, quantizers
 from torch import Tensor, fx
 
@@ -20,13 +21,11 @@ from lrq_deploy.method.reconstruction import (
     _sharpness,
     reconstruct,
 )
-from lrq_deploy.progress import silent
 from lrq_deploy.scheme import Scheme
 from lrq_deploy.student.layers import ActQuantizer, QuantizedLayer, float_twin
 
 pytestmark = pytest.mark.unit
 
-CPU = torch.device("cpu")
 SETTINGS = RecipeSettings(block_steps=3, batch_size=16)
 POOL = images(64)
 
@@ -40,7 +39,7 @@ def fitted(
     start: fx.GraphModule, settings: RecipeSettings = SETTINGS, seed: int = 0
 ) -> fx.GraphModule:
     student = copy.deepcopy(start)
-    reconstruct(student, float_twin(student), POOL, settings, seed, CPU, silent)
+    reconstruct(student, float_twin(student), POOL, settings, replace(ON_CPU, seed=seed))
     return student
 
 
@@ -51,7 +50,7 @@ def state(student: fx.GraphModule) -> Tensor:
 def test_a_block_comes_closer_to_its_teacher(start: fx.GraphModule) -> None:
     settings = replace(SETTINGS, block_steps=60, batch_size=64, float_share=0.0)
     student = copy.deepcopy(start)
-    stage = BlockReconstruction(student, float_twin(student), POOL, settings, 0, CPU)
+    stage = BlockReconstruction(student, float_twin(student), POOL, settings, ON_CPU)
     errors = []
     for _ in range(stage.steps):
         stage.step()
@@ -64,7 +63,7 @@ def test_a_block_comes_closer_to_its_teacher(start: fx.GraphModule) -> None:
 @pytest.mark.parametrize(("name", "shared"), [("dense", "conv2d"), ("shuffle", "relu")])
 def test_a_scale_is_learned_with_the_first_block_that_reads_it(name: str, shared: str) -> None:
     student = calibrated(ALL[name](), Scheme(3, 3, None, residual_bits=None), count=16)
-    stage = BlockReconstruction(student, float_twin(student), POOL, SETTINGS, 0, CPU)
+    stage = BlockReconstruction(student, float_twin(student), POOL, SETTINGS, ON_CPU)
     blocks = stage.steps // SETTINGS.block_steps
     scales = [_scales(student)]
     for _ in range(blocks):
@@ -114,7 +113,7 @@ def test_a_continued_fit_has_the_bits_of_an_unbroken_one(
     start: fx.GraphModule, stopped_at: int
 ) -> None:
     def stage(student: fx.GraphModule) -> BlockReconstruction:
-        return BlockReconstruction(student, float_twin(start), POOL, SETTINGS, 0, CPU)
+        return BlockReconstruction(student, float_twin(start), POOL, SETTINGS, ON_CPU)
 
     first = stage(copy.deepcopy(start))
     for _ in range(stopped_at):
@@ -123,7 +122,7 @@ def test_a_continued_fit_has_the_bits_of_an_unbroken_one(
     kept = copy.deepcopy(first.state_dict())
     second = stage(copy.deepcopy(start))
     second.load_state_dict(kept)
-    run_stage(second, silent)
+    run_stage(second, ON_CPU)
     assert torch.equal(state(second.watched), state(fitted(start)))
 
 
@@ -156,7 +155,7 @@ def test_a_pass_for_maps_takes_no_more_images_than_a_batch(
 @pytest.mark.parametrize("name", ALL)
 def test_every_construct_can_be_reconstructed(name: str) -> None:
     student = calibrated(ALL[name](), Scheme(4, 4, 8), count=16)
-    terms = reconstruct(student, float_twin(student), POOL, SETTINGS, 0, CPU, silent)
+    terms = reconstruct(student, float_twin(student), POOL, SETTINGS, ON_CPU)
     assert set(terms) == {"error", "undecided"}
 
 
@@ -166,7 +165,7 @@ def test_a_loss_that_is_not_finite_ends_the_fit(start: fx.GraphModule) -> None:
     with torch.no_grad():
         next(p for n, p in twin.named_parameters() if n.endswith("weight")).fill_(torch.nan)
     with pytest.raises(DivergenceError, match="blocks"):
-        reconstruct(student, twin, POOL, SETTINGS, 0, CPU, silent)
+        reconstruct(student, twin, POOL, SETTINGS, ON_CPU)
     assert torch.equal(state(student), state(start))
 
 
@@ -177,7 +176,7 @@ def test_the_rounding_is_free_in_the_first_fifth_of_the_steps(start: fx.GraphMod
     for weight in (0.0, 1.0):
         settings = replace(steps, rounding_weight=weight)
         student = copy.deepcopy(start)
-        stage = BlockReconstruction(student, float_twin(student), POOL, settings, 0, CPU)
+        stage = BlockReconstruction(student, float_twin(student), POOL, settings, ON_CPU)
         preferences.append([])
         for _ in range(4):
             stage.step()

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.contexts import ON_CPU
 from support.small_networks import SHAPE, Residual, calibrated, conv_bn, images, placed
 from torch import Tensor, fx, nn
 
@@ -29,7 +30,6 @@ from lrq_deploy.student.layers import ActQuantizer, QuantizedLayer, float_twin
 
 pytestmark = pytest.mark.unit
 
-CPU = torch.device("cpu")
 SETTINGS = RecipeSettings(student_steps=2, batch_size=16)
 SWITCHES = MethodSwitches(margin="off")
 POOL = images(64)
@@ -63,7 +63,15 @@ def trained(
 ) -> tuple[fx.GraphModule, dict[str, float]]:
     student = copy.deepcopy(start)
     twin = float_twin(student)
-    return student, train_student(student, twin, POOL, settings, switches, seed, CPU, progress)
+    return student, train_student(
+        student,
+        twin,
+        POOL,
+        settings,
+        switches,
+        "multiclass",
+        replace(ON_CPU, seed=seed, progress=progress),
+    )
 
 
 def state(student: fx.GraphModule) -> Tensor:
@@ -80,9 +88,8 @@ def test_overlays_are_seen(start: fx.GraphModule) -> None:
             POOL,
             SETTINGS,
             SWITCHES,
-            0,
-            CPU,
-            silent,
+            "multiclass",
+            ON_CPU,
             overlays=overlays,
         )
         shown.append(state(student))
@@ -160,7 +167,7 @@ def test_every_switch_acts(
 def test_the_feature_loss_of_ranks_is_that_of_the_whole_batch(start: fx.GraphModule) -> None:
     """Parts of other sizes of features weigh by these sizes, as in one process."""
     stage = StudentTraining(
-        copy.deepcopy(start), float_twin(start), POOL, SETTINGS, SWITCHES, 0, CPU, "multiclass"
+        copy.deepcopy(start), float_twin(start), POOL, SETTINGS, SWITCHES, "multiclass", ON_CPU
     )
     errors, sizes = torch.tensor([1.0, 6.0]), torch.tensor([10.0, 2.0])
     features = []
@@ -206,7 +213,7 @@ def test_an_infinite_rate_is_divergence_and_the_state_comes_back(start: fx.Graph
     student = copy.deepcopy(start)
     settings = replace(SETTINGS, weight_rate=float("inf"))
     with pytest.raises(DivergenceError, match=r"student stage.*distillation"):
-        train_student(student, float_twin(student), POOL, settings, SWITCHES, 0, CPU, silent)
+        train_student(student, float_twin(student), POOL, settings, SWITCHES, "multiclass", ON_CPU)
     assert bool(state(student).isfinite().all())
     assert torch.equal(state(student), state(start))
 
@@ -268,7 +275,7 @@ def test_the_result_is_the_mean_of_the_last_steps(start: fx.GraphModule) -> None
     settings = replace(SETTINGS, student_steps=4, averaged_share=0.0)
     student = copy.deepcopy(start)
     twin = float_twin(student)
-    stage = StudentTraining(student, twin, POOL, settings, SWITCHES, 0, CPU, "multiclass")
+    stage = StudentTraining(student, twin, POOL, settings, SWITCHES, "multiclass", ON_CPU)
     seen = []
     for _ in range(4):
         stage.step()
@@ -291,7 +298,7 @@ def test_the_teacher_is_asked_once_for_each_view_and_a_stop_forgets_nothing(
         twin = float_twin(student)
         layers(twin)[0].register_forward_hook(lambda _, seen, __: asked.append(len(seen[0])))
         pool = POOL[:2]
-        made = StudentTraining(student, twin, pool, settings, SWITCHES, 0, CPU, "multiclass")
+        made = StudentTraining(student, twin, pool, settings, SWITCHES, "multiclass", ON_CPU)
         return made, asked
 
     whole, asked = stage()
@@ -341,5 +348,5 @@ def test_only_a_coarse_student_is_multiplied_in_bfloat16(
     for layer in (*layers(student), *layers(twin)):
         layer.register_forward_hook(lambda _, __, result: seen.add(result.dtype))
     settings = replace(SETTINGS, student_steps=1, batch_size=4, reduced_precision=wanted)
-    train_student(student, twin, POOL, settings, SWITCHES, 0, CPU, silent)
+    train_student(student, twin, POOL, settings, SWITCHES, "multiclass", ON_CPU)
     assert seen == {used}

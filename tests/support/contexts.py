@@ -1,0 +1,7 @@
+"""Contexts of stages in tests."""
+
+import torch
+
+from lrq_deploy.method.context import StageContext
+
+ON_CPU = StageContext(0, torch.device("cpu"))
