@@ -144,8 +144,8 @@ def _run(options: argparse.Namespace, network: str, name: str, seed: str, record
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Quantize with the variant and compare the bundle with the teacher."""
-    from lrq_deploy.cli.pipeline import quantize
-    from lrq_deploy.cli.preparing import chosen_device
+    from lrq_deploy.cli.job.pipeline import quantize
+    from lrq_deploy.cli.job.preparing import chosen_device
     from lrq_deploy.method.chosen import chosen_settings
     from lrq_deploy.resume.control import RunControl
 
@@ -176,7 +176,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _quantize_options(options: argparse.Namespace) -> Any:
-    from lrq_deploy.cli.quantize_flags import QuantizeFlags, options_from
+    from lrq_deploy.cli.flags.quantize_flags import QuantizeFlags, options_from
 
     network, shared = (NETWORKS | FAMILIES)[options.networks], Path(options.shared)
     loaded = model_options(network, shared, options.models and Path(options.models))
@@ -206,7 +206,7 @@ def _label_free(run: Any, result: Any, data: Path, folder: str) -> dict[str, flo
     """Agreement (0..1) and KL (nats) of student and teacher on a folder; labels are not read."""
     import torch
 
-    from lrq_deploy.cli.preparing import load_teacher
+    from lrq_deploy.cli.job.preparing import load_teacher
     from lrq_deploy.export.session import open_session
     from lrq_deploy.images import read_image_folder
 

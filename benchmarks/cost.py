@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from accuracy import commit, machine
 from profile_steps import our_steps
 
-from lrq_deploy.cli.pipeline import quantize
+from lrq_deploy.cli.job.pipeline import quantize
 from lrq_deploy.graph.teach import make_teacher
 from lrq_deploy.method.recipe import RecipeSettings
 from lrq_deploy.options import QuantizeOptions

@@ -22,7 +22,7 @@ from family_networks import FAMILIES
 from profile_steps import model_options
 from torch import Tensor, nn
 
-from lrq_deploy.cli.preparing import load_teacher
+from lrq_deploy.cli.job.preparing import load_teacher
 from lrq_deploy.images import read_image_folder
 from lrq_deploy.teacher import Teacher
 

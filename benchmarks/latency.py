@@ -22,12 +22,12 @@ from lrq_deploy.export.onnx_graph import float_onnx, save_onnx, to_onnx
 from lrq_deploy.export.static_baseline import static_baseline
 from lrq_deploy.export.targets import targets
 from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
-from lrq_deploy.graph.placement import place_quantizers
 from lrq_deploy.graph.teach import make_teacher
 from lrq_deploy.images import read_image_folder
 from lrq_deploy.scheme import Scheme
 from lrq_deploy.student.freeze import frozen_model
 from lrq_deploy.student.frozen import QuantizedModel
+from lrq_deploy.student.placement import place_quantizers
 from lrq_deploy.teacher import Preprocessing, Teacher
 
 SIDE = 224

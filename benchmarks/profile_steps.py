@@ -21,20 +21,20 @@ from accuracy import NETWORKS, Network
 from lrq_deploy.calibration.drawing import ImageDrawing
 from lrq_deploy.calibration.image_pool import ImagePool
 from lrq_deploy.calibration.observe import calibrate
-from lrq_deploy.cli.preparing import load_teacher
+from lrq_deploy.cli.job.preparing import load_teacher
 from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
-from lrq_deploy.graph.placement import place_quantizers
 from lrq_deploy.graph.statistics import tap_batch_norms
-from lrq_deploy.method.augmented_batches import VIEWS
-from lrq_deploy.method.back_off import BackOff, RepeatableStage
-from lrq_deploy.method.context import StageContext
-from lrq_deploy.method.generator import LongRangeGenerator
-from lrq_deploy.method.generator_training import GeneratorTraining
+from lrq_deploy.method.fitting.augmented_batches import VIEWS
+from lrq_deploy.method.fitting.student_training import StudentTraining
+from lrq_deploy.method.images.generator import LongRangeGenerator
+from lrq_deploy.method.images.generator_training import GeneratorTraining
 from lrq_deploy.method.recipe import RecipeSettings, recipe_settings
-from lrq_deploy.method.student_training import StudentTraining
+from lrq_deploy.method.steps.back_off import BackOff, RepeatableStage
+from lrq_deploy.method.steps.context import StageContext
 from lrq_deploy.options import MethodSwitches, QuantizeOptions
 from lrq_deploy.scheme import Scheme
 from lrq_deploy.student.layers import float_twin
+from lrq_deploy.student.placement import place_quantizers
 from lrq_deploy.target import PORTABLE
 from lrq_deploy.teacher import Teacher
 

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from accuracy import NETWORKS, commit, machine
 from profile_steps import model_options
 
-from lrq_deploy.cli.pipeline import quantize
+from lrq_deploy.cli.job.pipeline import quantize
 from lrq_deploy.launch import launch
 from lrq_deploy.method.recipe import RecipeSettings
 

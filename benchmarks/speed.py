@@ -26,11 +26,11 @@ from accuracy import NETWORKS
 from plain_loop import PlainLoop, module_of
 from profile_steps import model_options, our_steps
 
-from lrq_deploy.cli.preparing import load_teacher
-from lrq_deploy.method.augmented_batches import VIEWS
-from lrq_deploy.method.heap import kept_heap
-from lrq_deploy.method.precision import trains_quickly
+from lrq_deploy.cli.job.preparing import load_teacher
+from lrq_deploy.method.fitting.augmented_batches import VIEWS
 from lrq_deploy.method.recipe import recipe_settings
+from lrq_deploy.method.steps.heap import kept_heap
+from lrq_deploy.method.steps.precision import trains_quickly
 from lrq_deploy.options import QuantizeOptions
 
 KINDS = ("generator", "first student", "student")

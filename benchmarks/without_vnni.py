@@ -39,7 +39,7 @@ from emulated_cpu import (
 )
 from profile_steps import model_options
 
-from lrq_deploy.cli.preparing import load_teacher
+from lrq_deploy.cli.job.preparing import load_teacher
 from lrq_deploy.errors import LrqError
 from lrq_deploy.export.bundle import load_bundle
 from lrq_deploy.export.onnx_graph import float_onnx, save_onnx, to_onnx

@@ -22,11 +22,11 @@ from lrq_deploy.export.onnx_graph import to_onnx
 from lrq_deploy.export.parity.student import student_parity
 from lrq_deploy.export.session import open_session
 from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
-from lrq_deploy.graph.placement import place_quantizers
 from lrq_deploy.graph.teach import make_teacher
 from lrq_deploy.scheme import Scheme
 from lrq_deploy.student.freeze import freeze, frozen_model
 from lrq_deploy.student.layers import set_enabled
+from lrq_deploy.student.placement import place_quantizers
 from lrq_deploy.target import PORTABLE
 from lrq_deploy.teacher import Preprocessing, Teacher
 

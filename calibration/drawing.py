@@ -8,15 +8,15 @@ from torch import Tensor
 
 from lrq_deploy.calibration.image_pool import ImagePool
 from lrq_deploy.graph.statistics import TappedTeacher
-from lrq_deploy.method.back_off import Moving
-from lrq_deploy.method.context import StageContext
-from lrq_deploy.method.dead_leaves import DeadLeaves
-from lrq_deploy.method.generator import LongRangeGenerator
-from lrq_deploy.method.noise import NoiseImages
-from lrq_deploy.method.pieces import Pieces
+from lrq_deploy.method.images.dead_leaves import DeadLeaves
+from lrq_deploy.method.images.generator import LongRangeGenerator
+from lrq_deploy.method.images.noise import NoiseImages
+from lrq_deploy.method.images.refinement import Refinement
+from lrq_deploy.method.images.wanted import draw_wanted
 from lrq_deploy.method.recipe import RecipeSettings
-from lrq_deploy.method.refinement import Refinement
-from lrq_deploy.method.wanted import draw_wanted
+from lrq_deploy.method.steps.back_off import Moving
+from lrq_deploy.method.steps.context import StageContext
+from lrq_deploy.method.steps.pieces import Pieces
 
 __all__ = ["Drawn", "ImageDrawing"]
 

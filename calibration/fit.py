@@ -4,10 +4,10 @@ from torch import fx
 
 from lrq_deploy.calibration.finite import check_finite
 from lrq_deploy.calibration.observe import calibrate
-from lrq_deploy.method.context import StageContext
+from lrq_deploy.method.fitting.reconstruction import reconstruct
+from lrq_deploy.method.fitting.student_training import train_student
 from lrq_deploy.method.recipe import RecipeSettings
-from lrq_deploy.method.reconstruction import reconstruct
-from lrq_deploy.method.student_training import train_student
+from lrq_deploy.method.steps.context import StageContext
 from lrq_deploy.options import MethodSwitches
 from lrq_deploy.progress import StageProgress
 from lrq_deploy.ranks import Ranks

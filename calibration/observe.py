@@ -10,9 +10,9 @@ from lrq_deploy.calibration.act_range import fit_act_range
 from lrq_deploy.calibration.ranges import full_weight_scale, search_weight_scale
 from lrq_deploy.graph.gates import HARD_SWISH_REACH
 from lrq_deploy.graph.operators import AVERAGES, is_call, tensor_inputs
-from lrq_deploy.graph.ranges import largest_values
 from lrq_deploy.graph.roles import sources_of
 from lrq_deploy.student.layers import ActQuantizer, QuantizedLayer, set_enabled
+from lrq_deploy.student.ranges import largest_values
 
 __all__ = ["calibrate", "read_by_hard_swish", "sample_activations"]
 

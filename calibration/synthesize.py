@@ -16,13 +16,13 @@ from lrq_deploy.calibration.image_pool import ImagePool
 from lrq_deploy.errors import UnsupportedNetworkError
 from lrq_deploy.graph.on_device import on_device
 from lrq_deploy.graph.statistics import TappedTeacher, tap_batch_norms
-from lrq_deploy.method.context import StageContext
-from lrq_deploy.method.dead_leaves import DeadLeaves
-from lrq_deploy.method.generator import LongRangeGenerator
-from lrq_deploy.method.generator_training import train_generator
-from lrq_deploy.method.loop import run_stage
-from lrq_deploy.method.noise import NoiseImages
+from lrq_deploy.method.images.dead_leaves import DeadLeaves
+from lrq_deploy.method.images.generator import LongRangeGenerator
+from lrq_deploy.method.images.generator_training import train_generator
+from lrq_deploy.method.images.noise import NoiseImages
 from lrq_deploy.method.recipe import RecipeSettings
+from lrq_deploy.method.steps.context import StageContext
+from lrq_deploy.method.steps.loop import run_stage
 from lrq_deploy.options import MethodSwitches
 from lrq_deploy.synthetic import SyntheticSet
 from lrq_deploy.teacher import Teacher

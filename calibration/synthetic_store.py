@@ -9,8 +9,8 @@ import torch
 
 from lrq_deploy.calibration import synthesize as stage
 from lrq_deploy.checkpoint.fingerprint import fingerprint
-from lrq_deploy.method.context import StageContext
 from lrq_deploy.method.recipe import STUDENT_SETTINGS, RecipeSettings
+from lrq_deploy.method.steps.context import StageContext
 from lrq_deploy.options import MethodSwitches
 from lrq_deploy.progress import ProgressEvent
 from lrq_deploy.ranks import Ranks

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, ParamSpec, TypeVar
 
-from lrq_deploy.cli.quantize_flags import QuantizeFlags, control_from, options_from
+from lrq_deploy.cli.flags.quantize_flags import QuantizeFlags, control_from, options_from
 from lrq_deploy.errors import OptionError
 from lrq_deploy.options import Device, MarginMode, Method, Precision, Recipe
 from lrq_deploy.progress import ProgressCallback, silent
@@ -201,7 +201,7 @@ def quantize(
     path = Path(model) if isinstance(model, str | Path) else Path(name or type(model).__name__)
     options = options_from(path, flags)
 
-    from lrq_deploy.cli.pipeline import quantize as run_pipeline
+    from lrq_deploy.cli.job.pipeline import quantize as run_pipeline
     from lrq_deploy.export.bundle import load_bundle
     from lrq_deploy.resume.run_folder import run_folder_of
     from lrq_deploy.resume.run_lock import unlock

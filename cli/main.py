@@ -8,16 +8,16 @@ from typing import Annotated
 import typer
 
 from lrq_deploy import __version__
-from lrq_deploy.cli.bench import bench
-from lrq_deploy.cli.build import build
-from lrq_deploy.cli.demo import demo
-from lrq_deploy.cli.grouped_help import GroupedCommand
-from lrq_deploy.cli.inspect import inspect
-from lrq_deploy.cli.plan import plan
-from lrq_deploy.cli.quantize import quantize
-from lrq_deploy.cli.sensitivity import sensitivity
-from lrq_deploy.cli.stdout import encode_everything
-from lrq_deploy.cli.validate import validate
+from lrq_deploy.cli.commands.bench import bench
+from lrq_deploy.cli.commands.build import build
+from lrq_deploy.cli.commands.demo import demo
+from lrq_deploy.cli.commands.inspect import inspect
+from lrq_deploy.cli.commands.plan import plan
+from lrq_deploy.cli.commands.quantize import quantize
+from lrq_deploy.cli.commands.sensitivity import sensitivity
+from lrq_deploy.cli.commands.validate import validate
+from lrq_deploy.cli.flags.grouped_help import GroupedCommand
+from lrq_deploy.cli.reports.stdout import encode_everything
 from lrq_deploy.errors import (
     BoundError,
     DeviceMemoryError,

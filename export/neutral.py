@@ -5,7 +5,7 @@ Every dialect is lowered from it. In the domain ``lrq``, version 1:
 * ``QuantizeDequantize(x)`` with the attributes ``name``, ``scale``, ``zero_point``, ``qmin``,
   ``qmax`` (see ``lrq_deploy.student.operators``), ``low``, ``high``: the integers that may
   really occur, within ``qmin..qmax``, and ``clip_low``, ``clip_high``, where it stands for the
-  clips in front of it as well (see ``lrq_deploy.graph.absorb``);
+  clips in front of it as well (see ``lrq_deploy.student.absorb``);
 * ``DequantizeWeight(weight_q, weight_scale)`` with ``name``, ``axis`` and the attributes of the
   quantizer that feeds the layer: ``input_scale``, ``input_zero_point``, ``input_qmin``,
   ``input_qmax``;

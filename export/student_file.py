@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from lrq_deploy.errors import BundleError
 from lrq_deploy.export.graph_document import graph_from_json, graph_to_json
+from lrq_deploy.graph.specification import LayerSpec
 from lrq_deploy.qparams import ScaleTable
 from lrq_deploy.scheme import Scheme
 from lrq_deploy.student.frozen import (
     FloatLayer,
     FrozenLayer,
     FrozenQuantizer,
-    LayerSpec,
     QuantizedModel,
 )
 from lrq_deploy.student.weight_only import WeightOnlyLayer

@@ -34,7 +34,7 @@ class MethodSwitches:
 
     Attributes:
         long_range: large-kernel attention in the generator (off: plain convolutions).
-        margin: reading of Adversarial Margin Add, see ``lrq_deploy.method.margin``.
+        margin: reading of Adversarial Margin Add, see ``lrq_deploy.method.images.margin``.
         decoupled: decoupled distillation (off: plain distillation).
         image_source: what images are drawn from before their pixels are refined.
         range_search: first scales by search (off: smallest and largest value).

@@ -79,7 +79,7 @@ class Scheme:
             requantizes its own copy. ``None`` means ``act_bits``.
         act_symmetry: ``symmetric`` keeps every zero point at 0.
         depthwise: ``float`` keeps convolutions of few channels per group as they were in the
-            teacher, see ``lrq_deploy.graph.kept_float``.
+            teacher, see ``lrq_deploy.student.kept_float``.
         int4_linear: linear layers have INT4 weights in blocks and float activations, which is
             how TensorRT runs INT4.
         layer_bits: layers whose weights have a width of their own, which stands above all

@@ -4,7 +4,7 @@ import hypothesis
 import pytest
 import torch
 
-from lrq_deploy.cli.demo_network import TrainedDigits, train_digits
+from lrq_deploy.cli.commands.demo_network import TrainedDigits, train_digits
 
 # How long an example takes says how busy the machine is.
 hypothesis.settings.register_profile("any machine", deadline=None)

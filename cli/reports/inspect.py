@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lrq_deploy.cli.inspect import run_command
-from lrq_deploy.cli.wide_tables import print_rows
+from lrq_deploy.cli.flags.quantize_flags import run_command
+from lrq_deploy.cli.reports.wide_tables import print_rows
 from lrq_deploy.inspection.advice import advise, shown_differences
 from lrq_deploy.inspection.inspect import Inspection
 from lrq_deploy.inspection.outline import TensorOutline

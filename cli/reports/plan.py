@@ -5,7 +5,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lrq_deploy.cli.wide_tables import print_rows
+from lrq_deploy.cli.reports.wide_tables import print_rows
 from lrq_deploy.planning.plan import Plan, PlannedLayer
 
 __all__ = ["print_plan"]

@@ -5,8 +5,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lrq_deploy.cli.result import QuantizeResult
-from lrq_deploy.cli.sizes import size_change, size_text
+from lrq_deploy.cli.job.result import QuantizeResult
+from lrq_deploy.cli.job.sizes import size_change, size_text
 
 __all__ = ["print_report"]
 

@@ -5,7 +5,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lrq_deploy.cli.wide_tables import keeps_to_its_width, print_rows
+from lrq_deploy.cli.reports.wide_tables import keeps_to_its_width, print_rows
 from lrq_deploy.sensitivity import PROBED_WIDTHS, Damage, Sensitivity, SensitivityTable
 
 __all__ = ["print_sensitivity"]

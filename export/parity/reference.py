@@ -23,12 +23,12 @@ from lrq_deploy.export.parity.reference_operators import (
     concatenate,
 )
 from lrq_deploy.export.parity.reference_sums import SUMS_OF_REALS
+from lrq_deploy.graph.specification import LayerSpec
 from lrq_deploy.qparams import QParams
 from lrq_deploy.student.frozen import (
     FloatLayer,
     FrozenLayer,
     FrozenQuantizer,
-    LayerSpec,
     QuantizedModel,
 )
 from lrq_deploy.student.weight_only import WeightOnlyLayer

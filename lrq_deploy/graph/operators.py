@@ -1,12 +1,10 @@
 """What each ATen operator does to the integers of a tensor."""
 
 import operator
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import fx
-
-from lrq_deploy.student.frozen import LayerKind
 
 __all__ = [
     "ACTIVATIONS",
@@ -21,6 +19,7 @@ __all__ = [
     "RECTIFIERS",
     "SUMS",
     "WEIGHTED",
+    "LayerKind",
     "all_known",
     "is_call",
     "is_movement",
@@ -28,6 +27,8 @@ __all__ = [
 ]
 
 aten = torch.ops.aten
+
+LayerKind = Literal["conv2d", "linear", "conv_transpose2d"]
 
 LAYER_KINDS: dict[Any, LayerKind] = {
     aten.conv2d.default: "conv2d",

@@ -1,13 +1,54 @@
 """What a weighted ATen call computes."""
 
+from dataclasses import dataclass
 from typing import Any
 
-from torch import fx
+import torch.nn.functional as F
+from torch import Tensor, fx
 
-from lrq_deploy.graph.operators import LAYER_KINDS
-from lrq_deploy.student.frozen import LayerSpec
+from lrq_deploy.graph.operators import LAYER_KINDS, LayerKind
 
-__all__ = ["layer_spec"]
+__all__ = ["LayerSpec", "layer_spec"]
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """What a weighted layer computes, apart from its numbers.
+
+    Attributes:
+        kind: the operator.
+        stride, padding, dilation, output_padding: ``(height, width)``; unused by ``linear``.
+        groups: number of channel groups.
+    """
+
+    kind: LayerKind
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    output_padding: tuple[int, int] = (0, 0)
+    groups: int = 1
+
+    @property
+    def channel_axis(self) -> int:
+        """Axis of the output channels in the weight tensor."""
+        return 1 if self.kind == "conv_transpose2d" else 0
+
+    def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Run the operator on float tensors."""
+        if self.kind == "linear":
+            return F.linear(x, weight, bias)
+        if self.kind == "conv2d":
+            return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+        return F.conv_transpose2d(
+            x,
+            weight,
+            bias,
+            self.stride,
+            self.padding,
+            self.output_padding,
+            self.groups,
+            self.dilation,
+        )
 
 
 def layer_spec(node: fx.Node) -> LayerSpec:

@@ -3,8 +3,8 @@
 import torch
 
 from lrq_deploy.method.methods import method_settings
-from lrq_deploy.method.precision import trains_quickly
 from lrq_deploy.method.recipe import RecipeSettings, recipe_settings
+from lrq_deploy.method.steps.precision import trains_quickly
 from lrq_deploy.options import QuantizeOptions
 from lrq_deploy.ranks import ALONE, Ranks
 

@@ -62,8 +62,8 @@ class RecipeSettings:
         temperature: of the distillation.
         other_weight: beta of the decoupled distillation.
         reduced_precision: multiply in bfloat16 where the device is made for it and nothing
-            that ships depends on it, see ``lrq_deploy.method.precision``.
-        compiled: run the student as compiled kernels, see ``lrq_deploy.method.compilation``.
+            that ships depends on it, see ``lrq_deploy.method.steps.precision``.
+        compiled: run the student as compiled kernels, see ``lrq_deploy.method.steps.compilation``.
     """
 
     generator_steps: int = 200
@@ -163,7 +163,7 @@ def recipe_settings(
     Args:
         recipe: how much time to spend.
         input_shape: of one image.
-        quick: whether steps are, see ``lrq_deploy.method.precision.trains_quickly``; more of
+        quick: whether steps are, see ``lrq_deploy.method.steps.precision.trains_quickly``; more of
             them fit the time of the recipe then.
     """
     changes = _QUICK.get(recipe, {}) if quick else {}

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from lrq_deploy.graph.capture import example_input
-from lrq_deploy.method.generator import LATENT_SIZE, LongRangeGenerator
-from lrq_deploy.method.precision import COARSE_BITS, reduced_precision
+from lrq_deploy.method.images.generator import LATENT_SIZE, LongRangeGenerator
 from lrq_deploy.method.recipe import RecipeSettings
+from lrq_deploy.method.steps.precision import COARSE_BITS, reduced_precision
 from lrq_deploy.planning.plan import Duration
 from lrq_deploy.teacher import Teacher
 

@@ -8,12 +8,11 @@ from torch import fx
 from lrq_deploy.errors import ExportError
 from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
 from lrq_deploy.graph.operators import all_known
-from lrq_deploy.graph.placement import place_quantizers
 from lrq_deploy.graph.statistics import batch_norms
 from lrq_deploy.graph.teach import make_teacher
 from lrq_deploy.loading import LoadedModel, load_model
 from lrq_deploy.method.chosen import chosen_settings
-from lrq_deploy.method.normalisation import check_pixels
+from lrq_deploy.method.images.normalisation import check_pixels
 from lrq_deploy.method.suited import suited
 from lrq_deploy.options import QuantizeOptions
 from lrq_deploy.planning.duration import estimate_duration
@@ -29,6 +28,7 @@ from lrq_deploy.planning.survey import estimate_sizes, survey_layers, survey_qua
 from lrq_deploy.progress import ProgressCallback, StageProgress, silent
 from lrq_deploy.scheme import Scheme
 from lrq_deploy.student.idle_options import idle_options
+from lrq_deploy.student.placement import place_quantizers
 from lrq_deploy.target import TargetDescription
 from lrq_deploy.teacher import Teacher
 from lrq_deploy.weight_bytes import weight_bytes

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
+from lrq_deploy.graph.operators import LayerKind
 from lrq_deploy.scheme import Scheme
-from lrq_deploy.student.frozen import LayerKind
 from lrq_deploy.teacher import Preprocessing
 
 __all__ = [

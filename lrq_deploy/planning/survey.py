@@ -8,6 +8,7 @@ from torch import Tensor, fx
 
 from lrq_deploy.graph.capture import example_input
 from lrq_deploy.graph.operators import is_movement
+from lrq_deploy.graph.specification import LayerSpec
 from lrq_deploy.planning.plan import (
     FLOAT_BITS,
     Grouping,
@@ -15,7 +16,7 @@ from lrq_deploy.planning.plan import (
     PlannedQuantizer,
     Sizes,
 )
-from lrq_deploy.student.frozen import FloatLayer, LayerSpec
+from lrq_deploy.student.frozen import FloatLayer
 from lrq_deploy.student.layers import ActQuantizer, QuantizedLayer, set_enabled
 from lrq_deploy.student.weight_only import WeightOnlyLayer
 

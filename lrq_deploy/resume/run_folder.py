@@ -15,7 +15,7 @@ from typing import Any
 
 from lrq_deploy.durable import PARTIAL
 from lrq_deploy.errors import OptionError, OutputError, StateFileError
-from lrq_deploy.method.context import Kept
+from lrq_deploy.method.steps.context import Kept
 from lrq_deploy.process_memory import resident_bytes
 from lrq_deploy.resume.control import RunControl
 from lrq_deploy.resume.run_lock import LOCK, check_unlocked, lock, unlock

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lrq_deploy.method.context import Kept
+from lrq_deploy.method.steps.context import Kept
 from lrq_deploy.ranks import Ranks
 from lrq_deploy.resume.run_folder import RunFolder
 from lrq_deploy.resume.stop_request import StopRequest

@@ -5,10 +5,10 @@ import copy
 import torch
 from torch import Tensor, fx
 
-from lrq_deploy.graph.absorb import absorb_rectifiers
 from lrq_deploy.graph.on_device import on_device
 from lrq_deploy.qparams import QParams, ScaleTable
 from lrq_deploy.scheme import Scheme
+from lrq_deploy.student.absorb import absorb_rectifiers
 from lrq_deploy.student.bias_grid import snap_to_grid
 from lrq_deploy.student.frozen import FrozenLayer, FrozenQuantizer, QuantizedModel
 from lrq_deploy.student.layers import ActQuantizer, QuantizedLayer, channel_scale_shape

@@ -10,12 +10,12 @@ one placeholder ``input`` ``[N, C, H, W]`` and one output tensor ``[N, classes]`
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from lrq_deploy.graph.specification import LayerSpec
 from lrq_deploy.qparams import QParams, ScaleTable
 from lrq_deploy.scheme import Scheme
 from lrq_deploy.student.operators import dequantize_weight, quantize_dequantize
@@ -26,52 +26,8 @@ __all__ = [
     "FloatLayer",
     "FrozenLayer",
     "FrozenQuantizer",
-    "LayerKind",
-    "LayerSpec",
     "QuantizedModel",
 ]
-
-LayerKind = Literal["conv2d", "linear", "conv_transpose2d"]
-
-
-@dataclass(frozen=True)
-class LayerSpec:
-    """What a weighted layer computes, apart from its numbers.
-
-    Attributes:
-        kind: the operator.
-        stride, padding, dilation, output_padding: ``(height, width)``; unused by ``linear``.
-        groups: number of channel groups.
-    """
-
-    kind: LayerKind
-    stride: tuple[int, int] = (1, 1)
-    padding: tuple[int, int] = (0, 0)
-    dilation: tuple[int, int] = (1, 1)
-    output_padding: tuple[int, int] = (0, 0)
-    groups: int = 1
-
-    @property
-    def channel_axis(self) -> int:
-        """Axis of the output channels in the weight tensor."""
-        return 1 if self.kind == "conv_transpose2d" else 0
-
-    def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Run the operator on float tensors."""
-        if self.kind == "linear":
-            return F.linear(x, weight, bias)
-        if self.kind == "conv2d":
-            return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
-        return F.conv_transpose2d(
-            x,
-            weight,
-            bias,
-            self.stride,
-            self.padding,
-            self.output_padding,
-            self.groups,
-            self.dilation,
-        )
 
 
 class FrozenQuantizer(nn.Module):

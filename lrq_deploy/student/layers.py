@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
+from lrq_deploy.graph.specification import LayerSpec
 from lrq_deploy.scheme import IntegerRange
 from lrq_deploy.student.bias_grid import snap_to_grid
 from lrq_deploy.student.fake_quant import (
     fake_quantize_per_channel,
     fake_quantize_per_tensor,
 )
-from lrq_deploy.student.frozen import LayerSpec
 from lrq_deploy.student.rounding import LearnedRounding
 
 __all__ = [

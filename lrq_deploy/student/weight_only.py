@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lrq_deploy.student.frozen import LayerSpec
+from lrq_deploy.graph.specification import LayerSpec
 
 __all__ = ["BLOCK", "WeightOnlyLayer"]
 

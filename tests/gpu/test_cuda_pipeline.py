@@ -13,7 +13,7 @@ pytestmark = [
 
 
 def test_digits_quantize_on_cuda_as_well_as_on_the_cpu(digits_teacher: Any, tmp_path: Path) -> None:
-    from lrq_deploy.cli.pipeline import quantize
+    from lrq_deploy.cli.job.pipeline import quantize
     from lrq_deploy.options import QuantizeOptions
 
     results = {

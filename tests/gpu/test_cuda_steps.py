@@ -13,10 +13,10 @@ from support.small_networks import images
 from support.stages import SETTINGS, STAGES, student_stage, tensors_of
 
 from lrq_deploy.errors import DeviceMemoryError
-from lrq_deploy.method import loop
-from lrq_deploy.method.back_off import BackOff
-from lrq_deploy.method.loop import run_stage
-from lrq_deploy.method.tensor_cores import tf32
+from lrq_deploy.method.steps import loop
+from lrq_deploy.method.steps.back_off import BackOff
+from lrq_deploy.method.steps.loop import run_stage
+from lrq_deploy.method.steps.tensor_cores import tf32
 from lrq_deploy.progress import ProgressEvent
 
 pytestmark = [

@@ -19,7 +19,7 @@ from support.small_networks import Residual, with_statistics
 from torch import nn
 
 from lrq_deploy.cli import main
-from lrq_deploy.cli.demo_network import TrainedDigits
+from lrq_deploy.cli.commands.demo_network import TrainedDigits
 from lrq_deploy.inspection.matching import Candidate, Match
 
 pytestmark = pytest.mark.integration
@@ -355,7 +355,7 @@ def test_a_branch_on_the_image_is_named_with_its_line(case: Case) -> None:
 def test_an_operator_without_onnx_form_is_named_before_training(
     case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lrq_deploy.cli.pipeline.synthesize_once", None)
+    monkeypatch.setattr("lrq_deploy.cli.job.pipeline.synthesize_once", None)
     path = case.saved(case.network("sorting").state_dict())
     refusal = case.refused(path, arch=f"{case.net}:sorting")
     assert "ONNX form" in refusal.rule

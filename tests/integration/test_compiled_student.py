@@ -10,11 +10,11 @@ from support.contexts import ON_CPU
 from support.resumed_run import NETWORK, run
 from support.stages import SETTINGS, student_stage, tensors_of
 
-from lrq_deploy.cli.pipeline import quantize
+from lrq_deploy.cli.job.pipeline import quantize
 from lrq_deploy.errors import OptionError
-from lrq_deploy.method import student_training
-from lrq_deploy.method.loop import run_stage
-from lrq_deploy.method.student_training import StudentTraining
+from lrq_deploy.method.fitting import student_training
+from lrq_deploy.method.fitting.student_training import StudentTraining
+from lrq_deploy.method.steps.loop import run_stage
 from lrq_deploy.options import QuantizeOptions
 
 pytestmark = pytest.mark.integration

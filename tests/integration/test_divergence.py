@@ -10,8 +10,8 @@ from support.small_networks import Residual, with_statistics
 from support.tiny_run import TINY, tiny
 from torch import nn
 
-from lrq_deploy.cli.demo_network import TrainedDigits
-from lrq_deploy.cli.pipeline import quantize
+from lrq_deploy.cli.commands.demo_network import TrainedDigits
+from lrq_deploy.cli.job.pipeline import quantize
 from lrq_deploy.errors import DivergenceError
 from lrq_deploy.options import QuantizeOptions
 

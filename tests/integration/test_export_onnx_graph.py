@@ -23,7 +23,8 @@ from lrq_deploy.export.onnxruntime_dialect import OnnxRuntimeTarget
 from lrq_deploy.export.parity.compare import compare
 from lrq_deploy.export.runtime_version import NEWEST_NEED, OLDEST, RuntimeVersion
 from lrq_deploy.export.session import open_session
-from lrq_deploy.student.frozen import LayerSpec, QuantizedModel
+from lrq_deploy.graph.specification import LayerSpec
+from lrq_deploy.student.frozen import QuantizedModel
 
 pytestmark = pytest.mark.integration
 

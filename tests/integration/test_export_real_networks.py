@@ -21,12 +21,12 @@ from lrq_deploy.export.parity.simulation import exact_logits
 from lrq_deploy.export.parity.student import student_parity
 from lrq_deploy.export.session import open_session
 from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
-from lrq_deploy.graph.placement import place_quantizers
 from lrq_deploy.graph.teach import make_teacher
-from lrq_deploy.method.normalisation import normalisation_remark
+from lrq_deploy.method.images.normalisation import normalisation_remark
 from lrq_deploy.scheme import Scheme
 from lrq_deploy.student.freeze import frozen_model
 from lrq_deploy.student.frozen import QuantizedModel
+from lrq_deploy.student.placement import place_quantizers
 from lrq_deploy.target import PORTABLE
 from lrq_deploy.teacher import Preprocessing, Teacher
 

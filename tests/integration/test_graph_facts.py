@@ -17,12 +17,12 @@ from lrq_deploy.export.parity.reference import reference_logits
 from lrq_deploy.export.parity.simulation import exact_logits
 from lrq_deploy.export.session import open_session
 from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
-from lrq_deploy.graph.placement import place_quantizers
 from lrq_deploy.graph.teach import make_teacher
 from lrq_deploy.loading import adopt_module
 from lrq_deploy.options import QuantizeOptions
 from lrq_deploy.scheme import Scheme
 from lrq_deploy.student.freeze import frozen_model
+from lrq_deploy.student.placement import place_quantizers
 from lrq_deploy.target import PORTABLE
 
 pytestmark = pytest.mark.integration

@@ -13,11 +13,12 @@ from support.small_networks import conv_bn, with_statistics
 from support.tiny_run import TINY
 from torch import Tensor, nn
 
-from lrq_deploy.cli import main, pipeline
-from lrq_deploy.cli.demo_network import TrainedDigits
-from lrq_deploy.cli.mixed_widths import MEGABYTE, FileSizes, file_sizes
-from lrq_deploy.cli.pipeline import quantize
-from lrq_deploy.cli.preparing import load_teacher
+from lrq_deploy.cli import main
+from lrq_deploy.cli.commands.demo_network import TrainedDigits
+from lrq_deploy.cli.job import pipeline
+from lrq_deploy.cli.job.mixed_widths import MEGABYTE, FileSizes, file_sizes
+from lrq_deploy.cli.job.pipeline import quantize
+from lrq_deploy.cli.job.preparing import load_teacher
 from lrq_deploy.errors import OptionError
 from lrq_deploy.export.bundle import load_bundle
 from lrq_deploy.export.targets import targets

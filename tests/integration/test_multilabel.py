@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lrq_deploy.cli import main
-from lrq_deploy.cli.demo_network import DigitNetwork, TrainedDigits, load_digit_data
-from lrq_deploy.cli.pipeline import quantize
-from lrq_deploy.cli.quantize_flags import QuantizeFlags, options_from
+from lrq_deploy.cli.commands.demo_network import DigitNetwork, TrainedDigits, load_digit_data
+from lrq_deploy.cli.flags.quantize_flags import QuantizeFlags, options_from
+from lrq_deploy.cli.job.pipeline import quantize
 from lrq_deploy.export.bundle import Bundle, load_bundle
 from lrq_deploy.export.session import open_session
 from lrq_deploy.method.recipe import RecipeSettings

@@ -12,10 +12,10 @@ from lrq_deploy.export.onnx_graph import to_onnx
 from lrq_deploy.export.parity.simulation import exact_logits
 from lrq_deploy.export.session import open_session
 from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
-from lrq_deploy.graph.placement import place_quantizers
 from lrq_deploy.scheme import Scheme
 from lrq_deploy.student.freeze import freeze
 from lrq_deploy.student.frozen import QuantizedModel
+from lrq_deploy.student.placement import place_quantizers
 from lrq_deploy.target import PORTABLE
 from lrq_deploy.teacher import Preprocessing
 

@@ -9,7 +9,7 @@ from support.small_networks import with_statistics
 from support.tiny_run import tiny
 from torch import nn
 
-from lrq_deploy.cli.demo_network import TrainedDigits
+from lrq_deploy.cli.commands.demo_network import TrainedDigits
 from lrq_deploy.progress import ProgressEvent
 from lrq_deploy.scheme import Scheme
 

@@ -16,9 +16,9 @@ from support import resumed_run
 from support.resumed_run import ALWAYS, NETWORK, contents, run
 from support.small_networks import Residual, with_statistics
 
-from lrq_deploy.cli.demo_network import TrainedDigits
-from lrq_deploy.cli.quantize import run_and_report
-from lrq_deploy.cli.quantize_flags import QuantizeFlags
+from lrq_deploy.cli.commands.demo_network import TrainedDigits
+from lrq_deploy.cli.commands.quantize import run_and_report
+from lrq_deploy.cli.flags.quantize_flags import QuantizeFlags
 from lrq_deploy.errors import OptionError, OutputError
 from lrq_deploy.progress import ProgressEvent
 from lrq_deploy.resume.control import RunControl
@@ -250,7 +250,7 @@ def test_the_command_line_says_how_to_go_on(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from lrq_deploy.cli import progress_view
+    from lrq_deploy.cli.reports import progress_view
 
     class Interrupting(progress_view.SilentView):
         def __call__(self, event: ProgressEvent) -> None:

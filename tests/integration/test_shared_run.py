@@ -15,11 +15,11 @@ import torch
 from support import shared_run
 from support.resumed_run import contents
 
-from lrq_deploy.cli.demo_network import TrainedDigits
+from lrq_deploy.cli.commands.demo_network import TrainedDigits
 from lrq_deploy.launch import Launch
-from lrq_deploy.method.augmented_batches import VIEWS
-from lrq_deploy.method.precision import trains_quickly
+from lrq_deploy.method.fitting.augmented_batches import VIEWS
 from lrq_deploy.method.recipe import recipe_settings
+from lrq_deploy.method.steps.precision import trains_quickly
 
 pytestmark = pytest.mark.integration
 

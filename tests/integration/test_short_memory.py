@@ -10,8 +10,8 @@ import torch
 from support.resumed_run import contents, run
 from support.stages import COMPLAINT
 
-from lrq_deploy.method import back_off
-from lrq_deploy.method.pieces import Pieces
+from lrq_deploy.method.steps import back_off
+from lrq_deploy.method.steps.pieces import Pieces
 from lrq_deploy.progress import ProgressEvent
 from lrq_deploy.resume.control import RunControl
 from lrq_deploy.resume.stop_request import RunStopped, stop_on_signals

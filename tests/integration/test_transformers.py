@@ -14,8 +14,8 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lrq_deploy.cli.inspect import inspection_json
-from lrq_deploy.cli.preparing import load_teacher
+from lrq_deploy.cli.commands.inspect import inspection_json
+from lrq_deploy.cli.job.preparing import load_teacher
 from lrq_deploy.cli.reports.inspect import print_inspection
 from lrq_deploy.errors import CheckpointError, LrqError, OptionError
 from lrq_deploy.images import ImageReader

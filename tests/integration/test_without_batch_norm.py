@@ -11,13 +11,13 @@ from torch import nn
 from torch.nn.utils import fuse_conv_bn_eval
 
 from lrq_deploy.cli import main
-from lrq_deploy.cli.demo_network import DigitNetwork, TrainedDigits
+from lrq_deploy.cli.commands.demo_network import DigitNetwork, TrainedDigits
 
 pytestmark = pytest.mark.integration
 
 ARCH = """
 from torch import nn
-from lrq_deploy.cli.demo_network import DigitNetwork
+from lrq_deploy.cli.commands.demo_network import DigitNetwork
 
 def folded():
     network = DigitNetwork()

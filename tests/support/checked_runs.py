@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lrq_deploy.cli.checking import Checked
+from lrq_deploy.cli.job.checking import Checked
 from lrq_deploy.export.accuracy import Fidelity
 from lrq_deploy.export.coverage import Coverage, LayerCoverage
 from lrq_deploy.export.latency import BatchLatency, Benchmark, BenchmarkOptions, Distribution

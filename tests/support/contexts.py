@@ -2,6 +2,6 @@
 
 import torch
 
-from lrq_deploy.method.context import StageContext
+from lrq_deploy.method.steps.context import StageContext
 
 ON_CPU = StageContext(0, torch.device("cpu"))

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lrq_deploy.calibration.image_pool import ImagePool
-from lrq_deploy.method import diversity, precision
-from lrq_deploy.method.augmented_batches import AugmentedBatches
+from lrq_deploy.method.fitting.augmented_batches import AugmentedBatches
+from lrq_deploy.method.images import diversity
+from lrq_deploy.method.steps import precision
 from support.stages import draw_unwatched, unwatched
 
 CUDA = torch.device("cuda", 0)

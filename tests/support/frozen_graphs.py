@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from lrq_deploy.graph.specification import LayerSpec
 from lrq_deploy.qparams import QParams, ScaleTable
 from lrq_deploy.scheme import Scheme
-from lrq_deploy.student.frozen import FrozenLayer, FrozenQuantizer, LayerSpec, QuantizedModel
+from lrq_deploy.student.frozen import FrozenLayer, FrozenQuantizer, QuantizedModel
 from lrq_deploy.teacher import Preprocessing
 
 aten = torch.ops.aten

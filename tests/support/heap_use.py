@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from lrq_deploy.method.heap import kept_heap
+from lrq_deploy.method.steps.heap import kept_heap
 
 MAPS, BYTES = 8, 16 * 2**20
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from lrq_deploy.cli.result import QuantizeResult
+from lrq_deploy.cli.job.result import QuantizeResult
 
 RESULT = QuantizeResult(
     bundle_path=Path("runs/resnet20-w4a4"),

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from lrq_deploy.cli.pipeline import quantize
+from lrq_deploy.cli.job.pipeline import quantize
 from lrq_deploy.errors import OutputError
 from lrq_deploy.export.bundle import load_bundle
 from lrq_deploy.method.recipe import RecipeSettings

@@ -24,19 +24,19 @@ import torch
 
 from lrq_deploy.calibration.synthetic_store import synthesize_once
 from lrq_deploy.checkpoint.fingerprint import fingerprint
-from lrq_deploy.cli import pipeline
+from lrq_deploy.cli.job import pipeline
 from lrq_deploy.errors import DeviceMemoryError, LrqError, OutputError, RankLostError
 from lrq_deploy.graph.statistics import NormStatistics
 from lrq_deploy.launch import launch
-from lrq_deploy.method import back_off
-from lrq_deploy.method.augmented_batches import AugmentedBatches
-from lrq_deploy.method.back_off import BackOff
-from lrq_deploy.method.diversity import part_of_pairs
-from lrq_deploy.method.loop import ResumableStage
-from lrq_deploy.method.pieces import Pieces
+from lrq_deploy.method.fitting.augmented_batches import AugmentedBatches
+from lrq_deploy.method.fitting.teacher_answers import TeacherAnswers
+from lrq_deploy.method.images.diversity import part_of_pairs
+from lrq_deploy.method.images.statistics_loss import channel_moments, moments_loss
 from lrq_deploy.method.recipe import RecipeSettings
-from lrq_deploy.method.statistics_loss import channel_moments, moments_loss
-from lrq_deploy.method.teacher_answers import TeacherAnswers
+from lrq_deploy.method.steps import back_off
+from lrq_deploy.method.steps.back_off import BackOff
+from lrq_deploy.method.steps.loop import ResumableStage
+from lrq_deploy.method.steps.pieces import Pieces
 from lrq_deploy.options import QuantizeOptions
 from lrq_deploy.ranks import ALONE, Ranks, joined_ranks
 from lrq_deploy.resume.control import RunControl

@@ -11,9 +11,9 @@ from torch import Tensor, fx, nn
 from lrq_deploy.calibration.observe import calibrate
 from lrq_deploy.graph.capture import capture
 from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
-from lrq_deploy.graph.placement import place_quantizers
 from lrq_deploy.scheme import Scheme
 from lrq_deploy.student.layers import ActQuantizer
+from lrq_deploy.student.placement import place_quantizers
 from lrq_deploy.target import PORTABLE
 from lrq_deploy.teacher import Preprocessing
 

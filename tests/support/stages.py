@@ -13,15 +13,15 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from lrq_deploy.calibration.drawing import ImageDrawing
 from lrq_deploy.calibration.image_pool import ImagePool
 from lrq_deploy.graph.statistics import TappedTeacher, tap_batch_norms
-from lrq_deploy.method.augmented_batches import AugmentedBatches
-from lrq_deploy.method.back_off import BackOff
-from lrq_deploy.method.context import StageContext
-from lrq_deploy.method.generator import LongRangeGenerator
-from lrq_deploy.method.generator_training import GeneratorTraining
-from lrq_deploy.method.loop import ResumableStage
+from lrq_deploy.method.fitting.augmented_batches import AugmentedBatches
+from lrq_deploy.method.fitting.reconstruction import BlockReconstruction
+from lrq_deploy.method.fitting.student_training import StudentTraining
+from lrq_deploy.method.images.generator import LongRangeGenerator
+from lrq_deploy.method.images.generator_training import GeneratorTraining
 from lrq_deploy.method.recipe import RecipeSettings
-from lrq_deploy.method.reconstruction import BlockReconstruction
-from lrq_deploy.method.student_training import StudentTraining
+from lrq_deploy.method.steps.back_off import BackOff
+from lrq_deploy.method.steps.context import StageContext
+from lrq_deploy.method.steps.loop import ResumableStage
 from lrq_deploy.options import MethodSwitches
 from lrq_deploy.ranks import ALONE, Ranks
 from lrq_deploy.scheme import Scheme

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lrq_deploy.cli.demo_network import TrainedDigits
-from lrq_deploy.cli.pipeline import quantize
-from lrq_deploy.cli.result import QuantizeResult
+from lrq_deploy.cli.commands.demo_network import TrainedDigits
+from lrq_deploy.cli.job.pipeline import quantize
+from lrq_deploy.cli.job.result import QuantizeResult
 from lrq_deploy.export.bundle import Bundle, load_bundle
 from lrq_deploy.method.recipe import RecipeSettings
 from lrq_deploy.options import MethodSwitches, QuantizeOptions

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lrq_deploy.cli import pipeline
 from lrq_deploy.cli.api import quantize
+from lrq_deploy.cli.job import pipeline
 from lrq_deploy.errors import CheckpointError, OptionError
 from lrq_deploy.options import QuantizeOptions
 from lrq_deploy.resume import run_lock

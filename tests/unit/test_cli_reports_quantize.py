@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 from support.quantize_results import RESULT
 
+from lrq_deploy.cli.job.result import RESULT_SCHEMA, QuantizeResult
 from lrq_deploy.cli.reports.quantize import print_report
-from lrq_deploy.cli.result import RESULT_SCHEMA, QuantizeResult
 from lrq_deploy.teacher import Preprocessing
 
 pytestmark = pytest.mark.unit

@@ -16,7 +16,7 @@ from support.fake_tensorrt import GAP_MS, LIBRARY_BYTES, FakeGpu, install
 from support.frozen_graphs import residual_student
 from typer.testing import CliRunner
 
-from lrq_deploy.cli import bench as bench_module
+from lrq_deploy.cli.commands import bench as bench_module
 from lrq_deploy.cli.main import app
 from lrq_deploy.cli.reports.bench import print_benchmark
 from lrq_deploy.errors import BoundError, BundleError, ExportError

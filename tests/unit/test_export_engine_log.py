@@ -7,7 +7,7 @@ import torch
 from support.frozen_graphs import FrozenGraphBuilder, aten, residual_student
 
 from lrq_deploy.export.engine.log import EngineLayer, audit_engine, read_layers
-from lrq_deploy.student.frozen import LayerSpec
+from lrq_deploy.graph.specification import LayerSpec
 
 pytestmark = pytest.mark.unit
 

@@ -26,8 +26,9 @@ from lrq_deploy.export.runtime_version import (
     parse_version,
 )
 from lrq_deploy.export.session import open_session
+from lrq_deploy.graph.specification import LayerSpec
 from lrq_deploy.scheme import Scheme
-from lrq_deploy.student.frozen import LayerSpec, QuantizedModel
+from lrq_deploy.student.frozen import QuantizedModel
 
 pytestmark = pytest.mark.unit
 

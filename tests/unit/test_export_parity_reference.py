@@ -20,7 +20,8 @@ from lrq_deploy.export.parity.reference import (
 )
 from lrq_deploy.export.parity.reference_operators import FLOAT_OPERATORS, MOVEMENTS
 from lrq_deploy.export.parity.simulation import exact_logits
-from lrq_deploy.student.frozen import LayerSpec, QuantizedModel
+from lrq_deploy.graph.specification import LayerSpec
+from lrq_deploy.student.frozen import QuantizedModel
 
 pytestmark = pytest.mark.unit
 

@@ -30,9 +30,9 @@ from lrq_deploy.export.targets import targets
 from lrq_deploy.graph.capture import capture
 from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
 from lrq_deploy.graph.operators import all_known
-from lrq_deploy.graph.placement import place_quantizers
 from lrq_deploy.scheme import Scheme
 from lrq_deploy.student.frozen import QuantizedModel
+from lrq_deploy.student.placement import place_quantizers
 from lrq_deploy.target import PORTABLE
 from lrq_deploy.teacher import Teacher
 

@@ -13,10 +13,10 @@ from lrq_deploy.export.parity.student import student_parity
 from lrq_deploy.export.session import open_session
 from lrq_deploy.export.targets import targets
 from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
-from lrq_deploy.graph.placement import place_quantizers
 from lrq_deploy.scheme import Scheme
 from lrq_deploy.student.freeze import freeze
 from lrq_deploy.student.frozen import QuantizedModel
+from lrq_deploy.student.placement import place_quantizers
 
 pytestmark = pytest.mark.unit
 

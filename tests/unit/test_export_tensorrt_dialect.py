@@ -20,10 +20,11 @@ from lrq_deploy.export.parity.compare import compare
 from lrq_deploy.export.parity.simulation import exact_logits
 from lrq_deploy.export.session import open_session
 from lrq_deploy.export.targets import targets
+from lrq_deploy.graph.specification import LayerSpec
 from lrq_deploy.graph.teach import make_teacher
 from lrq_deploy.scheme import Scheme
 from lrq_deploy.student.freeze import frozen_model
-from lrq_deploy.student.frozen import LayerSpec, QuantizedModel
+from lrq_deploy.student.frozen import QuantizedModel
 
 pytestmark = pytest.mark.unit
 

@@ -13,7 +13,8 @@ from lrq_deploy.errors import BundleError
 from lrq_deploy.export.bundle import Bundle, load_bundle, write_bundle
 from lrq_deploy.export.manifest import FileRecord
 from lrq_deploy.export.validation_images import synthetic_batches
-from lrq_deploy.student.frozen import LayerSpec, QuantizedModel
+from lrq_deploy.graph.specification import LayerSpec
+from lrq_deploy.student.frozen import QuantizedModel
 from lrq_deploy.teacher import Preprocessing
 
 pytestmark = pytest.mark.unit

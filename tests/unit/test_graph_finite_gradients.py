@@ -11,9 +11,9 @@ from torch import Tensor, fx, nn
 
 from lrq_deploy.graph.finite_gradients import finite_gradients
 from lrq_deploy.graph.statistics import tap_batch_norms
-from lrq_deploy.method.loop import run_stage
-from lrq_deploy.method.reconstruction import BlockReconstruction
-from lrq_deploy.method.student_training import StudentTraining
+from lrq_deploy.method.fitting.reconstruction import BlockReconstruction
+from lrq_deploy.method.fitting.student_training import StudentTraining
+from lrq_deploy.method.steps.loop import run_stage
 from lrq_deploy.options import MethodSwitches
 from lrq_deploy.scheme import Scheme
 from lrq_deploy.student.layers import float_twin

@@ -7,9 +7,9 @@ import torch
 from support.small_networks import SHAPE, calibrated, graph_of, images, targets
 from torch import Tensor, nn
 
-from lrq_deploy.graph.head_input import head_layer
 from lrq_deploy.graph.operators import is_call
 from lrq_deploy.scheme import Scheme
+from lrq_deploy.student.head_input import head_layer
 
 pytestmark = pytest.mark.unit
 

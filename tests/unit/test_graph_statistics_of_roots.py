@@ -23,9 +23,9 @@ from lrq_deploy.graph.clipping import clip_limits
 from lrq_deploy.graph.finite_gradients import finite_gradients
 from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
 from lrq_deploy.graph.operators import AVERAGES
-from lrq_deploy.graph.placement import place_quantizers
 from lrq_deploy.scheme import Scheme
 from lrq_deploy.student.layers import float_twin
+from lrq_deploy.student.placement import place_quantizers
 from lrq_deploy.target import PORTABLE
 
 pytestmark = pytest.mark.unit

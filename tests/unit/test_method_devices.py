@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorDeviceMismatchError
 
 from lrq_deploy.graph.on_device import on_device
-from lrq_deploy.method.back_off import BackOff
-from lrq_deploy.method.precision import reduced_precision
+from lrq_deploy.method.steps.back_off import BackOff
+from lrq_deploy.method.steps.precision import reduced_precision
 from lrq_deploy.scheme import Scheme
 
 pytestmark = pytest.mark.unit

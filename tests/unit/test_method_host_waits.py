@@ -7,7 +7,7 @@ import torch
 from support.stages import STAGES, draw_unwatched, unwatched
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lrq_deploy.method import diversity
+from lrq_deploy.method.images import diversity
 
 pytestmark = pytest.mark.unit
 

@@ -8,7 +8,7 @@ import torch
 from support.small_networks import SHAPE, Residual, with_statistics
 from torch import Tensor, nn
 
-from lrq_deploy.cli.preparing import load_teacher
+from lrq_deploy.cli.job.preparing import load_teacher
 from lrq_deploy.graph.teach import make_teacher
 from lrq_deploy.options import QuantizeOptions
 from lrq_deploy.probabilities import probability_remark

@@ -40,7 +40,7 @@ def test_windows_has_no_resource_and_imports_what_needs_memory(tmp_path: Path) -
     code = (
         "import sys\n"
         "sys.modules['resource'] = None\n"
-        "import lrq_deploy.resume.run_folder, lrq_deploy.cli.finishing\n"
+        "import lrq_deploy.resume.run_folder, lrq_deploy.cli.job.finishing\n"
         "from lrq_deploy import process_memory\n"
         "from pathlib import Path\n"
         f"process_memory._STATUS = Path({str(tmp_path / 'none')!r})\n"

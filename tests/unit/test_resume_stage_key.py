@@ -20,9 +20,9 @@ def test_the_order_of_inputs_does_not_matter() -> None:
     ("name", "comes_in"),
     [
         ("lrq_deploy.calibration.synthesize", True),
-        ("lrq_deploy.method.statistics_loss", True),
-        ("lrq_deploy.method.attention", True),
-        ("lrq_deploy.method.student_training", False),
+        ("lrq_deploy.method.images.statistics_loss", True),
+        ("lrq_deploy.method.images.attention", True),
+        ("lrq_deploy.method.fitting.student_training", False),
         ("lrq_deploy.method.recipe", False),
         ("lrq_deploy.progress", False),
     ],

@@ -18,14 +18,14 @@ from support.small_networks import (
 from torch import Tensor, fx, nn
 
 from lrq_deploy.calibration.observe import calibrate
-from lrq_deploy.graph.absorb import absorb_rectifiers
 from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
-from lrq_deploy.graph.placement import place_quantizers
 from lrq_deploy.qparams import QParams
 from lrq_deploy.scheme import Scheme
+from lrq_deploy.student.absorb import absorb_rectifiers
 from lrq_deploy.student.freeze import freeze
 from lrq_deploy.student.frozen import FrozenLayer, FrozenQuantizer
 from lrq_deploy.student.layers import QuantizedLayer
+from lrq_deploy.student.placement import place_quantizers
 from lrq_deploy.student.untie import MAX_NUDGE
 from lrq_deploy.target import PORTABLE
 

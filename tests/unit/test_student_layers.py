@@ -5,8 +5,8 @@ import torch
 from support.small_networks import Residual, calibrated, graph_of, images
 from torch import Tensor
 
+from lrq_deploy.graph.specification import LayerSpec
 from lrq_deploy.scheme import IntegerRange
-from lrq_deploy.student.frozen import LayerSpec
 from lrq_deploy.student.layers import (
     ActQuantizer,
     FloatMix,

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from support.frozen_graphs import FrozenGraphBuilder, aten, residual_student
 
 from lrq_deploy.export.parity.simulation import exact_logits
+from lrq_deploy.graph.specification import LayerSpec
 from lrq_deploy.qparams import QParams
-from lrq_deploy.student.frozen import LayerSpec, QuantizedModel
+from lrq_deploy.student.frozen import QuantizedModel
 from lrq_deploy.student.untie import (
     LOOSE_FACTOR,
     MAX_NUDGE,

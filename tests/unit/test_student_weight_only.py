@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.small_networks import Mobile, placed
 
-from lrq_deploy.cli.quantize_flags import QuantizeFlags, options_from
+from lrq_deploy.cli.flags.quantize_flags import QuantizeFlags, options_from
 from lrq_deploy.errors import OptionError
 from lrq_deploy.planning.survey import survey_layers
 from lrq_deploy.scheme import Scheme

@@ -1,0 +1,1 @@
+"""One run of ``quantize``: its stages, its checks and its verdict."""

@@ -1,0 +1,20 @@
+"""A sensitivity table as files: of the ``sensitivity`` command and of bundles with mixed widths."""
+
+from json import dumps
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lrq_deploy.sensitivity import SensitivityTable
+
+__all__ = ["JSON_NAME", "PICTURE_NAME", "sensitivity_files"]
+
+JSON_NAME = "sensitivity.json"
+PICTURE_NAME = "sensitivity.png"
+
+
+def sensitivity_files(table: "SensitivityTable") -> dict[str, bytes]:
+    """The table as JSON and as a picture, by file name."""
+    from lrq_deploy.export.sensitivity_picture import sensitivity_png
+
+    text = dumps(table.to_json(), indent=2, sort_keys=True, allow_nan=False)
+    return {JSON_NAME: f"{text}\n".encode(), PICTURE_NAME: sensitivity_png(table)}

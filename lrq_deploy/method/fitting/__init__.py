@@ -1,0 +1,1 @@
+"""The fit of the student: batches, distillation, reconstruction of blocks."""

@@ -1,0 +1,1 @@
+"""The synthetic images: generator, its losses, and what stands where it does."""

@@ -1,0 +1,1 @@
+"""The steps of any stage: the loop, precision, memory, compilation."""

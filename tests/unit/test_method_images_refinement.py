@@ -1,0 +1,77 @@
+"""Refinement: closer to the stored statistics, inside the bounds, the same every time."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from support.small_networks import SHAPE, Residual, graph_of
+from torch import Tensor
+
+from lrq_deploy.graph.statistics import TappedTeacher, tap_batch_norms
+from lrq_deploy.method.images.refinement import Refinement
+from lrq_deploy.method.images.statistics_loss import channel_moments, moments_loss
+from lrq_deploy.method.recipe import RecipeSettings
+from lrq_deploy.method.steps.pieces import Pieces
+
+pytestmark = pytest.mark.unit
+
+SETTINGS = RecipeSettings(refinement_steps=20, refinement_rate=0.04)
+BOUNDS = (torch.full((3, 1, 1), -1.5), torch.full((3, 1, 1), 1.0))
+
+
+@pytest.fixture(scope="module")
+def teacher() -> TappedTeacher:
+    return tap_batch_norms(graph_of(Residual()))
+
+
+def batch() -> tuple[Tensor, Tensor]:
+    random = torch.Generator().manual_seed(3)
+    images = torch.randn(16, *SHAPE, generator=random).clamp(-1.5, 1.0)
+    return images, torch.arange(16) % 2
+
+
+def refine(
+    images: Tensor,
+    labels: Tensor,
+    teacher: TappedTeacher,
+    settings: RecipeSettings,
+    bounds: tuple[Tensor, Tensor],
+) -> Tensor:
+    """All steps of one batch."""
+    refinement = Refinement(images, labels, teacher, settings, bounds, Pieces(len(images)))
+    for _ in range(settings.refinement_steps):
+        refinement.step()
+        refinement.steps_done += 1
+    return refinement.pixels.detach()
+
+
+def distance(teacher: TappedTeacher, images: Tensor) -> float:
+    with torch.no_grad():
+        moments = channel_moments(teacher.graph(images)[2])
+        return float(moments_loss(moments, teacher.statistics))
+
+
+def test_statistics_come_closer_and_pixels_stay_inside(teacher: TappedTeacher) -> None:
+    images, labels = batch()
+    refined = refine(images, labels, teacher, SETTINGS, BOUNDS)
+    assert distance(teacher, refined) < 0.8 * distance(teacher, images)
+    assert refined.min() >= -1.5
+    assert refined.max() <= 1.0
+
+
+def test_the_argument_is_kept_and_the_result_repeats(teacher: TappedTeacher) -> None:
+    images, labels = batch()
+    before = images.clone()
+    first = refine(images, labels, teacher, SETTINGS, BOUNDS)
+    assert torch.equal(images, before)
+    assert torch.equal(first, refine(images, labels, teacher, SETTINGS, BOUNDS))
+
+
+@pytest.mark.parametrize("size", [1.0, 4.0])
+def test_a_step_is_a_share_of_the_range_of_the_input(teacher: TappedTeacher, size: float) -> None:
+    """Adam's first step is the learning rate itself, whatever the gradient."""
+    images, labels = batch()
+    bounds = (BOUNDS[0] * size, BOUNDS[1] * size)
+    one_step = replace(SETTINGS, refinement_steps=1)
+    moved = (refine(images / 2, labels, teacher, one_step, bounds) - images / 2).abs().max()
+    assert float(moved) == pytest.approx(0.04 * 2.5 * size, rel=0.01)
