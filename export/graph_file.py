@@ -17,7 +17,7 @@ __all__ = ["require_same_bits", "write_graph"]
 _CHECKED_IMAGES = 4
 
 
-def write_graph(out: Path, bundle: Bundle, force: bool, make: Callable[[Path], None]) -> int:
+def write_graph(out: Path, bundle: Bundle, force: bool, make: Callable[[Path], object]) -> int:
     """Let ``make`` write a file, and give it its name once it is whole; its size in bytes.
 
     Raises:

@@ -4,9 +4,9 @@ Runs alternate A B A B, so that both graphs meet the same clock frequency and th
 neighbours; what counts is the ratio.
 """
 
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from lrq_deploy.errors import BoundError, ExportError, OptionError
+from lrq_deploy.export.device.run import cpu_name, distribution, interleaved
 from lrq_deploy.export.peak_memory import peak_memory_bytes
 from lrq_deploy.export.session import Session, open_session
 from lrq_deploy.progress import ProgressCallback, StageProgress, silent
@@ -22,9 +23,9 @@ __all__ = [
     "BatchLatency",
     "Benchmark",
     "BenchmarkOptions",
+    "DeviceFacts",
     "Distribution",
     "EngineBenchmark",
-    "cpu_name",
     "measure_latency",
 ]
 
@@ -70,8 +71,7 @@ class Distribution:
     @staticmethod
     def of(seconds: Sequence[float]) -> "Distribution":
         """Percentiles of measured seconds, with linear interpolation."""
-        p50, p90, p99 = (1000 * float(q) for q in np.percentile(seconds, (50, 90, 99)))
-        return Distribution(p50, p90, p99)
+        return Distribution(**distribution(seconds))
 
 
 @dataclass(frozen=True)
@@ -136,6 +136,35 @@ class EngineBenchmark:
 
 
 @dataclass(frozen=True)
+class DeviceFacts:
+    """A machine without lrq-deploy, as ``device/run.py`` tells of it.
+
+    Attributes:
+        cpu: type of the processor, or of the board.
+        machine: instruction set, for instance ``aarch64``.
+        cores: that the system counts.
+        system, python, numpy, onnxruntime: versions.
+        providers: of ONNX Runtime, those that ran.
+    """
+
+    cpu: str
+    machine: str
+    cores: int
+    system: str
+    python: str
+    numpy: str
+    onnxruntime: str
+    providers: tuple[str, ...]
+
+    def describe(self) -> str:
+        """One line for people."""
+        return (
+            f"{self.cpu} ({self.machine}, {self.cores} cores), onnxruntime {self.onnxruntime}, "
+            f"numpy {self.numpy}, Python {self.python}, {self.system}"
+        )
+
+
+@dataclass(frozen=True)
 class Benchmark:
     """Everything measured.
 
@@ -155,6 +184,7 @@ class Benchmark:
         engine: what was measured of the engine; None where none was built, or it cannot run here.
         engine_remark: why none was measured where one was built, named or required, with the
             remedy; empty otherwise.
+        device: the machine, where it was another than this one.
     """
 
     options: BenchmarkOptions
@@ -173,6 +203,7 @@ class Benchmark:
     images_remarks: tuple[str, ...] = ()
     engine: EngineBenchmark | None = None
     engine_remark: str = ""
+    device: DeviceFacts | None = None
 
     @property
     def worst_ratio(self) -> float:
@@ -270,18 +301,6 @@ def measure_latency(
     )
 
 
-def cpu_name(source: Path = Path("/proc/cpuinfo")) -> str:
-    """Model name of the processor, or the machine type where the system does not tell."""
-    import platform
-
-    try:
-        lines = source.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
 def _check_inputs(graphs: Sequence[Session]) -> None:
     """Names are free: exporters call an image and its logits as they like."""
     taken = [[(x.type, x.shape[1:]) for x in g.runtime.get_inputs()] for g in graphs]
@@ -325,16 +344,11 @@ def _described(graph: Session) -> str:
 def _interleaved(graphs: Sequence[Session], size: int, options: BenchmarkOptions) -> BatchLatency:
     shape = graphs[0].runtime.get_inputs()[0].shape[1:]
     images = torch.randn(size, *shape, generator=torch.Generator().manual_seed(0)).numpy()
-    named = [(graph, *graph.names()) for graph in graphs]
-    for graph, image, logits in named:
-        for _ in range(options.warmup):
-            _run(graph, [logits], {image: images})
-    taken: list[list[float]] = [[] for _ in graphs]
-    for _ in range(options.runs):
-        for (graph, image, logits), seconds in zip(named, taken, strict=True):
-            start = time.perf_counter()
-            _run(graph, [logits], {image: images})
-            seconds.append(time.perf_counter() - start)
+    calls = [
+        partial(_run, graph, [logits], {image: images})
+        for graph, (image, logits) in ((graph, graph.names()) for graph in graphs)
+    ]
+    taken = interleaved(calls, options.warmup, options.runs)
     return BatchLatency(size, *(Distribution.of(seconds) for seconds in taken))
 
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import onnx
+
 from lrq_deploy.export.bundle import Bundle
 from lrq_deploy.export.graph_file import require_same_bits, write_graph
 from lrq_deploy.export.onnx_graph import to_onnx
@@ -11,7 +13,7 @@ from lrq_deploy.export.output_file import check_output_file
 from lrq_deploy.export.runtime_version import RuntimeVersion, needed_version, version_text
 from lrq_deploy.export.session import open_session
 
-__all__ = ["RuntimeGraph", "write_for_runtime"]
+__all__ = ["RuntimeGraph", "graph_for_runtime", "write_for_runtime"]
 
 
 @dataclass(frozen=True)
@@ -40,15 +42,23 @@ def write_for_runtime(
         ExportError: the written graph does not give the bits of ``model.onnx``.
     """
     check_output_file(out, bundle, force)  # the conversion takes seconds
+    graph = graph_for_runtime(bundle, version)
+    size = write_graph(out, bundle, force, lambda path: path.write_bytes(graph))
+    needed = needed_version(onnx.load_model_from_string(graph).graph)
+    return RuntimeGraph(out, version_text(needed), size)
+
+
+def graph_for_runtime(bundle: Bundle, version: RuntimeVersion) -> bytes:
+    """A bundle's graph, serialised, for devices with an ONNX Runtime of ``version`` or later.
+
+    Raises:
+        OptionError: a layer has no form that the version knows.
+        ExportError: the graph does not give the bits of ``model.onnx``.
+    """
     target = OnnxRuntimeTarget(version)
     model = bundle.model()
     target.check(model.scheme)
-    proto = to_onnx(model, target)
-    reference = open_session(bundle.file(target.file_name))
-
-    def make(path: Path) -> None:
-        path.write_bytes(proto.SerializeToString(deterministic=True))
-        require_same_bits(reference, open_session(path), model.input_shape)
-
-    size = write_graph(out, bundle, force, make)
-    return RuntimeGraph(out, version_text(needed_version(proto.graph)), size)
+    graph: bytes = to_onnx(model, target).SerializeToString(deterministic=True)
+    shipped = open_session(bundle.file(target.file_name))
+    require_same_bits(shipped, open_session(graph), model.input_shape)
+    return graph

@@ -13,8 +13,8 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from lrq_deploy.errors import BundleError
 from lrq_deploy.export.bundle import Bundle
+from lrq_deploy.export.device.run import cpu_name
 from lrq_deploy.export.graph_file import require_same_bits, write_graph
-from lrq_deploy.export.latency import cpu_name
 from lrq_deploy.export.manifest import FileRecord
 from lrq_deploy.export.onnxruntime_dialect import OnnxRuntimeTarget
 from lrq_deploy.export.session import Session, open_session

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lrq_deploy.errors import ExportError
+from lrq_deploy.export.device.run import failures, names, open_runtime, reason
 
 __all__ = ["OptimizationLevel", "Session", "batches_of", "open_session"]
 
@@ -30,8 +31,7 @@ class Session:
 
     def names(self) -> tuple[str, str]:
         """Of the image and of the logits, which other exporters may call as they like."""
-        outputs = [value.name for value in self.runtime.get_outputs()]
-        return self.runtime.get_inputs()[0].name, "logits" if "logits" in outputs else outputs[0]
+        return names(self.runtime)
 
     def logits(self, images: Tensor) -> Tensor:
         """Logits ``[N, classes]`` of normalised images ``[N, C, H, W]`` float32.
@@ -50,10 +50,10 @@ class Session:
         image, logits = self.names()
         try:
             return torch.from_numpy(self.runtime.run([logits], {image: array})[0])
-        except _failures() as error:
+        except failures() as error:
             raise ExportError(
                 "the graph must run in ONNX Runtime",
-                _reason(error),
+                reason(error),
                 "replace the operator that it names in the network",
             ) from error
 
@@ -75,52 +75,17 @@ def open_session(
     Raises:
         ExportError: the runtime does not accept the graph.
     """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    # Spinning threads steal the cores from whatever else runs on a busy machine.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    levels = onnxruntime.GraphOptimizationLevel
-    options.graph_optimization_level = (
-        levels.ORT_ENABLE_ALL if level == "all" else levels.ORT_DISABLE_ALL
-    )
-    if optimized is not None:
-        options.optimized_model_filepath = str(optimized)
     source = model if isinstance(model, bytes) else str(model)
+    written = "" if optimized is None else str(optimized)
     try:
-        runtime = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-    except _failures() as error:
+        runtime = open_runtime(source, threads, level == "all", written)
+    except failures() as error:
         raise ExportError(
             "the graph must load in ONNX Runtime",
-            _reason(error),
+            reason(error),
             "check that the file is a model.onnx written by lrq-deploy",
         ) from error
     return Session(runtime, threads)
-
-
-def _reason(error: Exception) -> str:
-    """The first line of a runtime's message, and what it lists where the line ends in a colon."""
-    first, *rest = str(error).strip().splitlines() or [type(error).__name__]
-    listed = [line.strip() for line in rest] if first.endswith(":") else []
-    return " ".join([first, *listed])
-
-
-def _failures() -> tuple[type[Exception], ...]:
-    """What ONNX Runtime raises where it refuses a graph."""
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
-
-    return (
-        state.Fail,
-        state.InvalidArgument,
-        state.InvalidGraph,
-        state.InvalidProtobuf,
-        state.NoSuchFile,
-        state.NotImplemented,
-        state.RuntimeException,
-    )
 
 
 def batches_of(images: Tensor | Iterable[Tensor], size: int = 64) -> Iterator[Tensor]:

@@ -1,6 +1,7 @@
 """``lrq-deploy bench``: parse, one call, print, then let a missed ratio fail the command."""
 
 import sys
+from collections.abc import Mapping
 from contextlib import redirect_stdout
 from dataclasses import replace
 from json import dumps
@@ -11,6 +12,7 @@ import typer
 
 from lrq_deploy.cli.flags import quantize_parameters as parameter
 from lrq_deploy.cli.flags.engine_parameters import (
+    DeviceOutputs,
     EngineFile,
     RequireEngine,
     check_engine_file,
@@ -32,6 +34,8 @@ __all__ = ["BENCHMARK_SCHEMA", "bench", "bench_bundle"]
 BENCHMARK_SCHEMA = 1
 JSON_NAME = "bench.json"
 PICTURE_NAME = "latency.png"
+_BATCH = "1,8"
+_RUNS = 50
 AGREEMENT_IMAGES = 256
 """Real images at most on which the answers are compared."""
 
@@ -49,11 +53,27 @@ FloatModel = Annotated[
         help="Float graph to compare with. Default: the student without its quantizers.",
     ),
 ]
-Batch = Annotated[str, typer.Option("--batch", metavar="N,N", help="Images per run.")]
-Runs = Annotated[
-    int, typer.Option("--runs", metavar="N", help="Timed runs of each graph, 10 or more.")
+Batch = Annotated[
+    str | None,
+    typer.Option(
+        "--batch", metavar="N,N", show_default=False, help=f"Images per run. {_BATCH} unless given."
+    ),
 ]
-Threads = Annotated[int, typer.Option("--threads", metavar="N", help="Of one run of a graph.")]
+Runs = Annotated[
+    int | None,
+    typer.Option(
+        "--runs",
+        metavar="N",
+        show_default=False,
+        help=f"Timed runs of each graph, 10 or more. {_RUNS} unless given.",
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        "--threads", metavar="N", show_default=False, help="Of one run of a graph. 1 unless given."
+    ),
+]
 StaticImages = Annotated[
     Path | None,
     typer.Option(
@@ -77,7 +97,7 @@ MaxRatio = Annotated[
         "--max-latency-ratio",
         metavar="R",
         help="Fail if quantized takes more than R of the time of float, at any batch size, on the "
-        "CPU or in an engine.",
+        "CPU, in an engine or on the device.",
     ),
 ]
 
@@ -85,19 +105,23 @@ MaxRatio = Annotated[
 def bench(
     bundle: BundlePath,
     float_model: FloatModel = None,
-    batch: Batch = "1,8",
-    runs: Runs = 50,
-    threads: Threads = 1,
+    batch: Batch = None,
+    runs: Runs = None,
+    threads: Threads = None,
     against_static: StaticImages = None,
     max_latency_ratio: MaxRatio = None,
     engine: EngineFile = None,
     require_engine: RequireEngine = False,
+    device_outputs: DeviceOutputs = None,
     out: Out = None,
     force: Force = False,
     json: parameter.Json = False,
     quiet: parameter.Quiet = False,
 ) -> None:
-    """Measure quantized against float, interleaved: in ONNX Runtime, and in an engine on a GPU."""
+    """Measure quantized against float, interleaved: in ONNX Runtime, and in an engine on a GPU.
+
+    With --device-outputs nothing is measured here: the figures are those of the device.
+    """
     if max_latency_ratio is not None and not max_latency_ratio > 0:
         raise OptionError(
             "--max-latency-ratio must be above 0", f"{max_latency_ratio:g}", "pass 0.7"
@@ -110,12 +134,26 @@ def bench(
 
     if out is not None:
         check_folder(out, (JSON_NAME, PICTURE_NAME), force)
-    options = BenchmarkOptions(threads, parse_integers("batch", batch, "1,8") or (), runs)
     console = Console()
     screen = Console(stderr=True)
-    with progress_view(screen, quiet=quiet, plain=json) as view, redirect_stdout(sys.stderr):
-        about = (engine, require_engine)
-        found = bench_bundle(bundle, options, float_model, view, against_static, *about)
+    if device_outputs is not None:
+        measuring = {
+            "--float": float_model,
+            "--batch": batch,
+            "--runs": runs,
+            "--threads": threads,
+            "--against-static": against_static,
+            "--engine": engine,
+            "--require-engine": require_engine or None,
+        }
+        found = _on_device(bundle, device_outputs, measuring)
+    else:
+        sizes = parse_integers("batch", _BATCH if batch is None else batch, _BATCH) or ()
+        runs = _RUNS if runs is None else runs
+        options = BenchmarkOptions(1 if threads is None else threads, sizes, runs)
+        with progress_view(screen, quiet=quiet, plain=json) as view, redirect_stdout(sys.stderr):
+            about = (engine, require_engine)
+            found = bench_bundle(bundle, options, float_model, view, against_static, *about)
     document = _document(bundle, found)
     if out is not None:
         write_files(out, _files(document, found))
@@ -127,6 +165,21 @@ def bench(
         raise no_engine(found.engine_remark)
     if max_latency_ratio is not None:
         found.require(max_latency_ratio)
+
+
+def _on_device(path: Path, outputs: Path, measuring: Mapping[str, object]) -> "Benchmark":
+    """What a device has measured, where no option asks for a measurement here."""
+    from lrq_deploy.export.bundle import load_bundle
+    from lrq_deploy.export.device.onnxruntime_outputs import device_benchmark
+
+    given = " and ".join(flag for flag, value in measuring.items() if value is not None)
+    if given:
+        raise OptionError(
+            "--device-outputs reads what a device has measured, and nothing is measured here",
+            f"it with {given}",
+            f"leave {given} out; run.py on the device has --threads and --runs",
+        )
+    return device_benchmark(load_bundle(path), outputs)
 
 
 def bench_bundle(

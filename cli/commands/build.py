@@ -1,25 +1,24 @@
 """``lrq-deploy build``: parse, one call, print."""
 
 import re
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lrq_deploy.cli.commands.build_document import BUILD_SCHEMA, print_document
+from lrq_deploy.cli.commands.device_folder import write_for_onnxruntime, write_for_trtexec
 from lrq_deploy.cli.flags import quantize_parameters as parameter
 from lrq_deploy.errors import OptionError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from lrq_deploy.export.device.folder import DeviceFolder
     from lrq_deploy.export.engine.from_bundle import EngineResult
     from lrq_deploy.export.engine.options import EngineOptions
 
 __all__ = ["BUILD_SCHEMA", "build"]
 
-BUILD_SCHEMA = 1
 _MIB = 2.0**20
 _BATCH = "1,1,8"
 
@@ -32,9 +31,10 @@ BundleFolder = Annotated[
 Engine = Annotated[
     str | None,
     typer.Option(
-        metavar="tensorrt|tensorrt-rtx",
+        metavar="tensorrt|tensorrt-rtx|onnxruntime",
         show_default=False,
-        help="tensorrt builds for the GPU of this machine; tensorrt-rtx needs none.",
+        help="tensorrt builds for the GPU of this machine; tensorrt-rtx needs none; onnxruntime "
+        "is for --for-device.",
     ),
 ]
 Preoptimize = Annotated[
@@ -85,7 +85,8 @@ ForDevice = Annotated[
     typer.Option(
         metavar="DIR",
         show_default=False,
-        help="With tensorrt: write a folder from which trtexec builds on the device (Jetson).",
+        help="With tensorrt: write a folder from which trtexec builds on the device (Jetson). With "
+        "onnxruntime: one that runs, checks and times the network there, with numpy alone.",
     ),
 ]
 Out = Annotated[
@@ -113,8 +114,26 @@ def build(
 ) -> None:
     """Build a TensorRT engine or a graph for one CPU or an older ONNX Runtime from a bundle.
 
-    With --for-device, write what builds the engine on the device itself.
+    With --for-device, write what builds the engine on the device itself, or runs the graph there.
     """
+    of_engines = {
+        "--sm": sm is not None,
+        "--batch": batch is not None,
+        "--workspace": workspace is not None,
+        "--fp16-rest": fp16_rest,
+    }
+    written = {"--out": out is not None, "--force": force}
+    if engine == "onnxruntime":
+        without = {**of_engines, "--preoptimize": preoptimize, **written}
+        write_for_onnxruntime(bundle, onnxruntime, for_device, without, json)
+        return
+    if engine is None and for_device is not None:
+        raise OptionError(
+            "--for-device needs the runtime of the device, --engine tensorrt or onnxruntime",
+            "it without",
+            "pass --engine onnxruntime, which --onnxruntime VERSION may go with, or --engine "
+            "tensorrt",
+        )
     chosen = {"--engine": engine, "--preoptimize": preoptimize, "--onnxruntime": onnxruntime}
     given = [flag for flag, value in chosen.items() if value]
     if len(given) != 1:
@@ -124,13 +143,6 @@ def build(
             "pass --engine tensorrt-rtx, --preoptimize, or --onnxruntime 1.18",
         )
     if engine is None:
-        of_engines = {
-            "--sm": sm is not None,
-            "--batch": batch is not None,
-            "--workspace": workspace is not None,
-            "--fp16-rest": fp16_rest,
-            "--for-device": for_device is not None,
-        }
         _refuse_options_of_engines(of_engines, given[0])
         if onnxruntime is None:
             _preoptimize(bundle, out, force, json)
@@ -139,8 +151,7 @@ def build(
         return
     options = _options(engine, sm, batch, workspace, fp16_rest)
     if for_device is not None:
-        _refuse_replacing(out, force)
-        _for_device(bundle, options, for_device, json)
+        write_for_trtexec(bundle, options, for_device, written, json)
         return
     _build_engine(bundle, options, out, force, json)
 
@@ -186,7 +197,7 @@ def _preoptimize(folder: Path, out: Path | None, force: bool, json: bool) -> Non
     loaded = load_bundle(folder)
     result = preoptimize(loaded, out or loaded.beside(".optimized.onnx"), force)
     if json:
-        _print_document(asdict(result))
+        print_document(asdict(result))
     else:
         cpu = f"{result.cpu.name} ({result.cpu.machine} {result.cpu.features})"
         _print_graph(result.path, result.size_bytes, f"{cpu} and onnxruntime {result.runtime} only")
@@ -204,17 +215,10 @@ def _for_runtime(folder: Path, version: str, out: Path | None, force: bool, json
     beside = loaded.beside(f".onnxruntime-{version_text(wanted)}.onnx")
     result = write_for_runtime(loaded, wanted, out or beside, force)
     if json:
-        _print_document(asdict(result))
+        print_document(asdict(result))
     else:
         runtimes = f"onnxruntime {result.needs_onnxruntime} or later"
         _print_graph(result.path, result.size_bytes, runtimes)
-
-
-def _print_document(values: dict[str, Any]) -> None:
-    from rich.console import Console
-
-    document = {"schema_version": BUILD_SCHEMA, **values, "path": str(values["path"])}
-    Console().print_json(data=document)
 
 
 def _print_graph(path: Path, size_bytes: int, meant_for: str) -> None:
@@ -224,48 +228,6 @@ def _print_graph(path: Path, size_bytes: int, meant_for: str) -> None:
     for line in (
         f"{path}  {size_bytes / _MIB:.2f} MiB",
         f"for {meant_for}; the same bits as model.onnx",
-    ):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def _refuse_replacing(out: Path | None, force: bool) -> None:
-    given = ["--out"] * (out is not None) + ["--force"] * force
-    if given:
-        raise OptionError(
-            "--for-device names the folder to write, a new one",
-            f"it with {' and '.join(given)}",
-            f"leave {' and '.join(given)} out",
-        )
-
-
-def _for_device(folder: Path, options: "EngineOptions", out: Path, json: bool) -> None:
-    from dataclasses import asdict
-
-    from lrq_deploy.export.bundle import load_bundle
-    from lrq_deploy.export.device.folder import write_device_folder
-
-    result = write_device_folder(load_bundle(folder), options, out)
-    if json:
-        values = asdict(result)
-        check = values.pop("check")
-        stated = {key: check[key] for key in ("graph_sha256", "fp16_rest", "batch")}
-        _print_document({**values, **stated})
-    else:
-        _print_device(folder, result)
-
-
-def _print_device(folder: Path, result: "DeviceFolder") -> None:
-    from rich.console import Console
-
-    console = Console()
-    for line in (
-        f"{result.path}  {result.size_bytes / _MIB:.2f} MiB",
-        f"the graph, {result.images} check images and build.sh, for trtexec of TensorRT 10.3 or "
-        "newer",
-        "1. copy the folder to the device and run there: sh build.sh",
-        "2. copy its outputs.json back into this folder and run here:",
-        f"   lrq-deploy validate {shlex.quote(str(folder))} "
-        f"--device-outputs {shlex.quote(str(result.path))}",
     ):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 

@@ -12,6 +12,7 @@ import typer
 from lrq_deploy.cli.flags import quantize_parameters as parameter
 from lrq_deploy.cli.flags.accuracy_gates import AccuracyGates, MaxDrop, Measured, MinAgreement
 from lrq_deploy.cli.flags.engine_parameters import (
+    DeviceOutputs,
     EngineFile,
     RequireEngine,
     check_engine_file,
@@ -61,15 +62,6 @@ MinCoverage = Annotated[
         "--min-integer-coverage",
         metavar="0..1",
         help="Fail if a smaller share of the multiply-adds runs in integers.",
-    ),
-]
-DeviceOutputs = Annotated[
-    Path | None,
-    typer.Option(
-        "--device-outputs",
-        metavar="DIR",
-        show_default=False,
-        help="Folder of build --for-device with the outputs.json of the device: judge it too.",
     ),
 ]
 

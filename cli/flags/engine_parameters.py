@@ -1,4 +1,4 @@
-"""Options of the commands that run an engine, and the error where one was required."""
+"""Options of the commands that run an engine or read what a device answered."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +10,7 @@ from lrq_deploy.errors import BoundError
 if TYPE_CHECKING:
     from lrq_deploy.export.bundle import Bundle
 
-__all__ = ["EngineFile", "RequireEngine", "check_engine_file", "no_engine"]
+__all__ = ["DeviceOutputs", "EngineFile", "RequireEngine", "check_engine_file", "no_engine"]
 
 EngineFile = Annotated[
     Path | None,
@@ -22,6 +22,15 @@ EngineFile = Annotated[
 ]
 RequireEngine = Annotated[
     bool, typer.Option("--require-engine", help="Fail if no engine of the bundle runs here.")
+]
+DeviceOutputs = Annotated[
+    Path | None,
+    typer.Option(
+        "--device-outputs",
+        metavar="DIR",
+        show_default=False,
+        help="Folder of build --for-device with the outputs.json of the device.",
+    ),
 ]
 
 

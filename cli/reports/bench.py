@@ -26,6 +26,9 @@ def print_benchmark(console: Console, found: Benchmark) -> None:
         highlight=False,
         markup=False,
     )
+    if found.device is not None:
+        line = f"measured on the device: {found.device.describe()}"
+        console.print(line, highlight=False, markup=False)
     for remark in found.images_remarks:
         console.print(Text(f"warning: {remark}", style="yellow"))
     console.print(_table(found.batches, "float"))

@@ -1,1 +1,1 @@
-"""The way to a device where only trtexec is, and back."""
+"""The way to a device where only trtexec or ONNX Runtime is, and back."""

@@ -1,18 +1,57 @@
-"""``expected.json`` of a device folder: what an engine that is built there must answer."""
+"""``expected.json`` of a device folder: what a network must answer on the device."""
 
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import Tensor
 
 from lrq_deploy.errors import BundleError
+from lrq_deploy.export.bundle import Bundle
+from lrq_deploy.export.device.run import EXPECTED_NAME, OUTPUTS_NAME
 from lrq_deploy.export.manifest import wrong_field
 from lrq_deploy.export.parity.compare import Parity
+from lrq_deploy.task import Task
 
-__all__ = ["DEVICE_SCHEMA", "EXPECTED_NAME", "DeviceCheck"]
+__all__ = [
+    "DEVICE_SCHEMA",
+    "EXPECTED_NAME",
+    "OUTPUTS_NAME",
+    "CheckRuns",
+    "DeviceCheck",
+    "images_name",
+    "read_document",
+    "short",
+]
 
-DEVICE_SCHEMA = 1
-EXPECTED_NAME = "expected.json"
+DEVICE_SCHEMA = 2
 _PRODUCER = "lrq-deploy"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class CheckRuns:
+    """How the check images are divided.
+
+    Attributes:
+        size: images of a file.
+        count: files.
+    """
+
+    size: int
+    count: int
+
+
+def images_name(run: int) -> str:
+    """File of check images, counted from 0."""
+    return f"images.{run}.bin"
+
+
+def short(logits: Tensor) -> tuple[tuple[float, ...], ...]:
+    """Nine digits tell all float32 apart; more only fill the file."""
+    return tuple(tuple(float(f"{value:.9g}") for value in row) for row in logits.tolist())
 
 
 @dataclass(frozen=True)
@@ -20,25 +59,33 @@ class DeviceCheck:
     """What the check images of a device folder must give.
 
     Attributes:
-        graph_sha256: of the bundle's ``model.tensorrt.onnx``.
+        runtime: of the device, as ``--engine`` names it.
+        graph: file of the bundle that the folder was made from.
+        graph_sha256: of that file.
         network, scheme: of the bundle, for people.
-        fp16_rest: whether the graph of the folder computes in FP16 what is not quantized.
-        batch: smallest, usual, largest of the engine.
-        images_per_run: of the check images.
+        task: what the logits mean.
+        files: SHA-256 of every other file of the folder by name.
+        images_per_file: of the check images.
         logits: of the exact student, one row per image, in the order of the images.
+        here: the same of the runtime where the folder was written; None where it does not run.
         step: value of one integer of the last layer by logit; None where no layer ends the network.
         simulation: how close torch's own float32 comes to the exact student on these images.
+        about: plain values that the runtime's own script and reader know.
     """
 
+    runtime: str
+    graph: str
     graph_sha256: str
     network: str
     scheme: str
-    fp16_rest: bool
-    batch: tuple[int, int, int]
-    images_per_run: int
+    task: Task
+    files: Mapping[str, str]
+    images_per_file: int
     logits: tuple[tuple[float, ...], ...]
+    here: tuple[tuple[float, ...], ...] | None
     step: tuple[float, ...] | None
     simulation: Parity
+    about: Mapping[str, Any]
 
     def to_bytes(self) -> bytes:
         """JSON with sorted keys, one line."""
@@ -52,27 +99,67 @@ class DeviceCheck:
         Raises:
             BundleError: there is none, it is not ours, or of another schema.
         """
-        from pydantic import TypeAdapter, ValidationError
+        return read_document(folder / EXPECTED_NAME, DeviceCheck, DEVICE_SCHEMA, _refused)
 
-        path = folder / EXPECTED_NAME
-        try:
-            raw = path.read_bytes()
-            document = json.loads(raw)
-        except (OSError, RecursionError, ValueError) as error:
-            raise _refused(path, f"{type(error).__name__}: {error}") from error
-        stated = document if isinstance(document, dict) else {}
-        if stated.get("producer") != _PRODUCER:
-            raise _refused(path, "another producer")
-        if stated.get("schema_version") != DEVICE_SCHEMA:
+    @staticmethod
+    def beside(outputs: Path, bundle: Bundle) -> "tuple[DeviceCheck, Path]":
+        """What a device had to answer, and the file with what it did.
+
+        Args:
+            outputs: the device folder with ``outputs.json`` in it, or that file beside
+                ``expected.json``.
+            bundle: what the folder must be made from.
+
+        Raises:
+            BundleError: see ``read``; or the folder is of another bundle.
+        """
+        path = outputs / OUTPUTS_NAME if outputs.is_dir() else outputs
+        check = DeviceCheck.read(path.parent)
+        graph = bundle.manifest.files.get(check.graph)
+        if graph is None or graph.sha256 != check.graph_sha256:
             raise BundleError(
-                f"{EXPECTED_NAME} must have schema_version {DEVICE_SCHEMA}",
-                f"{stated.get('schema_version')!r} in {path}",
-                "use the lrq-deploy version that wrote the folder, or write it again",
+                f"{EXPECTED_NAME} must be of this bundle's {check.graph}",
+                f"{path.parent}, which is of {check.network}, graph {check.graph_sha256[:12]}",
+                "pass the bundle it was made from, or write the folder again with build "
+                "--for-device",
             )
-        try:
-            return TypeAdapter(DeviceCheck).validate_json(raw, strict=True)
-        except ValidationError as error:
-            raise _refused(path, wrong_field(error)) from error
+        return check, path
+
+
+def read_document(
+    path: Path, kind: type[T], schema: int, refused: Callable[[Path, str], BundleError]
+) -> T:
+    """Read a JSON file of a device folder.
+
+    Args:
+        path: the file.
+        kind: dataclass of its fields.
+        schema: its version.
+        refused: the error where it is no such file, of the path and the reason.
+
+    Raises:
+        BundleError: it is no such file, or of another schema.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        raw = path.read_bytes()
+        document = json.loads(raw)
+    except (OSError, RecursionError, ValueError) as error:
+        raise refused(path, f"{type(error).__name__}: {error}") from error
+    stated = document if isinstance(document, dict) else {}
+    if stated.get("producer") != _PRODUCER:
+        raise refused(path, "another producer")
+    if stated.get("schema_version") != schema:
+        raise BundleError(
+            f"{path.name} must have schema_version {schema}",
+            f"{stated.get('schema_version')!r} in {path}",
+            "use the lrq-deploy version that wrote the folder, or write it again",
+        )
+    try:
+        return TypeAdapter(kind).validate_json(raw, strict=True)
+    except ValidationError as error:
+        raise refused(path, wrong_field(error)) from error
 
 
 def _refused(path: Path, reason: str) -> BundleError:

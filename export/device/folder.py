@@ -1,19 +1,25 @@
-"""A folder from which ``trtexec`` builds and checks an engine on a device without lrq-deploy."""
+"""A folder that runs and checks a network on a device without lrq-deploy."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, fx
 
-from lrq_deploy.errors import OptionError, OutputError, WriteError
+from lrq_deploy.errors import OutputError, WriteError
 from lrq_deploy.export.bundle import Bundle
-from lrq_deploy.export.device.check import EXPECTED_NAME, DeviceCheck
-from lrq_deploy.export.device.script import SCRIPT_NAME, CheckRuns, build_script, images_name
-from lrq_deploy.export.engine.from_bundle import graph_of, with_half_rest
-from lrq_deploy.export.engine.options import BatchProfile, EngineOptions, check_batch
+from lrq_deploy.export.device.check import (
+    EXPECTED_NAME,
+    CheckRuns,
+    DeviceCheck,
+    images_name,
+    short,
+)
+from lrq_deploy.export.engine.options import BatchProfile
 from lrq_deploy.export.manifest import FileRecord
 from lrq_deploy.export.output_directory import check_writable, publish
 from lrq_deploy.export.parity.compare import compare
@@ -21,7 +27,7 @@ from lrq_deploy.export.parity.simulation import exact_logits
 from lrq_deploy.export.validation_images import synthetic_batches
 from lrq_deploy.student.frozen import FrozenLayer, QuantizedModel
 
-__all__ = ["DeviceFolder", "check_runs", "write_device_folder"]
+__all__ = ["Contents", "DeviceFolder", "DeviceKit", "check_runs", "write_device_folder"]
 
 _MOST_IMAGES = 64
 _MOST_RUNS = 16
@@ -30,6 +36,44 @@ _MOST_BYTES = 64 * 2**20
 
 _BATCH = 32
 """As in ``validate``, whose first made images are the check images."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a runtime adds to the check images.
+
+    Attributes:
+        files: by name, a graph and a script among them.
+        about: plain values for ``DeviceCheck.about``.
+        here: logits ``[N, classes]`` of the check images where the runtime is here too.
+    """
+
+    files: Mapping[str, bytes]
+    about: Mapping[str, Any]
+    here: Tensor | None = None
+
+
+class DeviceKit(Protocol):
+    """What a device with one runtime needs. What comes back is read by ``device.outputs``."""
+
+    @property
+    def runtime(self) -> str:
+        """As ``--engine`` names it."""
+        ...
+
+    def graph(self, bundle: Bundle) -> str:
+        """The bundle's file that the outputs are of; raises ``BundleError`` if it has none."""
+        ...
+
+    def runs(self, input_shape: tuple[int, ...]) -> CheckRuns:
+        """How the check images are divided; raises ``OptionError`` where none fit."""
+        ...
+
+    def contents(
+        self, bundle: Bundle, model: QuantizedModel, runs: CheckRuns, images: Tensor
+    ) -> Contents:
+        """The files beside the check images ``[N, C, H, W]``."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -56,41 +100,46 @@ def check_runs(batch: BatchProfile, input_shape: tuple[int, ...]) -> CheckRuns:
     return CheckRuns(size, max(1, min(_MOST_RUNS, affordable // size)))
 
 
-def write_device_folder(bundle: Bundle, options: EngineOptions, out: Path) -> DeviceFolder:
-    """Write the graph, check images, what they must give, and ``build.sh``; needs no TensorRT.
+def write_device_folder(bundle: Bundle, kit: DeviceKit, out: Path) -> DeviceFolder:
+    """Write what a runtime needs, check images, and what they must give.
 
     Raises:
-        BundleError: the bundle has no graph for TensorRT.
-        OptionError: the options are for another engine, or the batch is too large for a runtime.
+        BundleError: the bundle has no graph for the runtime.
+        OptionError: the batch is too large, or the graph has no form for the version asked for.
         OutputError: ``out`` is there or cannot be written.
         WriteError: the disk refuses.
-        ExportError: the graph in FP16 does not pass ``onnx.checker``.
+        ExportError: a graph that is made for the folder is not right.
         ParityError: the student gives logits that are not finite.
     """
-    if options.kind != "tensorrt":
-        raise OptionError(
-            "--for-device is for TensorRT, which builds on the device itself",
-            f"--engine {options.kind}",
-            "pass --engine tensorrt, or leave --for-device out",
-        )
-    graph_path = graph_of(bundle)
+    graph = kit.graph(bundle)
     _check_new(out)
-    check_batch(options.batch.largest, bundle.manifest.input_shape)
-    graph = graph_path.read_bytes()
+    runs = kit.runs(bundle.manifest.input_shape)
     model = bundle.model()
-    runs = check_runs(options.batch, model.input_shape)
     count = runs.size * runs.count
     # Whole batches, because what is drawn for an image depends on its batch.
     batches = synthetic_batches(bundle, model, -(-count // _BATCH) * _BATCH, _BATCH)
     images = torch.cat([*batches])[:count]
-    check = _expected(model, images, options, runs, FileRecord.of(graph).sha256)
-    files = {
-        graph_path.name: with_half_rest(graph) if options.fp16_rest else graph,
-        SCRIPT_NAME: build_script(graph_path.name, model.input_shape, options, runs),
-        EXPECTED_NAME: check.to_bytes(),
-    }
+    contents = kit.contents(bundle, model, runs, images)
+    files = dict(contents.files)
     for run, part in enumerate(images.split(runs.size)):
         files[images_name(run)] = part.contiguous().numpy().astype("<f4").tobytes()
+    exact, step = exact_logits(model, images), _step(model)
+    check = DeviceCheck(
+        runtime=kit.runtime,
+        graph=graph,
+        graph_sha256=bundle.manifest.files[graph].sha256,
+        network=model.name,
+        scheme=model.scheme.describe(),
+        task=model.task,
+        files={name: FileRecord.of(data).sha256 for name, data in files.items()},
+        images_per_file=runs.size,
+        logits=short(exact),
+        here=None if contents.here is None else short(contents.here),
+        step=None if step is None else short(step[None])[0],
+        simulation=compare(exact, model.logits(images), model.task),
+        about=contents.about,
+    )
+    files[EXPECTED_NAME] = check.to_bytes()
     try:
         publish(out, files, force=False)
     except WriteError as error:
@@ -113,24 +162,6 @@ def _check_new(out: Path) -> None:
     check_writable("--for-device", out)
 
 
-def _expected(
-    model: QuantizedModel, images: Tensor, options: EngineOptions, runs: CheckRuns, graph: str
-) -> DeviceCheck:
-    exact = exact_logits(model, images)
-    step = _step(model)
-    return DeviceCheck(
-        graph_sha256=graph,
-        network=model.name,
-        scheme=model.scheme.describe(),
-        fp16_rest=options.fp16_rest,
-        batch=options.batch.sizes(),
-        images_per_run=runs.size,
-        logits=tuple(_short(row) for row in exact),
-        step=None if step is None else _short(step),
-        simulation=compare(exact, model.logits(images), model.task),
-    )
-
-
 def _step(model: QuantizedModel) -> Tensor | None:
     """``scale_x * scale_w`` of a linear layer whose sums are the logits."""
     (last,) = next(node for node in model.graph.graph.nodes if node.op == "output").args
@@ -141,8 +172,3 @@ def _step(model: QuantizedModel) -> Tensor | None:
         return None
     scale = model.table[layer.input_quantizer].scale * layer.weight_scale
     return scale.broadcast_to((model.num_classes,))
-
-
-def _short(values: Tensor) -> tuple[float, ...]:
-    """Nine digits tell all float32 apart; more only fill the file."""
-    return tuple(float(f"{value:.9g}") for value in values.tolist())

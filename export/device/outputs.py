@@ -1,34 +1,47 @@
-"""Judges what an engine answered on a device, from the ``outputs.json`` that ``trtexec`` wrote."""
+"""Judges what came back from a device, whichever runtime it has."""
 
-import json
-import re
-from collections.abc import Iterator
-from dataclasses import replace
-from math import prod
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import Protocol
 
 from lrq_deploy.errors import BundleError
 from lrq_deploy.export.bundle import Bundle
 from lrq_deploy.export.device.check import EXPECTED_NAME, DeviceCheck
-from lrq_deploy.export.device.script import OUTPUTS_NAME
-from lrq_deploy.export.parity.bounds import FLOAT_SUMS, as_close_as
-from lrq_deploy.export.parity.compare import compare
+from lrq_deploy.export.device.onnxruntime_outputs import OnnxRuntimeReader
+from lrq_deploy.export.device.trtexec_outputs import TrtexecReader
+from lrq_deploy.export.parity.bounds import Bound, as_close_as
+from lrq_deploy.export.parity.compare import Parity
 from lrq_deploy.export.parity.ladder import Rung
 from lrq_deploy.export.parity.reference import float_operator
-from lrq_deploy.export.tensorrt_dialect import TensorRTTarget
+from lrq_deploy.student.frozen import QuantizedModel
 
 __all__ = ["judge_outputs"]
 
-_DIGITS = 6
-"""Of a number in ``outputs.json``: ``trtexec`` prints as C++ does."""
+
+class DeviceReader(Protocol):
+    """Reads what the script of a ``DeviceKit`` wrote.
+
+    Attributes:
+        runtime: of the kit.
+        title: of the rung.
+    """
+
+    runtime: str
+    title: str
+
+    def bound(self, model: QuantizedModel) -> Bound:
+        """What a network without float operators must reach there."""
+        ...
+
+    def compare(self, check: DeviceCheck, path: Path) -> tuple[Parity, str]:
+        """The answers against the exact student, and what is to be known of them, or empty."""
+        ...
+
+
+_READERS: tuple[DeviceReader, ...] = (OnnxRuntimeReader(), TrtexecReader())
 
 
 def judge_outputs(bundle: Bundle, outputs: Path) -> Rung:
-    """Compare the outputs of a device with the exact student of the bundle, as an engine is.
+    """Compare the outputs of a device with the exact student of the bundle.
 
     Args:
         bundle: what the device folder was made from.
@@ -39,83 +52,16 @@ def judge_outputs(bundle: Bundle, outputs: Path) -> Rung:
         BundleError: a file is missing, damaged, of another bundle or of other images.
         ParityError: a logit is not finite.
     """
-    path = outputs / OUTPUTS_NAME if outputs.is_dir() else outputs
-    check = DeviceCheck.read(path.parent)
-    graph = bundle.manifest.files.get(TensorRTTarget().file_name)
-    if graph is None or graph.sha256 != check.graph_sha256:
+    check, path = DeviceCheck.beside(outputs, bundle)
+    reader = next((reader for reader in _READERS if reader.runtime == check.runtime), None)
+    if reader is None:
         raise BundleError(
-            f"{EXPECTED_NAME} must be of this bundle's model.tensorrt.onnx",
-            f"{path.parent}, which is of {check.network}, graph {check.graph_sha256[:12]}",
-            "pass the bundle it was made from, or write the folder again with build --for-device",
+            f"{EXPECTED_NAME} must be for one of {', '.join(x.runtime for x in _READERS)}",
+            f"{check.runtime!r} in {path.parent}",
+            "use the lrq-deploy version that wrote the folder, or write it again",
         )
-    exact = torch.tensor(check.logits, dtype=torch.float32)
-    found = _read(path, exact.shape)
+    parity, remark = reader.compare(check, path)
     model = bundle.model()
-    parity = compare(exact, found.to(torch.float32), model.task)
-    step = None if check.step is None else torch.tensor(check.step, dtype=torch.float64)
-    untold = _untold(found, step)
-    if step is not None and not untold:
-        same = (found / step).round() == (exact.double() / step).round()
-        parity = replace(parity, same_rows=float(same.all(1).double().mean()))
-    bound = FLOAT_SUMS if float_operator(model) is None else as_close_as(check.simulation)
-    title = "TensorRT on the device"
-    return Rung("device", title, bound, parity, repeats=True, remark=untold)
-
-
-def _untold(found: Tensor, step: Tensor | None) -> str:
-    """Why the digits do not tell the integers of the last layer, or empty."""
-    same = "rows are those equal to 1e-5 of the largest logit:"
-    if step is None:
-        return f"{same} no single layer ends the network, whose integers could be told"
-    exponent = found.abs().clamp_min(1e-30).log10().floor()
-    rounding = 0.5 * 10.0 ** (exponent - _DIGITS + 1)
-    if bool((rounding < 0.4 * step).all()):
-        return ""
-    return f"{same} the {_DIGITS} digits that trtexec prints do not tell its integers apart"
-
-
-def _read(path: Path, shape: torch.Size) -> Tensor:
-    """Logits float64 of all runs, in their order."""
-    try:
-        runs = [_logits(run) for run in _documents(path.read_text("utf-8"))]
-    except (OSError, RecursionError, TypeError, ValueError) as error:
-        raise BundleError(
-            "device outputs must be what trtexec wrote with --exportOutput",
-            f"{path} ({error})",
-            "run build.sh on the device again and copy its outputs.json",
-        ) from error
-    rows = [row for run in runs for row in run]
-    if len(rows) != shape[0] or any(len(row) != shape[1] for row in rows):
-        widths = sorted({len(row) for row in rows})
-        raise BundleError(
-            f"device outputs must have {shape[1]} logits of each of the {shape[0]} check images",
-            f"{len(rows)} rows of {widths} in {path}",
-            "run the build.sh of the same folder on the device and copy its outputs.json",
-        )
-    return torch.tensor(rows, dtype=torch.float64)
-
-
-def _documents(text: str) -> Iterator[Any]:
-    """The JSON values that follow each other in a file, one per run."""
-    # C++ prints these two otherwise than JSON's readers take them.
-    text = re.sub(r"(?<![\w\"])-?nan(?![\w\"])", "NaN", text)
-    text = re.sub(r"(?<![\w\"])(-?)inf(?![\w\"])", r"\1Infinity", text).strip()
-    decoder = json.JSONDecoder()
-    position = 0
-    while position < len(text):
-        value, end = decoder.raw_decode(text, position)
-        yield value
-        position = end + len(text[end:]) - len(text[end:].lstrip())
-
-
-def _logits(run: Any) -> list[list[float]]:
-    """Rows of one run: tensors with ``name``, ``dimensions`` such as ``8x10`` and ``values``."""
-    tensors = run if isinstance(run, list) else [run]
-    named = [x for x in tensors if isinstance(x, dict) and x.get("name") == "logits"]
-    if len(named) != 1:
-        raise ValueError("no tensor 'logits'")
-    size = [int(n) for n in str(named[0].get("dimensions")).split("x")]
-    values = [float(value) for value in named[0].get("values") or ()]
-    if len(size) != 2 or prod(size) != len(values):
-        raise ValueError(f"{len(values)} values of {named[0].get('dimensions')!r}")
-    return [values[start : start + size[1]] for start in range(0, len(values), size[1])]
+    in_floats = float_operator(model) is not None
+    bound = as_close_as(check.simulation) if in_floats else reader.bound(model)
+    return Rung("device", reader.title, bound, parity, repeats=True, remark=remark)

@@ -18,7 +18,6 @@ from lrq_deploy.export.latency import (
     Benchmark,
     BenchmarkOptions,
     Distribution,
-    cpu_name,
     measure_latency,
 )
 from lrq_deploy.export.onnx_graph import save_onnx
@@ -142,12 +141,6 @@ def test_memory_grows_with_the_batch(tmp_path: Path) -> None:
     assert large - small > 40 * 2**20
     with pytest.raises(ExportError, match="exit code 1"):
         peak_memory_bytes(tmp_path / "missing.onnx", 1)
-
-
-def test_processor_name(tmp_path: Path) -> None:
-    (tmp_path / "cpuinfo").write_text("model name\t: Fast CPU 9\nflags: x\n")
-    assert cpu_name(tmp_path / "cpuinfo") == "Fast CPU 9"
-    assert cpu_name(tmp_path / "missing")
 
 
 def test_the_twin_is_the_network_without_quantizers(tmp_path: Path) -> None:

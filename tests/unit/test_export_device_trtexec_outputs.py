@@ -11,8 +11,10 @@ from support.frozen_graphs import residual_student
 from lrq_deploy.errors import BundleError, ParityError
 from lrq_deploy.export.bundle import Bundle, write_bundle
 from lrq_deploy.export.device import outputs as device_outputs
+from lrq_deploy.export.device import trtexec_outputs
 from lrq_deploy.export.device.folder import DeviceFolder, write_device_folder
 from lrq_deploy.export.device.outputs import judge_outputs
+from lrq_deploy.export.device.trtexec import TrtexecKit
 from lrq_deploy.export.engine.options import BatchProfile, EngineOptions
 from lrq_deploy.export.onnx_graph import to_onnx
 from lrq_deploy.export.parity.bounds import FLOAT_SUMS, as_close_as
@@ -31,14 +33,14 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 @pytest.fixture
 def folder(bundle: Bundle, tmp_path: Path) -> DeviceFolder:
     options = EngineOptions("tensorrt", batch=BatchProfile(1, 1, 32))
-    return write_device_folder(bundle, options, tmp_path / "dev")
+    return write_device_folder(bundle, TrtexecKit(options), tmp_path / "dev")
 
 
 def written(folder: DeviceFolder, logits: torch.Tensor, digits: int = 6) -> Path:
     """Put ``outputs.json`` into the folder, as ``trtexec`` prints such logits."""
     path = folder.path / "outputs.json"
     runs = []
-    for rows in logits.split(folder.check.images_per_run):
+    for rows in logits.split(folder.check.images_per_file):
         values = ", ".join(f"{value:.{digits}g}" for value in rows.ravel().tolist())
         size = "x".join(str(n) for n in rows.shape)
         runs.append(
@@ -87,7 +89,7 @@ def test_other_answers_do_not_pass(bundle: Bundle, folder: DeviceFolder) -> None
 def test_too_few_digits_are_said(
     bundle: Bundle, folder: DeviceFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(device_outputs, "_DIGITS", 3)
+    monkeypatch.setattr(trtexec_outputs, "_DIGITS", 3)
     written(folder, exact(folder), digits=3)
     found = judge_outputs(bundle, folder.path)
     assert "the 3 digits that trtexec prints do not tell its integers" in found.remark
@@ -164,9 +166,10 @@ def test_missing_files_are_named(bundle: Bundle, folder: DeviceFolder, tmp_path:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"schema_version": 2}, "schema_version 1; got 2"),
+        ({"schema_version": 1}, "schema_version 2; got 1"),
         ({"producer": "else"}, "another producer"),
         ({"logits": [["a"]]}, "logits.0.0"),
+        ({"runtime": "other"}, "one of onnxruntime, tensorrt; got 'other'"),
     ],
 )
 def test_another_expectation_is_refused(

@@ -25,10 +25,10 @@ from lrq_deploy.errors import (
     WriteError,
 )
 from lrq_deploy.export.bundle import Bundle, write_bundle
-from lrq_deploy.export.device.check import DeviceCheck
+from lrq_deploy.export.device.check import CheckRuns, DeviceCheck
 from lrq_deploy.export.device.folder import check_runs, write_device_folder
 from lrq_deploy.export.device.outputs import judge_outputs
-from lrq_deploy.export.device.script import CheckRuns
+from lrq_deploy.export.device.trtexec import TrtexecKit
 from lrq_deploy.export.engine import build as engine_build
 from lrq_deploy.export.engine.options import BatchProfile, EngineOptions, trtexec_arguments
 from lrq_deploy.export.onnx_graph import to_onnx
@@ -39,6 +39,7 @@ pytestmark = pytest.mark.unit
 
 PROFILE = BatchProfile(1, 4, 32)
 OPTIONS = EngineOptions("tensorrt", batch=PROFILE, workspace_mib=256)
+KIT = TrtexecKit(OPTIONS)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +66,7 @@ def calls(environment: dict[str, str]) -> list[list[str]]:
 
 
 def test_the_folder_holds_all_that_a_device_needs(bundle: Bundle, tmp_path: Path) -> None:
-    written = write_device_folder(bundle, OPTIONS, tmp_path / "dev")
+    written = write_device_folder(bundle, KIT, tmp_path / "dev")
     names = {path.name: path for path in written.path.iterdir()}
     graph = "model.tensorrt.onnx"
     assert set(names) == {graph, "build.sh", "expected.json", "images.0.bin", "images.1.bin"}
@@ -77,16 +78,16 @@ def test_the_folder_holds_all_that_a_device_needs(bundle: Bundle, tmp_path: Path
     assert torch.equal(torch.from_numpy(first.copy()), images)
     check = DeviceCheck.read(written.path)
     assert check == written.check
-    assert (len(check.logits), written.images, check.images_per_run) == (64, 64, 32)
+    assert (len(check.logits), written.images, check.images_per_file) == (64, 64, 32)
     assert torch.equal(torch.tensor(check.logits[:32]), exact_logits(model, images))
     assert check.graph_sha256 == bundle.manifest.files[graph].sha256
-    assert json.loads(names["expected.json"].read_bytes())["schema_version"] == 1
+    assert json.loads(names["expected.json"].read_bytes())["schema_version"] == 2
 
 
 def test_the_script_builds_runs_and_times_and_its_outputs_are_judged(
     bundle: Bundle, tmp_path: Path
 ) -> None:
-    folder = write_device_folder(bundle, OPTIONS, tmp_path / "mit leer ü" / "dev").path
+    folder = write_device_folder(bundle, KIT, tmp_path / "mit leer ü" / "dev").path
     environment = fake_trtexec(tmp_path / "bin")
     done = run(folder, **environment)
     assert done.returncode == 0, done.stderr
@@ -114,7 +115,7 @@ def test_the_script_builds_runs_and_times_and_its_outputs_are_judged(
 
 def test_a_script_is_posix_and_finds_trtexec(bundle: Bundle, tmp_path: Path) -> None:
     options = EngineOptions("tensorrt", batch=BatchProfile(1, 1, 64))
-    folder = write_device_folder(bundle, options, tmp_path / "dev").path
+    folder = write_device_folder(bundle, TrtexecKit(options), tmp_path / "dev").path
     subprocess.run(["sh", "-n", str(folder / "build.sh")], check=True)
     environment = fake_trtexec(tmp_path / "bin")
     bare = {**environment, "PATH": "/usr/bin:/bin"}
@@ -131,7 +132,7 @@ def test_a_script_is_posix_and_finds_trtexec(bundle: Bundle, tmp_path: Path) -> 
 
 
 def test_validate_judges_what_came_back(bundle: Bundle, tmp_path: Path) -> None:
-    folder = write_device_folder(bundle, OPTIONS, tmp_path / "dev").path
+    folder = write_device_folder(bundle, KIT, tmp_path / "dev").path
     flags = ["validate", str(bundle.path), "--count", "4", "--reference-count", "1"]
     flags += ["--device-outputs", str(folder), "--quiet"]
     refused = CliRunner().invoke(app, flags)
@@ -153,7 +154,7 @@ def test_validate_judges_what_came_back(bundle: Bundle, tmp_path: Path) -> None:
 def test_where_trtexec_fails_the_script_does_and_leaves_no_outputs(
     bundle: Bundle, tmp_path: Path, failing: str
 ) -> None:
-    folder = write_device_folder(bundle, OPTIONS, tmp_path / "dev").path
+    folder = write_device_folder(bundle, KIT, tmp_path / "dev").path
     (folder / "outputs.json").write_text("of an earlier run")
     done = run(folder, TRTEXEC_FAILS=failing, **fake_trtexec(tmp_path / "bin"))
     assert done.returncode == 1
@@ -163,7 +164,7 @@ def test_where_trtexec_fails_the_script_does_and_leaves_no_outputs(
 
 
 def test_times_that_fail_keep_the_outputs(bundle: Bundle, tmp_path: Path) -> None:
-    folder = write_device_folder(bundle, OPTIONS, tmp_path / "dev").path
+    folder = write_device_folder(bundle, KIT, tmp_path / "dev").path
     done = run(folder, TRTEXEC_FAILS="exportTimes", **fake_trtexec(tmp_path / "bin"))
     assert done.returncode == 1
     assert judge_outputs(bundle, folder).passes
@@ -171,8 +172,8 @@ def test_times_that_fail_keep_the_outputs(bundle: Bundle, tmp_path: Path) -> Non
 
 def test_the_rest_in_fp16_has_its_own_graph(bundle: Bundle, tmp_path: Path) -> None:
     options = EngineOptions("tensorrt", batch=PROFILE, fp16_rest=True)
-    folder = write_device_folder(bundle, options, tmp_path / "dev").path
-    assert DeviceCheck.read(folder).fp16_rest
+    folder = write_device_folder(bundle, TrtexecKit(options), tmp_path / "dev").path
+    assert DeviceCheck.read(folder).about["fp16_rest"]
     assert "--noTF32" not in (folder / "build.sh").read_text()
     onnx.checker.check_model(onnx.load(folder / "model.tensorrt.onnx"))
 
@@ -209,7 +210,7 @@ def test_no_builder_is_asked(
     validate = ["lrq-deploy", "validate", str(bundle.path)]
     line = next(line for line in done.stdout.splitlines() if "validate" in line)
     assert shlex.split(line) == [*validate, "--device-outputs", str(tmp_path / "dev")]
-    assert DeviceCheck.read(tmp_path / "dev").batch == (64, 64, 64)
+    assert DeviceCheck.read(tmp_path / "dev").about["batch"] == [64, 64, 64]
 
 
 def test_the_command_says_what_it_wrote_in_json(bundle: Bundle, tmp_path: Path) -> None:
@@ -232,7 +233,8 @@ def test_the_command_says_what_it_wrote_in_json(bundle: Bundle, tmp_path: Path) 
     ("flags", "error", "rule"),
     [
         (["--engine", "tensorrt-rtx"], OptionError, "--for-device is for TensorRT, which"),
-        (["--preoptimize"], OptionError, "--for-device is for engines"),
+        (["--preoptimize"], OptionError, "--for-device needs the runtime"),
+        ([], OptionError, "--for-device needs the runtime"),
         (["--engine", "tensorrt", "--force"], OptionError, "--for-device names the folder"),
         (["--engine", "tensorrt", "--out", "x"], OptionError, "--for-device names the folder"),
         (["--engine", "tensorrt", "--sm", "86"], OptionError, "--sm is for tensorrt-rtx"),
@@ -251,7 +253,7 @@ def test_what_makes_no_sense_is_refused_and_writes_nothing(
 
 def test_check_images_are_the_first_of_validate(bundle: Bundle, tmp_path: Path) -> None:
     options = EngineOptions("tensorrt", batch=BatchProfile(1, 1, 20))
-    folder = write_device_folder(bundle, options, tmp_path / "dev").path
+    folder = write_device_folder(bundle, TrtexecKit(options), tmp_path / "dev").path
     parts = sorted(folder.glob("images.*.bin"))
     pixels = b"".join(path.read_bytes() for path in parts)
     images = torch.cat([*synthetic_batches(bundle, bundle.model(), 1000, 32)])[:60]
@@ -269,9 +271,9 @@ def test_what_is_there_stays(bundle: Bundle, tmp_path: Path, there: str) -> None
     else:
         out.symlink_to("nowhere")
     with pytest.raises(OutputError, match="--for-device must name a folder that does not exist"):
-        write_device_folder(bundle, OPTIONS, out)
+        write_device_folder(bundle, KIT, out)
     with pytest.raises(OutputError, match="--for-device must lie in a directory that can be"):
-        write_device_folder(bundle, OPTIONS, Path("/proc/dev"))
+        write_device_folder(bundle, KIT, Path("/proc/dev"))
     assert [path.name for path in tmp_path.iterdir()] == ["dev"]
 
 
@@ -283,7 +285,7 @@ def test_a_full_disk_is_said_in_the_words_of_the_option(
 
     monkeypatch.setattr("lrq_deploy.export.output_directory.os.fsync", full)
     with pytest.raises(WriteError, match="folder of --for-device must be written completely"):
-        write_device_folder(bundle, OPTIONS, tmp_path / "dev")
+        write_device_folder(bundle, KIT, tmp_path / "dev")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -293,5 +295,5 @@ def test_a_bundle_without_the_graph_has_no_folder(bundle: Bundle, tmp_path: Path
     images = torch.zeros(1, *model.input_shape)
     other = write_bundle(tmp_path / "net", model, graphs, images, 0, {}, {})
     with pytest.raises(BundleError, match=r"the bundle's model\.tensorrt\.onnx"):
-        write_device_folder(other, OPTIONS, tmp_path / "dev")
+        write_device_folder(other, KIT, tmp_path / "dev")
     assert [path.name for path in tmp_path.iterdir()] == ["net"]

@@ -1,40 +1,82 @@
-"""``build.sh`` of a device folder: ``trtexec`` builds, runs and times the engine on the device."""
+"""A device with ``trtexec`` alone, which builds, runs and times the engine by ``build.sh``."""
 
 import shlex
 from dataclasses import dataclass
 
-from lrq_deploy.export.engine.options import EngineOptions, batch_shape, trtexec_arguments
+from torch import Tensor
 
-__all__ = [
-    "ENGINE_NAME",
-    "OUTPUTS_NAME",
-    "SCRIPT_NAME",
-    "CheckRuns",
-    "build_script",
-    "images_name",
-]
+from lrq_deploy.errors import OptionError
+from lrq_deploy.export.bundle import Bundle
+from lrq_deploy.export.device.check import CheckRuns
+from lrq_deploy.export.device.folder import Contents, check_runs
+from lrq_deploy.export.engine.from_bundle import graph_of, with_half_rest
+from lrq_deploy.export.engine.options import (
+    EngineOptions,
+    batch_shape,
+    check_batch,
+    trtexec_arguments,
+)
+from lrq_deploy.student.frozen import QuantizedModel
+
+__all__ = ["ENGINE_NAME", "SCRIPT_NAME", "TrtexecKit", "build_script"]
 
 SCRIPT_NAME = "build.sh"
 ENGINE_NAME = "model.engine"
-OUTPUTS_NAME = "outputs.json"
 
 
 @dataclass(frozen=True)
-class CheckRuns:
-    """How the check images are divided: ``trtexec`` takes one batch a run, and only a full one.
+class TrtexecKit:
+    """The graph for TensorRT and ``build.sh``; needs no TensorRT.
 
     Attributes:
-        size: images of a run.
-        count: runs.
+        options: of the engine.
     """
 
-    size: int
-    count: int
+    options: EngineOptions
+    runtime: str = "tensorrt"
 
+    def __post_init__(self) -> None:
+        if self.options.kind != self.runtime:
+            raise OptionError(
+                "--for-device is for TensorRT, which builds on the device itself, and for ONNX "
+                "Runtime",
+                f"--engine {self.options.kind}",
+                "pass --engine tensorrt or --engine onnxruntime, or leave --for-device out",
+            )
 
-def images_name(run: int) -> str:
-    """File of the check images of a run, counted from 0."""
-    return f"images.{run}.bin"
+    def graph(self, bundle: Bundle) -> str:
+        """The bundle's file for TensorRT.
+
+        Raises:
+            BundleError: it has none.
+        """
+        return graph_of(bundle).name
+
+    def runs(self, input_shape: tuple[int, ...]) -> CheckRuns:
+        """``trtexec`` takes one batch a run, and only a full one.
+
+        Raises:
+            OptionError: the batch is too large for a runtime.
+        """
+        check_batch(self.options.batch.largest, input_shape)
+        return check_runs(self.options.batch, input_shape)
+
+    def contents(
+        self, bundle: Bundle, model: QuantizedModel, runs: CheckRuns, images: Tensor
+    ) -> Contents:
+        """The graph and the script.
+
+        Raises:
+            ExportError: the graph in FP16 does not pass ``onnx.checker``.
+        """
+        path = graph_of(bundle)
+        graph = path.read_bytes()
+        files = {
+            path.name: with_half_rest(graph) if self.options.fp16_rest else graph,
+            SCRIPT_NAME: build_script(path.name, model.input_shape, self.options, runs),
+        }
+        about = {"fp16_rest": self.options.fp16_rest, "batch": [*self.options.batch.sizes()]}
+        return Contents(files, about)
 
 
 def build_script(
