@@ -60,6 +60,48 @@ def test_a_block_comes_closer_to_its_teacher(start: fx.GraphModule) -> None:
     assert errors[179] < 0.7 * errors[120]
 
 
+@pytest.mark.parametrize("block", [0, 1])
+def test_the_error_is_relative_to_how_much_images_differ(start: fx.GraphModule, block: int) -> None:
+    """Offsets that all images share are no part of it."""
+    settings = replace(SETTINGS, float_share=0.0, block_steps=1, reduced_precision=False)
+    student = copy.deepcopy(start)
+    stage = BlockReconstruction(student, float_twin(student), POOL, settings, 7, CPU)
+    for _ in range(block):
+        stage.step()
+        stage.commit()
+    stage.prepare()
+    assert stage._block is not None
+    maps, graph, random = stage._block._maps, stage._block._graph, stage._block._random
+    before = random.get_state()
+    chosen = torch.randint(64, (16,), generator=random)
+    error = (graph(maps.read[chosen]) - maps.wanted[chosen]).double().square().mean()
+    spread = (maps.wanted - maps.wanted.mean(0)).double().square().sum(0).mean() / 63
+    random.set_state(before)
+    stage.step()
+    assert stage.terms()["error"] == pytest.approx((error / spread).item(), rel=1e-4)
+
+
+def test_a_block_reads_the_student_and_in_places_the_teacher(start: fx.GraphModule) -> None:
+    settings = replace(SETTINGS, float_share=0.25, block_steps=1)
+    student = copy.deepcopy(start)
+    twin = float_twin(student)
+    stage = BlockReconstruction(student, twin, POOL, settings, 0, CPU)
+    stage.step()
+    stage.commit()
+    stage.prepare()
+    block = stage._block
+    assert block is not None
+    maps, seen, error = block._maps, list[Tensor](), block._error
+    block._error = lambda read, wanted: (seen.append(read), error(read, wanted))[1]  # type: ignore[method-assign, func-returns-value]
+    stage.step()
+    chosen = torch.randint(64, (16,), generator=torch.Generator().manual_seed(1))
+    mine, ideal = maps.read[chosen], maps.ideal[chosen]
+    apart = mine != ideal
+    assert float(apart.float().mean()) > 0.1
+    assert float((seen[0] == ideal)[apart].float().mean()) == pytest.approx(0.25, abs=0.05)
+    assert bool(((seen[0] == ideal) | (seen[0] == mine)).all())
+
+
 @pytest.mark.parametrize(("name", "shared"), [("dense", "conv2d"), ("shuffle", "relu")])
 def test_a_scale_is_learned_with_the_first_block_that_reads_it(name: str, shared: str) -> None:
     student = calibrated(ALL[name](), Scheme(3, 3, None, residual_bits=None), count=16)

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from support.contexts import ON_CPU
+import torch.nn.functional as F
 from support.small_networks import SHAPE, Residual, calibrated, conv_bn, images, placed
 from torch import Tensor, fx, nn
 
 from lrq_deploy.calibration.observe import calibrate
 from lrq_deploy.errors import DivergenceError
-from lrq_deploy.method.fitting.augmented_batches import VIEWS
+from lrq_deploy.method.fitting.augmented_batches import VIEWS, AugmentedBatches
 from lrq_deploy.method.fitting.student_training import (
     WARM_UP_STEPS,
     StudentTraining,
@@ -22,10 +22,11 @@ from lrq_deploy.method.fitting.student_training import (
 )
 from lrq_deploy.method.recipe import RecipeSettings
 from lrq_deploy.method.steps import precision
-from lrq_deploy.options import MethodSwitches
+from lrq_deploy.options import MarginMode, MethodSwitches
 from lrq_deploy.progress import ProgressEvent, silent
 from lrq_deploy.ranks import Ranks
 from lrq_deploy.scheme import Scheme
+from lrq_deploy.student.head_input import with_head_input
 from lrq_deploy.student.layers import ActQuantizer, QuantizedLayer, float_twin
 
 pytestmark = pytest.mark.unit
@@ -162,6 +163,47 @@ def test_every_switch_acts(
     reference, _ = trained(start)
     changed, _ = trained(start, settings, switches)
     assert not torch.equal(state(reference), state(changed))
+
+
+@pytest.mark.parametrize("margin", ["off", "b"])
+def test_the_losses_are_the_published_ones(start: fx.GraphModule, margin: MarginMode) -> None:
+    """Decoupled distillation, a relative squared error, and the cross entropy of ArcFace."""
+    settings = replace(SETTINGS, student_steps=1, class_weight=0.3, other_weight=2.0)
+    settings = replace(settings, reduced_precision=False, temperature=0.05)
+    _, terms = trained(start, settings, MethodSwitches(margin=margin))
+    batch = AugmentedBatches(POOL, settings.batch_size, 0).draw().images
+    student = copy.deepcopy(start)
+    logits, features = (x.double() for x in with_head_input(student)(batch))
+    wanted, wanted_features = (x.double() for x in with_head_input(float_twin(start))(batch))
+    labels = wanted.argmax(1)
+    p, q = ((x / settings.temperature).softmax(1) for x in (wanted, logits))
+    here, there = (x.gather(1, labels[:, None])[:, 0] for x in (p, q))
+    binary = here * (here / there).log() + (1 - here) * ((1 - here) / (1 - there)).log()
+    others = torch.ones_like(p).scatter(1, labels[:, None], 0)
+    p, q = (x * others / (1 - mine)[:, None] for x, mine in ((p, here), (q, there)))
+    rest = (torch.xlogy(p, p) - torch.xlogy(p, q)).where(others > 0, 0.0).sum(1)
+    distilled = settings.temperature**2 * (binary + 2 * rest).mean()
+    assert terms["distillation"] == pytest.approx(distilled.item(), rel=1e-3)
+    error = (features - wanted_features).square().sum() / wanted_features.square().sum()
+    assert terms["features"] == pytest.approx(error.item(), rel=1e-3)
+    head = layers(student)[-1]
+    centres = head.quantized_weight().double()[labels]
+    length = features.norm(dim=1) * centres.norm(dim=1)
+    angle = ((features * centres).sum(1) / length).acos()
+    moved = length * ((angle + settings.margin).cos() - angle.cos())
+    logits = logits.scatter_add(1, labels[:, None], moved[:, None])
+    crossed = 0.3 * F.cross_entropy(logits, labels).item() if margin == "b" else 0.0
+    assert terms["margin"] == pytest.approx(crossed, rel=1e-3)
+
+
+def test_all_terms_are_minimised(start: fx.GraphModule) -> None:
+    settings = replace(SETTINGS, feature_weight=3.0)
+    stage = StudentTraining(
+        copy.deepcopy(start), float_twin(start), POOL, settings, SWITCHES, 0, CPU, "multiclass"
+    )
+    distilled, error, size, margin = (torch.tensor([x]) for x in (1.0, 20.0, 2.0, 100.0))
+    total, _ = stage._loss(distilled, error, size, margin)
+    assert float(total) == 1 + 3 * 10 + 100
 
 
 def test_the_feature_loss_of_ranks_is_that_of_the_whole_batch(start: fx.GraphModule) -> None:

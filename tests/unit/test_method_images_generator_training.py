@@ -1,5 +1,6 @@
 """Training of the generator: it learns, repeats itself, and every term and mode acts."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from lrq_deploy.errors import DivergenceError
 from lrq_deploy.graph.statistics import TappedTeacher, tap_batch_norms
 from lrq_deploy.method.images.generator import LongRangeGenerator
-from lrq_deploy.method.images.generator_training import train_generator
+from lrq_deploy.method.images.generator_training import GeneratorTraining, train_generator
 from lrq_deploy.method.recipe import RecipeSettings
 from lrq_deploy.options import MarginMode
 from lrq_deploy.progress import ProgressEvent, silent
@@ -77,6 +78,39 @@ def test_a_seed_decides_everything(teacher: TappedTeacher) -> None:
     assert not torch.equal(flat(first), flat(other))
 
 
+@pytest.mark.parametrize("term", ["statistics", "class", "diversity"])
+def test_each_term_counts_by_its_weight(teacher: TappedTeacher, term: str) -> None:
+    """The first step of plain descent: no gradient for a weight of 0, twice as much for twice."""
+    none = {f"{name}_weight": 0.0 for name in ("statistics", "class", "diversity")}
+    found = []
+    for weight in (0.0, 1.0, 2.0):
+        torch.manual_seed(0)
+        generator = LongRangeGenerator(SHAPE, 5, CENTRED)
+        settings = replace(SETTINGS, **none | {f"{term}_weight": weight}, reduced_precision=False)  # type: ignore[arg-type]
+        GeneratorTraining(generator, teacher, settings, "off", 0, CPU).step()
+        grads = [p.grad for p in generator.parameters() if p.grad is not None]
+        found.append(torch.cat([grad.flatten() for grad in grads]))
+    nothing, once, twice = found
+    assert float(nothing.abs().max()) == 0 < float(once.abs().max())
+    torch.testing.assert_close(twice, 2 * once, rtol=1e-3, atol=1e-6)
+
+
+def test_the_rate_falls_by_half_a_cosine_to_a_hundredth(teacher: TappedTeacher) -> None:
+    torch.manual_seed(0)
+    settings = replace(SETTINGS, generator_steps=4, generator_rate=0.5)
+    stage = GeneratorTraining(
+        LongRangeGenerator(SHAPE, 5, CENTRED), teacher, settings, "off", 0, CPU
+    )
+    rates = []
+    for _ in range(4):
+        rates.append(stage.moving().optimizers[0].param_groups[0]["lr"])
+        stage.step()
+        stage.commit()
+    middle, reach = 0.5 * 0.505, 0.5 * 0.495
+    expected = [middle + reach * math.cos(math.pi * step / 4) for step in range(4)]
+    assert rates == pytest.approx(expected)
+
+
 @pytest.mark.parametrize("margin", ["a1", "a2"])
 def test_the_margin_makes_the_classes_harder(teacher: TappedTeacher, margin: MarginMode) -> None:
     settings = replace(SETTINGS, generator_steps=1)
@@ -84,6 +118,7 @@ def test_the_margin_makes_the_classes_harder(teacher: TappedTeacher, margin: Mar
     _, harder = trained(teacher, settings, margin)
     assert harder["classes"] > plain["classes"]
     assert harder["angle"] == plain["angle"]
+    assert harder["hit_rate"] == plain["hit_rate"]
     assert 0 < harder["angle"] < torch.pi
 
 
