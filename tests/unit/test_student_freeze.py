@@ -24,8 +24,7 @@ from lrq_deploy.scheme import Scheme
 from lrq_deploy.student.absorb import absorb_rectifiers
 from lrq_deploy.student.freeze import freeze
 from lrq_deploy.student.frozen import FrozenLayer, FrozenQuantizer
-from lrq_deploy.student.layers import QuantizedLayer
-from lrq_deploy.student.placement import place_quantizers
+from lrq_deploy.student.layers import ActQuantizer, QuantizedLayer
 from lrq_deploy.student.untie import MAX_NUDGE
 from lrq_deploy.target import PORTABLE
 
@@ -51,6 +50,15 @@ def test_the_frozen_graph_gives_the_bits_of_the_student(name: str, scheme: Schem
         assert torch.equal(student(x), frozen(x))
     names = {n for n, m in frozen.named_modules() if isinstance(m, FrozenLayer | FrozenQuantizer)}
     assert set(table.entries) == names
+    for path, entry in table.entries.items():
+        module = student.get_submodule(path)
+        assert isinstance(module, ActQuantizer | QuantizedLayer)
+        assert torch.equal(entry.scale, module.scale)
+        assert (entry.bits, entry.qmin, entry.qmax) == (
+            module.bits,
+            module.bounds.qmin,
+            module.bounds.qmax,
+        )
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -167,6 +175,31 @@ def test_rectifiers_are_absorbed_where_nothing_changes(
     graph.recompile()
     assert torch.equal(graph(x), before)
     assert len(graph.graph.nodes) == (3 if absorbed else 4)
+
+
+def test_a_rectifier_that_something_else_reads_stays() -> None:
+    graph = rectified((aten.relu.default,), 0.5, 0, 15)
+    (quantized,) = graph.graph.output_node().all_input_nodes
+    with graph.graph.inserting_after(quantized):
+        both = graph.graph.call_function(aten.add.Tensor, (quantized, quantized.args[0]))
+    graph.graph.output_node().args = (both,)
+    graph.recompile()
+    x = torch.linspace(-20, 20, 4001)
+    before = graph(x)
+    absorb_rectifiers(graph)
+    graph.recompile()
+    assert torch.equal(graph(x), before)
+
+
+def test_two_rectifiers_are_absorbed_as_the_narrower_one() -> None:
+    graph = rectified((aten.relu6.default,), 6 / 20, 0, 15)
+    (x, clip, quantizer, _) = graph.graph.nodes
+    with graph.graph.inserting_before(clip):
+        first = graph.graph.call_function(aten.clamp.default, (x, -1.0, 5.0))
+    clip.args = (first,)
+    absorb_rectifiers(graph)
+    assert quantizer.args == (x,)
+    assert quantizer.meta["clip"] == (0.0, 5.0)
 
 
 def test_relu6_is_gone_from_a_calibrated_student() -> None:

@@ -45,7 +45,9 @@ def test_a_scale_learns_where_it_is_coarse_and_not_known(
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5])
 def test_a_share_of_the_values_stays_float(shape: tuple[int, ...], share: float) -> None:
     quantized, values = torch.zeros(shape), torch.rand(shape) + 1
-    mixed = mix(share)(quantized, values)
+    mixes = mix(share)
+    mixed = mixes(quantized, values)
+    assert (share > 0) == (not torch.equal(mixed, mixes(quantized, values)))
     chosen = mixed != 0
     assert torch.equal(mixed[chosen], values[chosen])
     assert float(chosen.float().mean()) == pytest.approx(share, abs=0.02)

@@ -1,5 +1,7 @@
 """Weight scales without rounding ties."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -15,6 +17,7 @@ from lrq_deploy.student.untie import (
     MAX_NUDGE,
     RELATIVE_ERROR,
     count_ties,
+    nearby_scales,
     untie,
     untie_scales,
 )
@@ -36,6 +39,25 @@ def test_an_exact_tie_is_found_and_removed() -> None:
     assert count_ties(scale_x, scale, y).tolist() == [0, 0]
 
 
+@pytest.mark.parametrize("zero_point", [-3, 0, 4, 15])
+def test_only_halves_within_the_range_count(zero_point: int) -> None:
+    y = replace(output(0.25, 0, 15), zero_point=torch.tensor(zero_point))
+    products = 1.5 * torch.arange(-99, 100)
+    halves = products[products % 1 == 0.5] + zero_point
+    expected = int(((halves > 0) & (halves < 15)).sum())
+    assert count_ties(torch.tensor(0.75), torch.tensor([0.5]), y).tolist() == [expected]
+
+
+def test_candidates_go_as_far_as_they_may_and_the_nearest_comes_first() -> None:
+    scale = torch.tensor([1.0, 0.037])
+    apart = (nearby_scales(scale).double() / scale.double()[:, None] - 1).abs()
+    assert apart[:, 0].tolist() == [0.0, 0.0]
+    assert bool((apart.diff(dim=1) >= -(2.0**-23)).all())
+    torch.testing.assert_close(
+        apart[:, -2:], torch.full((2, 2), MAX_NUDGE).double(), rtol=1e-2, atol=0
+    )
+
+
 @settings(max_examples=30)
 @given(st.floats(0.001, 0.1), st.floats(0.001, 0.1), st.floats(0.01, 0.2), st.integers(0, 99))
 def test_scales_stay_close_and_never_get_worse(x: float, w: float, y: float, seed: int) -> None:
@@ -50,13 +72,13 @@ def test_scales_stay_close_and_never_get_worse(x: float, w: float, y: float, see
 def test_the_integers_stay() -> None:
     model = residual_student(4, 8)
     weights = {name: layer.weight_q.clone() for name, layer in model.layers().items()}
-    biases = {name: _bias_integers(model, name) for name in weights}
+    biases = {name: _bias_steps(model, name) for name in weights}
     table = untie(model.graph, model.table)
     moved = 0
     for name, layer in model.layers().items():
         assert torch.equal(layer.weight_q, weights[name])
         assert torch.equal(layer.weight_scale, table[name].scale)
-        assert torch.equal(_bias_integers(model, name), biases[name])
+        torch.testing.assert_close(_bias_steps(model, name), biases[name], rtol=2e-7, atol=0)
         moved += int((layer.weight_scale != model.table[name].scale).sum())
     assert moved > 0
     last = list(weights)[-1]
@@ -89,11 +111,11 @@ def test_simulation_in_double_precision_equals_the_student_up_to_float32() -> No
     assert torch.isclose(exact, plain, atol=1e-4).all(1).double().mean() >= 0.9
 
 
-def _bias_integers(model: QuantizedModel, name: str) -> torch.Tensor:
+def _bias_steps(model: QuantizedModel, name: str) -> torch.Tensor:
     layer = model.layers()[name]
     assert layer.bias is not None
     scale_x = model.table[layer.input_quantizer].scale.double()
-    return torch.round(layer.bias.double() / (scale_x * layer.weight_scale.double()))
+    return layer.bias.double() / (scale_x * layer.weight_scale.double())
 
 
 def test_among_scales_without_ties_one_is_taken_that_a_float32_sum_does_not_bring_near() -> None:

@@ -1,5 +1,7 @@
 """Activation scales without rounding ties."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import assume, given, settings
@@ -188,14 +190,17 @@ def test_a_narrow_copy_meets_no_tie(ratio: float) -> None:
     assert float(table["narrow"].scale) / (0.037 * ratio) == pytest.approx(1, abs=2.0**-13)
 
 
-def test_the_limit_of_a_clip_is_no_tie() -> None:
+@pytest.mark.parametrize(
+    ("low", "high", "limit"), [(0.0, 6.0, 6.0), (-6.0, 1.0, -6.0), (None, 6.0, 6.0)]
+)
+def test_the_limit_of_a_clip_is_no_tie(low: float | None, high: float, limit: float) -> None:
     graph = fx.Graph()
     layer = graph.call_module("layer", (graph.placeholder("x"),))
-    clipped = graph.call_function(aten.hardtanh.default, (layer, 0.0, 6.0))
+    clipped = graph.call_function(aten.clamp.default, (layer, low, high))
     graph.output(graph.call_module("out", (clipped,)))
     parts = {name: torch.nn.Identity() for name in ("layer", "out")}
     # A fifth of headroom above 6, in 255 steps.
-    entries = {"out": entry(7.2 / 255, (0, 255))}
+    entries = {"out": entry(7.2 / 255, (0, 255) if limit > 0 else (-255, 0))}
     assert abs(6 / float(entries["out"].scale) - 212.5) < 1e-4
     untie_activations(fx.GraphModule(parts, graph), entries)
     steps = 6 / float(entries["out"].scale)
@@ -285,11 +290,15 @@ def test_the_error_of_a_kernel_on_stored_integers_is_within_its_bound(
         assert bool((error.abs() <= bound.error).all())
 
 
-@pytest.mark.parametrize(("steps", "counts"), [(0.5, True), (126.5, True), (127.5, False)])
+@pytest.mark.parametrize("limits", [UNSIGNED, SIGNED, (-2, 13)])
+@pytest.mark.parametrize("zero_point", [0, 5])
 @pytest.mark.parametrize("others", [[], [3.25]])
-def test_only_ties_within_the_range_count(steps: float, counts: bool, others: list[float]) -> None:
-    out = entry(0.125, UNSIGNED)
-    for sign in (1, -1):
-        real = torch.tensor([sign * steps, *others], dtype=torch.float64) * 0.125
+def test_only_ties_within_the_range_count(
+    limits: tuple[int, int], zero_point: int, others: list[float]
+) -> None:
+    out = replace(entry(0.125, limits), zero_point=torch.tensor(zero_point))
+    low, high = (limit - zero_point for limit in limits)
+    for steps in (low - 0.5, low + 0.5, -0.5, 0.5, high - 0.5, high + 0.5):
+        real = torch.tensor([steps, *others], dtype=torch.float64) * 0.125
         met = clearance(Rounded(real, 2.0**-24 * real.abs()), out.scale[None], out)
-        assert (float(met) == 0) == (counts and sign > 0)
+        assert (float(met) == 0) == (low < steps < high)

@@ -29,10 +29,21 @@ def test_each_weight_is_near_its_integer(rows: int, blocks: int, seed: int, size
     error = (layer.real_weight() - weight).abs()
     inside = weight.abs() <= 7.5 * scale
     assert (error[inside] <= scale[inside] * 0.5001).all()
-    plain = weight.unflatten(1, (-1, BLOCK)).abs().amax(2) / 7
-    spread = plain.repeat_interleave(BLOCK, 1)
-    largest = torch.round(weight / spread).clamp(-7, 7) * spread
-    assert float(error.square().sum()) <= float((largest - weight).square().sum()) * 1.0001
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 99), st.floats(1.0, 4.0))
+def test_each_block_has_the_clip_that_errs_least(seed: int, tail: float) -> None:
+    normal = torch.randn(4, 3 * BLOCK, generator=torch.Generator().manual_seed(seed))
+    weight = normal.abs() ** tail * normal.sign()
+    layer = WeightOnlyLayer.of(weight, None)
+    found = (layer.real_weight() - weight).square().unflatten(1, (-1, BLOCK)).sum(2)
+    widest = weight.unflatten(1, (-1, BLOCK)).abs().amax(2)
+    for clip in (1, 0.875, 0.75, 0.625, 0.5625):
+        scale = (widest * clip / 7).repeat_interleave(BLOCK, 1)
+        other = torch.round(weight / scale).clamp(-7, 7) * scale
+        errors = (other - weight).square().unflatten(1, (-1, BLOCK)).sum(2)
+        assert (found <= errors * 1.0001).all()
 
 
 def test_a_block_of_zeros_stays_zero() -> None:
