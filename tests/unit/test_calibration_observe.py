@@ -202,6 +202,17 @@ def single_call(path: str) -> fx.Graph:
     return graph
 
 
+def test_a_sample_is_as_large_as_asked_and_drawn_by_its_seed() -> None:
+    student = placed(Residual())
+    set_enabled(student, False)
+    # Two batches, of 64 images and of 16.
+    drawn = [sample_activations(student, images(80), seed, 500) for seed in (0, 0, 1)]
+    sizes = [len(values) for values in drawn[0].values()]
+    assert sizes[0] == max(sizes) == 500
+    assert all(torch.equal(values, drawn[1][path]) for path, values in drawn[0].items())
+    assert any(not torch.equal(values, drawn[2][path]) for path, values in drawn[0].items())
+
+
 def test_sampling_large_tensors_changes_little(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = quantizers(calibrated(Residual(), count=32))
     monkeypatch.setattr(observe, "SAMPLE_SIZE", 2000)

@@ -48,6 +48,20 @@ def test_never_worse_than_the_whole_range(
     assert loss(torch.zeros(1), scale, zero_point, bounds) == 0
 
 
+@settings(max_examples=15)
+@given(seed=st.integers(0, 10_000), bits=st.integers(2, 4), tail=st.floats(1.0, 2.0))
+def test_no_other_clip_loses_less(seed: int, bits: int, tail: float) -> None:
+    normal = torch.randn(400, generator=torch.Generator().manual_seed(seed))
+    x = normal.abs() ** tail * normal.sign()
+    bounds = IntegerRange(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    full = max(float(x.max()) / bounds.qmax, float(x.min()) / bounds.qmin)
+    least = min(loss(x, full * part / 1000, 0, bounds) for part in range(10, 1001, 7))
+    scale, _ = search_act_range(x, bounds, signed=True, symmetric=True)
+    (of_weights,) = search_weight_scale(x[None], 0, bounds).tolist()
+    assert loss(x, scale, 0, bounds) <= 1.01 * least
+    assert loss(x, of_weights, 0, bounds) <= 1.01 * least
+
+
 @settings(max_examples=20)
 @given(seed=st.integers(0, 10_000), bits=st.integers(2, 8), axis=st.sampled_from([0, 1]))
 def test_weight_scales_are_searched_per_channel(seed: int, bits: int, axis: int) -> None:

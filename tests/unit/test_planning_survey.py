@@ -1,7 +1,9 @@
 """Facts of a placed student: counts by hand, widths, groups, sizes."""
 
 import pytest
+import torch
 from support.small_networks import SHAPE, Mobile, Residual, Shuffle, placed
+from torch import Tensor, nn
 
 from lrq_deploy.planning.plan import LayerFacts
 from lrq_deploy.planning.survey import estimate_sizes, survey_layers, survey_quantizers
@@ -27,6 +29,48 @@ def test_multiply_adds_by_hand() -> None:
     }
     assert layers["stem_0"].activations == 144 * (3 + 4)
     assert [name for name, layer in layers.items() if layer.gives_logits] == ["head"]
+
+
+@pytest.mark.parametrize(
+    ("layer", "grouping"),
+    [
+        (nn.Conv2d(4, 8, 3, stride=2, bias=False), "dense"),
+        (nn.Conv2d(4, 8, (3, 2), dilation=2, groups=2, bias=False), "grouped"),
+        (nn.Conv2d(4, 4, 3, groups=4, bias=False), "depthwise"),
+        (nn.ConvTranspose2d(4, 6, 3, stride=2, bias=False), "dense"),
+        (nn.ConvTranspose2d(4, 8, 2, groups=2, bias=False), "grouped"),
+        (nn.ConvTranspose2d(4, 12, 3, groups=4, bias=False), "depthwise"),
+    ],
+    ids=str,
+)
+def test_ones_times_ones_sum_to_the_multiply_adds(layer: nn.Module, grouping: str) -> None:
+    """Without padding each product is one of the sum over all outputs."""
+    before, behind = nn.Conv2d(3, 4, 1), (nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    student = placed(nn.Sequential(before, layer, *behind))
+    found = survey_layers(student, SHAPE)[1]
+    with torch.no_grad():
+        layer.get_parameter("weight").fill_(1.0)
+        made = layer(torch.ones(1, 4, *SHAPE[1:]))
+    assert found.multiply_adds == int(made.sum())
+    assert found.activations == 4 * 144 + made.numel()
+    assert found.grouping == grouping
+
+
+class Twice(nn.Module):
+    """One layer reads the image and its own result."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.layer(self.layer(x).relu()).mean((2, 3))
+        return result
+
+
+def test_a_layer_that_is_called_twice_counts_twice() -> None:
+    found = survey_layers(placed(Twice()), SHAPE)
+    assert sum(layer.multiply_adds for layer in found) == 2 * 144 * 3 * 3 * 9
 
 
 def test_widths_follow_the_scheme() -> None:
@@ -57,7 +101,8 @@ def test_packed_weights_take_half_a_byte() -> None:
     weights = 4 * 3 * 9 + 2 * 4 * 4 * 9 + 8 * 4 * 9 + 8 * 8 * 9 + 5 * 8
     assert sizes.int8_bytes - sizes.packed_bytes == weights // 2
     assert sizes.float_bytes == 123
-    assert sizes.memory_bytes > weights
+    channels, busiest = 4 + 4 + 4 + 8 + 8 + 5, 144 * (4 + 4)
+    assert sizes.memory_bytes == weights + 8 * channels + busiest
 
 
 def test_eight_bits_are_not_packed() -> None:
