@@ -32,8 +32,8 @@ def fit_student(
     All ranks have the same images, share every step, and end with the same student.
 
     Returns:
-        Loss terms of the last step of the last stage, empty where only ranges were searched, as
-        where all layers stay float and no scale is learned.
+        Loss terms of the last step of each stage, empty where only ranges were searched, as where
+        all layers stay float and no scale is learned.
 
     Raises:
         UnsupportedNetworkError: rounding alone makes NaN or infinity.

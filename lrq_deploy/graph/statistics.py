@@ -23,7 +23,7 @@ aten = torch.ops.aten
 
 @dataclass(frozen=True)
 class NormStatistics:
-    """Running statistics of one BatchNorm input: mean and (biased) variance, each ``[C]``."""
+    """Running statistics of one BatchNorm input: mean and (unbiased) variance, each ``[C]``."""
 
     mean: Tensor
     var: Tensor

@@ -2,7 +2,7 @@
 
 The student is the float network with its quantizers on; its float twin (quantizers off) is the
 teacher. The loss is distillation of the logits plus the relative squared error of what enters the
-last layer; no label takes part (except in margin mode ``b``).
+last layer; no label takes part (in margin mode ``b`` the teacher's answers are the labels).
 The result is the mean of the weights and scales over the last steps (arXiv 1803.05407): single
 steps scatter around it, for a weight beside a rounding tie is on either side by chance.
 """
@@ -71,7 +71,7 @@ def train_student(
         overlays: that the images are blended with, see ``AugmentedBatches``.
 
     Returns:
-        Loss terms of the last check.
+        Loss terms of the last step.
 
     Raises:
         DivergenceError: a loss is not finite; ``student`` then holds the last good state.
