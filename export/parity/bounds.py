@@ -9,6 +9,7 @@ from lrq_deploy.student.weighted import weight_only_layers
 
 __all__ = [
     "FLOAT_SUMS",
+    "MIN_SAME_ROWS",
     "MIN_SAME_ROWS_NARROW",
     "MIN_SAME_TOP1",
     "Bound",
@@ -23,6 +24,9 @@ MIN_SAME_ROWS_NARROW = 0.99
 """Rows of the same integers where weights and activations have at most 4 bits: few values, so
 few ties, and no pair of products can saturate."""
 
+MIN_SAME_ROWS = 0.95
+"""The same of more bits, within chance: answers alone do not tell a layer that is a percent off."""
+
 _NARROW_BITS = 4
 
 
@@ -35,25 +39,32 @@ class Bound:
         same_rows: share of images with the same integers, 0..1.
         within_chance: whether the upper end of the interval (95 %) of the first is what must reach
             it, for forms that add floats: a few images do not tell a rare tie from a fault.
+        rows_within_chance: the same of the second.
     """
 
     same_top1: float = MIN_SAME_TOP1
     same_rows: float = 0.0
     within_chance: bool = False
+    rows_within_chance: bool = False
 
     def holds(self, parity: Parity) -> bool:
         """Whether a comparison reaches both."""
-        top1 = parity.same_top1
+        top1, rows = parity.same_top1, parity.same_rows
         if self.within_chance:
             top1 = share_interval(top1, parity.count)[1]
-        return top1 >= self.same_top1 and parity.same_rows >= self.same_rows
+        if self.rows_within_chance:
+            rows = share_interval(rows, parity.count)[1]
+        return top1 >= self.same_top1 and rows >= self.same_rows
 
     def describe(self) -> str:
         """For instance ``top-1 >= 99.9 %, rows >= 99 %``."""
-        chance = " within chance" if self.within_chance else ""
+        chance, by_chance = (
+            " within chance" if lenient else ""
+            for lenient in (self.within_chance, self.rows_within_chance)
+        )
         parts = [f"top-1 >= {100 * self.same_top1:.4g} %{chance}"]
         if self.same_rows:
-            parts.append(f"rows >= {100 * self.same_rows:g} %")
+            parts.append(f"rows >= {100 * self.same_rows:g} %{by_chance}")
         return ", ".join(parts)
 
 
@@ -63,10 +74,12 @@ FLOAT_SUMS = Bound(within_chance=True)
 
 def integer_bound(model: QuantizedModel) -> Bound:
     """Of the fused graph of ONNX Runtime, whose layers add integers."""
-    narrow = max(model.scheme.weight_bits, model.scheme.act_bits) <= _NARROW_BITS
     # Layers that are kept in float may round to either side of a tie.
-    kept = bool(model.float_layers() or weight_only_layers(model))
-    return Bound(same_rows=MIN_SAME_ROWS_NARROW if narrow and not kept else 0.0)
+    if model.float_layers() or weight_only_layers(model):
+        return Bound()
+    if max(model.scheme.weight_bits, model.scheme.act_bits) <= _NARROW_BITS:
+        return Bound(same_rows=MIN_SAME_ROWS_NARROW)
+    return Bound(same_rows=MIN_SAME_ROWS, rows_within_chance=True)
 
 
 def as_close_as(simulation: Parity) -> Bound:
