@@ -14,9 +14,9 @@ from torch import Tensor
 from lrq_deploy import __version__, classify
 from lrq_deploy.errors import BundleError
 from lrq_deploy.export.image_grid import grid_png
-from lrq_deploy.export.manifest import MANIFEST_NAME, FileRecord, Manifest
+from lrq_deploy.export.manifest import MANIFEST_NAME, FileRecord, Manifest, regular_bytes
 from lrq_deploy.export.output_directory import check_output, publish
-from lrq_deploy.export.student_file import read_student, student_bytes
+from lrq_deploy.export.student_file import check_answers, read_student, student_bytes
 from lrq_deploy.student.frozen import QuantizedModel
 
 __all__ = [
@@ -75,7 +75,8 @@ class Bundle:
         """The student, rebuilt from its file.
 
         Raises:
-            BundleError: the file does not hold a student, or not the one of the manifest.
+            BundleError: the file does not hold a student that answers, or not the one of the
+                manifest.
         """
         model = read_student(self.file(STUDENT_NAME))
         for name, value in _facts(model).items():
@@ -87,6 +88,7 @@ class Bundle:
                     f"one with another {name}",
                     "get the bundle again from where it was made",
                 )
+        check_answers(self.path / STUDENT_NAME, model)
         return model
 
 
@@ -161,7 +163,7 @@ def load_bundle(path: str | Path) -> Bundle:
                 "files of a bundle must lie in its directory", repr(name), "get it again"
             )
         try:
-            found = FileRecord.of((path / name).read_bytes())
+            found = FileRecord.of(regular_bytes(path / name))
         except (OSError, ValueError) as error:  # the latter where it is no name of a file
             raise BundleError(
                 "every file of the manifest must be there",

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from onnx.external_data_helper import uses_external_data
 
 from lrq_deploy.errors import BundleError
 from lrq_deploy.export.onnx_graph import ONNX_SCHEMA
@@ -21,7 +22,7 @@ def check_graph(path: Path, target: str, teacher_fingerprint: str) -> None:
 
     Raises:
         BundleError: no ONNX file, not written by lrq-deploy, of another schema, for another
-            target, or of another network.
+            target, of another network, with other inputs or outputs, or with weights elsewhere.
     """
     try:
         proto = onnx.load(path, load_external_data=False)
@@ -40,6 +41,13 @@ def check_graph(path: Path, target: str, teacher_fingerprint: str) -> None:
         raise _refused(path, f"one for the target {told.get('lrq_target')!r}, not {target!r}")
     if told.get("lrq_teacher_fingerprint") != teacher_fingerprint:
         raise _refused(path, "one of another network")
+    ends = [[value.name for value in side] for side in (proto.graph.input, proto.graph.output)]
+    if ends != [["input"], ["logits"]]:
+        raise _refused(path, "one of other inputs or outputs")
+    attributes = (attribute for node in proto.graph.node for attribute in node.attribute)
+    tensors = (*proto.graph.initializer, *(attribute.t for attribute in attributes))
+    if any(map(uses_external_data, tensors)):
+        raise _refused(path, "one with weights in files that the bundle does not vouch for")
 
 
 def _refused(path: Path, received: str) -> BundleError:

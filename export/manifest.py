@@ -1,7 +1,9 @@
 """``manifest.json``: what a bundle holds, what it was made from, and how good it is."""
 
+import errno
 import hashlib
 import json
+import stat
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +14,14 @@ from lrq_deploy.errors import BundleError
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
-__all__ = ["MANIFEST_NAME", "MANIFEST_SCHEMA", "FileRecord", "Manifest", "wrong_field"]
+__all__ = [
+    "MANIFEST_NAME",
+    "MANIFEST_SCHEMA",
+    "FileRecord",
+    "Manifest",
+    "regular_bytes",
+    "wrong_field",
+]
 
 MANIFEST_NAME = "manifest.json"
 MANIFEST_SCHEMA = 3
@@ -89,7 +98,7 @@ class Manifest:
 
         path = Path(folder) / MANIFEST_NAME
         try:
-            raw = path.read_bytes()
+            raw = regular_bytes(path)
             document = json.loads(raw)
         except (OSError, RecursionError, ValueError) as error:
             raise _not_ours(path, f"{type(error).__name__}: {error}") from error
@@ -108,7 +117,21 @@ class Manifest:
             raise _not_ours(path, wrong_field(error)) from error
         if len(found.input_shape) != 3 or min(found.input_shape) < 1:
             raise _not_ours(path, f"input_shape: {found.input_shape} is not C,H,W")
+        if len(found.class_names) not in (0, found.num_classes):
+            told = f"{len(found.class_names)} names of {found.num_classes} classes"
+            raise _not_ours(path, f"class_names: {told}")
         return found
+
+
+def regular_bytes(path: Path) -> bytes:
+    """What a file holds.
+
+    Raises:
+        OSError: it cannot be read, or is a device or a pipe, which may never end.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    return path.read_bytes()
 
 
 def wrong_field(error: "ValidationError") -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -26,7 +26,7 @@ from lrq_deploy.student.weight_only import WeightOnlyLayer
 from lrq_deploy.student.weighted import weight_only_layers
 from lrq_deploy.teacher import Preprocessing
 
-__all__ = ["STUDENT_SCHEMA", "read_student", "student_bytes"]
+__all__ = ["STUDENT_SCHEMA", "check_answers", "read_student", "student_bytes"]
 
 STUDENT_SCHEMA = 3
 _READABLE = (1, 2, STUDENT_SCHEMA)  # 1: no widths per layer; 2: all layers quantized
@@ -76,12 +76,35 @@ def read_student(path: Path) -> QuantizedModel:
             text = (file.metadata() or {}).get(_METADATA_KEY, "{}")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         return _model(json.loads(text), tensors)
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise BundleError(
-            "student.safetensors must hold a student of lrq-deploy",
-            f"{path} ({type(error).__name__}: {error})",
-            "get the bundle again from where it was made",
-        ) from error
+    except BundleError:
+        raise
+    # A document whose parts do not fit together raises nearly any type.
+    except Exception as error:
+        raise _no_student(path, error) from error
+
+
+def check_answers(path: Path, model: QuantizedModel) -> None:
+    """Let the student of a file answer one image of zeros.
+
+    Raises:
+        BundleError: it does not give as many finite logits as it has classes.
+    """
+    try:
+        logits = model.logits(torch.zeros(1, *model.input_shape))
+        if logits.shape != (1, model.num_classes) or not logits.isfinite().all():
+            raise ValueError(f"logits of the shape {list(logits.shape)}, or not finite")
+    # Operators in a graph that does not fit together raise nearly any type.
+    except Exception as error:
+        raise _no_student(path, error) from error
+
+
+def _no_student(path: Path, error: Exception) -> BundleError:
+    reason = next(iter(str(error).splitlines()), "")
+    return BundleError(
+        "student.safetensors must hold a student of lrq-deploy",
+        f"{path} ({type(error).__name__}: {reason[:200]})",
+        "get the bundle again from where it was made",
+    )
 
 
 def _document(model: QuantizedModel) -> dict[str, Any]:
@@ -156,6 +179,8 @@ def _layer(
     quantizer = values.pop("input_quantizer")
     spec = _spec(values)
     weight = tensors[f"{name}.weight_q"]
+    if quantizer not in table.entries:
+        raise ValueError(f"{name} reads {quantizer}")
     if weight.dtype != torch.int8:
         raise ValueError(f"{name}.weight_q is {weight.dtype}, not int8")
     return FrozenLayer(spec, table[name], quantizer, weight, tensors.get(f"{name}.bias"))
@@ -165,6 +190,9 @@ def _spec(fields: Mapping[str, Any]) -> LayerSpec:
     values: dict[str, Any] = {
         key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()
     }
+    pairs = [v for v in values.values() if not isinstance(v, str | int)]
+    if any(len(pair) != 2 or not all(isinstance(n, int) for n in pair) for pair in pairs):
+        raise ValueError(f"a layer of {values}")
     return LayerSpec(**values)
 
 

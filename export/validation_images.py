@@ -52,7 +52,7 @@ def _grid_and_range(bundle: Bundle) -> tuple[Tensor, _Ends | None]:
             ends = noted_range(picture.info)
             sheet = np.array(picture.convert("RGB" if channels == 3 else "L"))
         return grid_images(sheet, (channels, height, width)), ends
-    except (OSError, ValueError, UnidentifiedImageError) as error:
+    except (OSError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise BundleError(
             f"{GRID_NAME} must be a grid of {channels}x{height}x{width} images",
             f"{path} ({error})",

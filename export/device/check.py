@@ -99,7 +99,12 @@ class DeviceCheck:
         Raises:
             BundleError: there is none, it is not ours, or of another schema.
         """
-        return read_document(folder / EXPECTED_NAME, DeviceCheck, DEVICE_SCHEMA, _refused)
+        path = folder / EXPECTED_NAME
+        found = read_document(path, DeviceCheck, DEVICE_SCHEMA, _refused)
+        rows = (*found.logits, *(found.here or ()), *((found.step,) if found.step else ()))
+        if not found.logits or len({len(row) for row in rows}) != 1:
+            raise _refused(path, "logits: rows and steps of different lengths, or none")
+        return found
 
     @staticmethod
     def beside(outputs: Path, bundle: Bundle) -> "tuple[DeviceCheck, Path]":

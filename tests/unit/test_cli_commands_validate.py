@@ -267,7 +267,13 @@ def test_bundles_that_are_refused(bundle: Path, tmp_path: Path) -> None:
         entry.value = "99" if entry.key == "lrq_schema_version" else entry.value
     for entry in other.metadata_props:
         entry.value = "f" * 64 if entry.key == "lrq_teacher_fingerprint" else entry.value
+    blind = onnx.load(bundle / "model.onnx")
+    del blind.graph.output[:]
+    elsewhere = onnx.load(bundle / "model.onnx")
+    elsewhere.graph.initializer[0].data_location = onnx.TensorProto.EXTERNAL
     cases = {
+        "one of other inputs or outputs": blind.SerializeToString(),
+        "one with weights in files": elsewhere.SerializeToString(),
         "one of pytorch": foreign.SerializeToString(),
         "lrq_schema_version of a graph": newer.SerializeToString(),
         "one of another network": other.SerializeToString(),

@@ -3,12 +3,15 @@
 import dataclasses
 import json
 import os
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from support.frozen_graphs import mobile_student, residual_student
 from torch import Tensor
 
@@ -100,6 +103,17 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         load_bundle(tmp_path / "out")
 
 
+@pytest.mark.parametrize("name", ["model.onnx", "manifest.json"])
+def test_a_pipe_or_a_device_is_not_read(tmp_path: Path, name: str) -> None:
+    out = tmp_path / "out"
+    write(out)
+    for make in (os.mkfifo, lambda path: path.symlink_to("/dev/zero")):
+        (out / name).unlink()
+        make(out / name)
+        with pytest.raises(BundleError, match="it is no regular file"):
+            load_bundle(out)
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -141,6 +155,7 @@ def test_a_manifest_that_is_nested_too_deeply_is_refused(tmp_path: Path) -> None
         ("versions", None),
         ("num_classes", "10"),
         ("class_names", [1]),
+        ("class_names", ["a"]),
         ("files", {"model.onnx": {"sha256": 1, "size_bytes": 2}}),
     ],
 )
@@ -179,6 +194,39 @@ def test_a_student_of_another_manifest_is_refused(tmp_path: Path, name: str, val
     change(tmp_path / "out", **{name: {**stated, **value} if isinstance(value, dict) else value})
     bundle = load_bundle(tmp_path / "out")
     with pytest.raises(BundleError, match=f"got one with another {name}"):
+        bundle.model()
+
+
+def _rewired(document: dict[str, Any]) -> None:
+    document["graph"]["nodes"][-2]["args"]["tuple"] = []
+
+
+def _stretched(document: dict[str, Any]) -> None:
+    next(iter(document["layers"].values()))["dilation"] = [1]
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        _rewired,
+        _stretched,
+        lambda d: next(iter(d["layers"].values())).update(groups=-1),
+        lambda d: next(iter(d["layers"].values())).update(input_quantizer="nobody"),
+        lambda d: d.update(scheme=5),
+        lambda d: d.update(table={**d["table"], "entries": []}),
+    ],
+)
+def test_a_student_whose_parts_do_not_fit_together_is_refused(
+    tmp_path: Path, edit: Callable[[dict[str, Any]], object]
+) -> None:
+    bundle = write(tmp_path / "out")
+    path = bundle.path / "student.safetensors"
+    tensors = load_file(path)
+    with safe_open(path, "pt") as file:
+        document = json.loads(file.metadata()["lrq_student"])
+    edit(document)
+    save_file(tensors, path, {"lrq_student": json.dumps(document)})
+    with pytest.raises(BundleError, match="must hold a student of lrq-deploy"):
         bundle.model()
 
 

@@ -170,6 +170,9 @@ def test_missing_files_are_named(bundle: Bundle, folder: DeviceFolder, tmp_path:
         ({"producer": "else"}, "another producer"),
         ({"logits": [["a"]]}, "logits.0.0"),
         ({"runtime": "other"}, "one of onnxruntime, tensorrt; got 'other'"),
+        ({"logits": []}, "logits: rows"),
+        ({"logits": [[1.0, 2.0], [1.0]]}, "logits: rows"),
+        ({"step": [1.0]}, "logits: rows"),
     ],
 )
 def test_another_expectation_is_refused(

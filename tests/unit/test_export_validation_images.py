@@ -103,13 +103,17 @@ def test_a_grid_without_a_note_spans_the_first_quantizer(tmp_path: Path) -> None
     assert 0.9 * high < float(made.max()) <= high + 1e-5
 
 
-def test_another_picture_is_refused(tmp_path: Path) -> None:
+def test_another_picture_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = residual_student()
     bundle = bundle_of(tmp_path, model, camera_images(4))
     path = bundle.file("synthetic.png")
     Image.new("RGB", (50, 40)).save(path)
     with pytest.raises(BundleError, match="50x40"):
         next(synthetic_batches(bundle, model, 4))
+    with monkeypatch.context() as patched:
+        patched.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+        with pytest.raises(BundleError, match="decompression bomb"):
+            next(synthetic_batches(bundle, model, 4))
     path.write_bytes(b"no picture")
     with pytest.raises(BundleError, match="--images"):
         next(synthetic_batches(bundle, model, 4))

@@ -85,7 +85,7 @@ def test_a_block_reads_the_student_and_in_places_the_teacher(start: fx.GraphModu
     settings = replace(SETTINGS, float_share=0.25, block_steps=1)
     student = copy.deepcopy(start)
     twin = float_twin(student)
-    stage = BlockReconstruction(student, twin, POOL, settings, 0, CPU)
+    stage = BlockReconstruction(student, twin, POOL, settings, ON_CPU)
     stage.step()
     stage.commit()
     stage.prepare()

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from support.contexts import ON_CPU
 from support.small_networks import SHAPE, Residual, calibrated, conv_bn, images, placed
 from torch import Tensor, fx, nn
 
@@ -199,7 +200,7 @@ def test_the_losses_are_the_published_ones(start: fx.GraphModule, margin: Margin
 def test_all_terms_are_minimised(start: fx.GraphModule) -> None:
     settings = replace(SETTINGS, feature_weight=3.0)
     stage = StudentTraining(
-        copy.deepcopy(start), float_twin(start), POOL, settings, SWITCHES, 0, CPU, "multiclass"
+        copy.deepcopy(start), float_twin(start), POOL, settings, SWITCHES, "multiclass", ON_CPU
     )
     distilled, error, size, margin = (torch.tensor([x]) for x in (1.0, 20.0, 2.0, 100.0))
     total, _ = stage._loss(distilled, error, size, margin)

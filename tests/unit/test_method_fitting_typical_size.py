@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from lrq_deploy.graph.specification import LayerSpec
 from lrq_deploy.method.fitting.typical_size import bias_size, weight_size
 from lrq_deploy.scheme import IntegerRange
-from lrq_deploy.student.frozen import LayerSpec
 from lrq_deploy.student.layers import QuantizedLayer
 
 pytestmark = pytest.mark.unit

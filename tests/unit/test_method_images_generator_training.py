@@ -87,7 +87,7 @@ def test_each_term_counts_by_its_weight(teacher: TappedTeacher, term: str) -> No
         torch.manual_seed(0)
         generator = LongRangeGenerator(SHAPE, 5, CENTRED)
         settings = replace(SETTINGS, **none | {f"{term}_weight": weight}, reduced_precision=False)  # type: ignore[arg-type]
-        GeneratorTraining(generator, teacher, settings, "off", 0, CPU).step()
+        GeneratorTraining(generator, teacher, settings, "off", ON_CPU).step()
         grads = [p.grad for p in generator.parameters() if p.grad is not None]
         found.append(torch.cat([grad.flatten() for grad in grads]))
     nothing, once, twice = found
@@ -99,7 +99,7 @@ def test_the_rate_falls_by_half_a_cosine_to_a_hundredth(teacher: TappedTeacher) 
     torch.manual_seed(0)
     settings = replace(SETTINGS, generator_steps=4, generator_rate=0.5)
     stage = GeneratorTraining(
-        LongRangeGenerator(SHAPE, 5, CENTRED), teacher, settings, "off", 0, CPU
+        LongRangeGenerator(SHAPE, 5, CENTRED), teacher, settings, "off", ON_CPU
     )
     rates = []
     for _ in range(4):

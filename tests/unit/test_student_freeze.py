@@ -25,6 +25,7 @@ from lrq_deploy.student.absorb import absorb_rectifiers
 from lrq_deploy.student.freeze import freeze
 from lrq_deploy.student.frozen import FrozenLayer, FrozenQuantizer
 from lrq_deploy.student.layers import ActQuantizer, QuantizedLayer
+from lrq_deploy.student.placement import place_quantizers
 from lrq_deploy.student.untie import MAX_NUDGE
 from lrq_deploy.target import PORTABLE
 
