@@ -1,6 +1,7 @@
 """Multiply-adds of every weighted layer of a student, and of what multiplies beside them."""
 
 import math
+import warnings
 from typing import Any
 
 import torch
@@ -34,9 +35,12 @@ def stray_products(model: QuantizedModel) -> dict[fx.Node, int]:
         multiply-adds for one image. Attention is none of them, whatever it reads.
     """
     counter = _StrayCounter(model.graph)
-    # Fused recurrent layers of oneDNN would count as nothing.
-    with torch.no_grad(), torch.backends.mkldnn.flags(enabled=False):
-        counter.run(torch.zeros(1, *model.input_shape))
+    with torch.no_grad(), warnings.catch_warnings():
+        # The switch below warns that GPUs of Intel would have TF32.
+        warnings.simplefilter("ignore")
+        # Fused recurrent layers of oneDNN would count as nothing.
+        with torch.backends.mkldnn.flags(enabled=False):
+            counter.run(torch.zeros(1, *model.input_shape))
     return counter.strays
 
 

@@ -1,5 +1,6 @@
 """What multiplies by stored numbers counts, whether or not it was recognised as a layer."""
 
+import warnings
 from collections.abc import Callable
 
 import pytest
@@ -9,6 +10,7 @@ from support.small_networks import CENTRED, SHAPE, calibrated
 from torch import Tensor, nn
 
 from lrq_deploy.export.coverage import Coverage, audit
+from lrq_deploy.export.multiply_adds import stray_products
 from lrq_deploy.export.onnx_graph import to_onnx
 from lrq_deploy.scheme import Scheme
 from lrq_deploy.student.freeze import freeze
@@ -39,11 +41,15 @@ class Rows(nn.Module):
         return result
 
 
-def audited(product: Product) -> Coverage:
+def quantized(product: Product) -> QuantizedModel:
     module = Rows(product)
     module(torch.zeros(1, *SHAPE))
     graph, table = freeze(calibrated(module, SCHEME))
-    model = QuantizedModel(graph, table, SCHEME, SHAPE, 5, CENTRED, "rows", "")
+    return QuantizedModel(graph, table, SCHEME, SHAPE, 5, CENTRED, "rows", "")
+
+
+def audited(product: Product) -> Coverage:
+    model = quantized(product)
     return audit(model, to_onnx(model).SerializeToString())
 
 
@@ -79,3 +85,10 @@ def test_a_product_that_is_no_known_layer_is_a_layer_in_float(product: Product, 
 )
 def test_what_is_no_product_with_stored_weights_is_none(product: Product) -> None:
     assert audited(product).fallbacks == ()
+
+
+def test_counting_warns_of_nothing() -> None:
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        stray_products(quantized(lambda s, x: s.mixer @ x))
+    assert said == []
