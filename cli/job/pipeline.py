@@ -23,6 +23,7 @@ from lrq_deploy.cli.job.run import Fitted, Prepared, Run
 from lrq_deploy.cli.job.run_identity import run_identity
 from lrq_deploy.cli.job.sensitivity_files import sensitivity_files
 from lrq_deploy.cli.job.stage_clock import StageClock
+from lrq_deploy.cli.plain_torch import plain_torch
 from lrq_deploy.errors import BundleError, DivergenceError, OptionError, OutputError
 from lrq_deploy.export.manifest import Manifest
 from lrq_deploy.export.output_directory import check_output, check_writable
@@ -75,7 +76,7 @@ def quantize(
     control = control or RunControl()
     control = replace(control, stop=control.stop or StopRequest())
     device = chosen_device(options.device)
-    with joined_ranks(launch(), device) as ranks:
+    with plain_torch(device), joined_ranks(launch(), device) as ranks:
         run = _begun(options, control, device, ranks, progress if ranks.first else silent)
         prepared = _prepared(run, network, settings)
         run = replace(run, options=prepared.options)

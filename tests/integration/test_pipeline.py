@@ -275,6 +275,25 @@ def test_a_network_in_memory_gives_a_bundle_and_stays_as_it_is(tmp_path: Path) -
         assert torch.equal(value, before[name])
 
 
+def test_what_the_caller_has_switched_on_in_torch_changes_nothing(tmp_path: Path) -> None:
+    network = with_statistics(Residual())
+    options = QuantizeOptions(
+        Path("mine"), tmp_path / "plain", input_shape=(3, 12, 12), device="cpu"
+    )
+    quantize(options, network=network, settings=TINY)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.inference_mode(), torch.autocast("cpu"), torch.device("meta"):
+            quantize(replace(options, out=tmp_path / "modes"), network=network, settings=TINY)
+            assert torch.zeros(1).is_meta
+            assert torch.is_inference_mode_enabled()
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+    plain, modes = (load_bundle(tmp_path / name).manifest.files for name in ("plain", "modes"))
+    assert plain["model.onnx"] == modes["model.onnx"]
+
+
 def test_class_folders_are_taken_by_the_names_in_the_checkpoint(
     digits_teacher: TrainedDigits, tmp_path: Path
 ) -> None:
