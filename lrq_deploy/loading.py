@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
+from torch.optim.swa_utils import AveragedModel
 
 from lrq_deploy.architecture import Architecture, build_architecture, trained_as
 from lrq_deploy.checkpoint.class_names import stated_class_names
@@ -30,6 +31,9 @@ from lrq_deploy.transformers_network import load_transformers
 __all__ = ["LoadedModel", "adopt_module", "load_model"]
 
 Shape = tuple[int, int, int]
+
+_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
+"""Of a network, which they call ``module``."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,7 @@ def adopt_module(network: nn.Module, options: QuantizeOptions) -> LoadedModel:
 
     Raises:
         OptionError: the input shape is missing, or the mean has another number of channels.
-        CheckpointError: NaN or infinite weights, or no module.
+        CheckpointError: NaN or infinite weights, no module, or one that cannot be copied.
     """
     name = str(options.model)
     if options.input_shape is None:
@@ -122,12 +126,12 @@ def adopt_module(network: nn.Module, options: QuantizeOptions) -> LoadedModel:
             "pass input_shape=(C, H, W), for instance (3, 224, 224)",
         )
     network = _unwrapped(network)
-    check_finite(network.state_dict(), name)
     module = (
         ScriptedNetwork.copy_of(network)
         if isinstance(network, torch.jit.ScriptModule)
-        else copy.deepcopy(network).cpu().float().eval()
+        else _copied(network, name)
     )
+    check_finite(network.state_dict(), name)
     preprocessing = _preprocessing(options, options.input_shape, None)
     return LoadedModel(
         module,
@@ -139,11 +143,23 @@ def adopt_module(network: nn.Module, options: QuantizeOptions) -> LoadedModel:
     )
 
 
+def _copied(network: nn.Module, name: str) -> nn.Module:
+    try:
+        return copy.deepcopy(network).cpu().float().eval()
+    except (RuntimeError, TypeError) as error:
+        raise CheckpointError(
+            "a network in memory must hold its weights and be one that copy.deepcopy copies",
+            f"{name}, where it raises {type(error).__name__}: {error!s:.120}",
+            "take off what forward passes left in it and the old weight_norm "
+            "(torch.nn.utils.remove_weight_norm), or pass a checkpoint file",
+        ) from error
+
+
 def _unwrapped(network: nn.Module) -> nn.Module:
-    """The network inside of DataParallel, DistributedDataParallel and torch.compile."""
+    """The network inside of DataParallel, its like, AveragedModel and torch.compile."""
     while True:
         inner = getattr(network, "_orig_mod", None)
-        if isinstance(network, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        if isinstance(network, _WRAPPERS):
             inner = network.module
         if not isinstance(inner, nn.Module):
             break

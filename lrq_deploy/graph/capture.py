@@ -200,7 +200,9 @@ class _Inside(nn.Module):
 
 def _traced(module: nn.Module, images: Tensor, **dynamic: Any) -> ExportedProgram:
     stored = [*module.named_parameters(), *module.named_buffers()]
-    if not _TAKEN_NAMES.isdisjoint(path.partition(".")[0] for path, _ in stored):
+    taken = not _TAKEN_NAMES.isdisjoint(path.partition(".")[0] for path, _ in stored)
+    # Of forward(*args) torch wants to be told of a tuple.
+    if taken or inspect.getfullargspec(module.forward).varargs:
         module = _Inside(module).eval()
     with torch.no_grad(), warnings.catch_warnings(), _quiet_tracer():
         warnings.simplefilter("ignore")

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -86,6 +87,20 @@ def test_a_stored_tensor_may_have_any_name_where_the_batch_is_a_number() -> None
     network.repeat = lambda _, x: network.code.expand(len(x), 1, 8)  # type: ignore[operator]
     graph = capture(network, SHAPE)
     torch.testing.assert_close(graph(images(3)), network(images(3)))
+
+
+def test_forward_may_take_anything() -> None:
+    class Passing(nn.Module):
+        def __init__(self, network: nn.Module) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            return self.network(*args, **kwargs)
+
+    for module in (with_statistics(Residual()), Tokens(REPEATS[1]).eval()):
+        graph = capture(Passing(module), SHAPE)
+        torch.testing.assert_close(graph(images(3)), module(images(3)))
 
 
 @pytest.mark.parametrize("name", ["graph", "meta", "code", "layers", "input"])

@@ -329,13 +329,26 @@ def _in_memory() -> QuantizeOptions:
     return QuantizeOptions(Path("mine"), Path("out"), input_shape=(3, 16, 16))
 
 
-@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile], ids=["parallel", "compiled"])
+@pytest.mark.parametrize(
+    "wrap",
+    [nn.DataParallel, torch.compile, torch.optim.swa_utils.AveragedModel],
+    ids=["parallel", "compiled", "averaged"],
+)
 def test_a_wrapped_network_in_memory_is_unwrapped(wrap: Any) -> None:
     network = _network().eval()
     loaded = adopt_module(nn.DataParallel(wrap(network)), _in_memory())
     assert type(loaded.program) is type(network)
     images = torch.rand(2, 3, 16, 16)
     torch.testing.assert_close(_logits(loaded.program, images), _logits(network, images))
+
+
+def test_a_network_in_memory_that_cannot_be_copied_is_refused() -> None:
+    network = _network().eval()
+    network.last_features = network(torch.rand(2, 3, 16, 16))
+    with pytest.raises(CheckpointError, match=r"be one that copy\.deepcopy copies.*RuntimeError"):
+        adopt_module(network, _in_memory())
+    with pytest.raises(CheckpointError, match="must hold its weights"):
+        adopt_module(_network().to("meta"), _in_memory())
 
 
 def _scripted(network: nn.Module) -> torch.jit.ScriptModule:
