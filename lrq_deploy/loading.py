@@ -15,6 +15,7 @@ from lrq_deploy.checkpoint.export_archive import read_export_archive
 from lrq_deploy.checkpoint.fit import fit_state_dict, infer_num_classes
 from lrq_deploy.checkpoint.hub_config import HubConfig, names_of, read_hub_config
 from lrq_deploy.checkpoint.identify import CheckpointFile, identify
+from lrq_deploy.checkpoint.quantized import refuse_quantized
 from lrq_deploy.checkpoint.read import StateDict, check_finite, read_state_dict
 from lrq_deploy.checkpoint.torchscript import TRUST, read_script
 from lrq_deploy.checkpoint.transformers_config import read_transformers_config
@@ -126,6 +127,7 @@ def adopt_module(network: nn.Module, options: QuantizeOptions) -> LoadedModel:
             "pass input_shape=(C, H, W), for instance (3, 224, 224)",
         )
     network = _unwrapped(network)
+    refuse_quantized(network, name)
     module = (
         ScriptedNetwork.copy_of(network)
         if isinstance(network, torch.jit.ScriptModule)
@@ -178,6 +180,7 @@ def _load_script(
 ) -> LoadedModel:
     """The program that an archive holds, instead of one that its weights fit."""
     input_shape = _known_shape(options.input_shape, origin)
+    refuse_quantized(script, origin)
     program = ScriptedNetwork(script)
     check_finite(program.stored(), origin)
     preprocessing = _preprocessing(options, input_shape, None)

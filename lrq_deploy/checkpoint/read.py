@@ -16,6 +16,7 @@ from lrq_deploy.checkpoint.class_names import stated_class_names
 from lrq_deploy.checkpoint.identify import CheckpointFile, identify
 from lrq_deploy.checkpoint.naming import NESTING_KEYS, strip_wrappers
 from lrq_deploy.checkpoint.pickle_globals import PickleGlobals, archive_globals, legacy_globals
+from lrq_deploy.checkpoint.quantized import refuse_packed, refuse_quantized
 from lrq_deploy.checkpoint.restricted import (
     SAVE_AGAIN,
     first_line,
@@ -100,6 +101,7 @@ def read_state_dict(path: Path, trust_pickle: bool = False) -> StateDict:
     if keys:
         origin += f" under {'.'.join(keys)}"
     if isinstance(payload, nn.Module):
+        refuse_quantized(payload, origin)
         module = payload.float().eval().cpu()
         clean = _clean(dict(module.state_dict()), origin + ", pickled module", file.size_bytes)
         names = stated_class_names(content) or stated_class_names(module)
@@ -234,6 +236,7 @@ def _clean(raw: Mapping[Any, object], origin: str, size_bytes: int) -> StateDict
     named = {key: v for key, v in raw.items() if isinstance(key, str) and isinstance(v, Tensor)}
     if not named:
         raise CheckpointError("a checkpoint must hold tensors", f"none in {origin}", SAVE_AGAIN)
+    refuse_packed(raw, origin)
     _check_layout(named, origin, size_bytes)
     tensors = {name: _as_float32(tensor.detach()) for name, tensor in named.items()}
     check_finite(tensors, origin)

@@ -1,0 +1,85 @@
+"""Networks that torch has quantized: refused as such, whatever they come in."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.ao import quantization
+
+from lrq_deploy.checkpoint.read import read_state_dict
+from lrq_deploy.errors import CheckpointError
+from lrq_deploy.loading import adopt_module, load_model
+from lrq_deploy.options import QuantizeOptions
+
+pytestmark = [
+    pytest.mark.unit,
+    pytest.mark.filterwarnings("ignore"),  # torch's own, on what it no longer recommends
+    pytest.mark.skipif(
+        "x86" not in torch.backends.quantized.supported_engines,
+        reason="torch has no integer kernels of x86 here",
+    ),
+]
+
+ALREADY = "not be quantized already"
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = quantization.QuantStub(), quantization.DeQuantStub()
+        self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(4, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.leave(self.fc(self.conv(self.enter(images)).mean((2, 3))))
+        return logits
+
+
+def _prepared() -> nn.Module:
+    network = Net().eval()
+    network.qconfig = quantization.get_default_qconfig("x86")
+    prepared: nn.Module = quantization.prepare(network)
+    prepared(torch.randn(2, 3, 8, 8))
+    return prepared
+
+
+def _quantized(kind: str) -> nn.Module:
+    if kind == "prepared":
+        return _prepared()
+    network: nn.Module
+    if kind == "dynamic":
+        network = quantization.quantize_dynamic(Net().eval(), {nn.Linear})
+    else:
+        network = quantization.convert(_prepared())
+    return torch.jit.script(network) if kind == "script" else network
+
+
+def _options(model: Path) -> QuantizeOptions:
+    options = QuantizeOptions(model=model, out=model.parent / "out", input_shape=(3, 8, 8))
+    return dataclasses.replace(options, trust_pickle=True)
+
+
+@pytest.mark.parametrize("kind", ["prepared", "static", "dynamic", "script"])
+def test_in_memory(tmp_path: Path, kind: str) -> None:
+    with pytest.raises(CheckpointError, match=ALREADY):
+        adopt_module(_quantized(kind), _options(tmp_path / "net"))
+
+
+@pytest.mark.parametrize("kind", ["static", "dynamic", "script"])
+def test_in_a_trusted_file(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "c.pt"
+    network = _quantized(kind)
+    torch.jit.save(network, path) if kind == "script" else torch.save(network, path)
+    with pytest.raises(CheckpointError, match=ALREADY):
+        load_model(_options(path))
+
+
+def test_packed_linear_layers_of_a_state_dict(tmp_path: Path) -> None:
+    torch.save(_quantized("dynamic").state_dict(), tmp_path / "c.pt")
+    with pytest.raises(CheckpointError, match=r"fc\._packed_params\._packed_params"):
+        read_state_dict(tmp_path / "c.pt")
+
+
+def test_stubs_alone_are_no_quantizers(tmp_path: Path) -> None:
+    assert adopt_module(Net(), _options(tmp_path / "net")).input_shape == (3, 8, 8)
