@@ -16,6 +16,7 @@ from lrq_deploy.calibration.synthetic_store import MadeSet, synthesize_once
 from lrq_deploy.cli.job.finishing import finish
 from lrq_deploy.cli.job.mixed_widths import FileSizes, choose_widths, file_sizes
 from lrq_deploy.cli.job.model_remarks import model_remarks
+from lrq_deploy.cli.job.plain_torch import plain_torch
 from lrq_deploy.cli.job.preparing import chosen_device, load_teacher
 from lrq_deploy.cli.job.rehearsing import rehearse_student
 from lrq_deploy.cli.job.result import QuantizeResult
@@ -23,7 +24,6 @@ from lrq_deploy.cli.job.run import Fitted, Prepared, Run
 from lrq_deploy.cli.job.run_identity import run_identity
 from lrq_deploy.cli.job.sensitivity_files import sensitivity_files
 from lrq_deploy.cli.job.stage_clock import StageClock
-from lrq_deploy.cli.plain_torch import plain_torch
 from lrq_deploy.errors import BundleError, DivergenceError, OptionError, OutputError
 from lrq_deploy.export.manifest import Manifest
 from lrq_deploy.export.output_directory import check_output, check_writable
