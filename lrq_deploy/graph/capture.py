@@ -18,7 +18,14 @@ from torch.export import ExportedProgram
 
 from lrq_deploy.errors import CaptureError, UnsupportedNetworkError
 from lrq_deploy.graph.batch_decision import with_its_line
-from lrq_deploy.graph.capture_errors import of_archive, refuse_boxes, shortened
+from lrq_deploy.graph.capture_errors import (
+    of_archive,
+    refuse_boxes,
+    refuse_branches,
+    refuse_script_parts,
+    shortened,
+)
+from lrq_deploy.graph.keyword_names import rename_keywords
 from lrq_deploy.graph.logits import (
     check_alone,
     check_rows,
@@ -52,7 +59,7 @@ _VIOLATED = "Constraints violated"
 _UNLIKELY_BATCHES = (7, 5)
 """Tell the batch of a static trace from other sizes."""
 
-_OTHER_FLOATS = re.compile(r"\b(Half|BFloat16|[Dd]ouble)\b")
+_OTHER_FLOATS = re.compile(r"\b(Half|BFloat16|[Dd]ouble|b?float16|float64)\b")
 """A type in an error of torch that no weight has: networks are read as float32."""
 
 _RECURRENT = {
@@ -142,11 +149,16 @@ def _loosened(
 def _captured(
     exported: ExportedProgram, input_shape: tuple[int, int, int], output: str | None, task: Task
 ) -> fx.GraphModule:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        graph = exported.run_decompositions({}).module(check_guards=False)
+    rename_keywords(exported)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            graph = exported.run_decompositions({}).module(check_guards=False)
+    except _NETWORK_ERRORS as error:
+        raise _cannot_run(error, input_shape, "export it again, in evaluation mode") from error
     graph_module = fx.GraphModule(graph, copy.deepcopy(graph.graph))
     graph_module.requires_grad_(False)
+    refuse_branches(graph_module.graph)
     _take_input(graph_module)
     result = graph_module.graph.output_node()
     result.args = (pick_output(result, exported.call_spec.out_spec, output),)
@@ -165,6 +177,7 @@ def _captured(
 def _export(module: nn.Module, input_shape: tuple[int, int, int]) -> ExportedProgram:
     module = module.eval()
     _check_parameters(module)
+    refuse_script_parts(module)
     try:
         return _trace_any_batch(module, input_shape)
     except _NETWORK_ERRORS as error:
@@ -183,8 +196,7 @@ def _export(module: nn.Module, input_shape: tuple[int, int, int]) -> ExportedPro
 
 
 def _trace_any_batch(module: nn.Module, input_shape: tuple[int, int, int]) -> ExportedProgram:
-    batch = torch.export.Dim("batch", min=1)
-    return _traced(module, example_input(input_shape), dynamic_shapes=({0: batch},))
+    return _traced(module, example_input(input_shape), {0: torch.export.Dim("batch", min=1)})
 
 
 class _Inside(nn.Module):
@@ -198,15 +210,19 @@ class _Inside(nn.Module):
         return self.network(images)
 
 
-def _traced(module: nn.Module, images: Tensor, **dynamic: Any) -> ExportedProgram:
+def _traced(module: nn.Module, images: Tensor, sizes: Any = None) -> ExportedProgram:
     stored = [*module.named_parameters(), *module.named_buffers()]
     taken = not _TAKEN_NAMES.isdisjoint(path.partition(".")[0] for path, _ in stored)
     # Of forward(*args) torch wants to be told of a tuple.
     if taken or inspect.getfullargspec(module.forward).varargs:
         module = _Inside(module).eval()
+    # The images may be the first of ``*args``, which torch counts as one argument.
+    first = next(iter(inspect.signature(module.forward).parameters.values()))
+    if first.kind is first.VAR_POSITIONAL:
+        sizes = (sizes,)
     with torch.no_grad(), warnings.catch_warnings(), _quiet_tracer():
         warnings.simplefilter("ignore")
-        exported = torch.export.export(module, (images,), strict=False, **dynamic)
+        exported = torch.export.export(module, (images,), dynamic_shapes=(sizes,), strict=False)
     if isinstance(module, ScriptedNetwork):
         module.name_constants(exported)
     return exported
@@ -245,13 +261,13 @@ def _check_runs(module: nn.Module, input_shape: tuple[int, int, int]) -> None:
             result = module(example_input(input_shape))
     except _NETWORK_ERRORS as error:
         remedy = "check --input-shape, or pass a torch.export archive made in your own code"
-        if _OTHER_FLOATS.search(str(error)):
-            remedy = "weights are read as float32: take .half(), .double() and .to() out of forward"
         raise _cannot_run(error, input_shape, remedy) from error
     refuse_boxes(result)
 
 
 def _cannot_run(error: Exception, input_shape: tuple[int, int, int], remedy: str) -> CaptureError:
+    if _OTHER_FLOATS.search(str(error)):
+        remedy = "weights are read as float32: take autocast, .half() and .double() out of forward"
     return CaptureError(
         f"the network must run on a batch of images of shape {input_shape}",
         _first_line(error) + _place(error),
@@ -373,7 +389,8 @@ def _check_output(
     for batch in (2, 3):
         try:
             with torch.no_grad():
-                logits = graph_module(images[:batch])
+                # A call of the module itself would print the code around an error.
+                logits = graph_module.forward(images[:batch])
         except _NETWORK_ERRORS as error:
             remedy = "check --input-shape, or export the archive with a dynamic batch"
             raise _cannot_run(error, input_shape, remedy) from error

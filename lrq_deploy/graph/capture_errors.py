@@ -2,9 +2,12 @@
 
 from collections.abc import Mapping
 
-from lrq_deploy.errors import UnsupportedNetworkError
+import torch
+from torch import fx, nn
 
-__all__ = ["of_archive", "refuse_boxes", "shortened"]
+from lrq_deploy.errors import CaptureError, UnsupportedNetworkError
+
+__all__ = ["of_archive", "refuse_boxes", "refuse_branches", "refuse_script_parts", "shortened"]
 
 _SHOWN = 300
 """Characters of an error of torch, which may spell out a graph; its beginning says the most."""
@@ -25,6 +28,36 @@ def refuse_boxes(result: object) -> None:
             f"{', '.join(named)} per image, as a detector gives",
             "detection heads are not supported; wrap a classifier",
         )
+
+
+def refuse_branches(graph: fx.Graph) -> None:
+    """Refuse what picks the operators by the values of an image, or repeats them.
+
+    Raises:
+        UnsupportedNetworkError: names ``cond``, ``while_loop`` or another of torch's.
+    """
+    for node in graph.nodes:
+        if isinstance(node.target, torch._ops.HigherOrderOperator):
+            raise UnsupportedNetworkError(
+                "every image must pass the same operators",
+                f"torch's {node.target} at {node.name}, which holds graphs of its own",
+                "take branches and loops of torch out of forward",
+            )
+
+
+def refuse_script_parts(network: nn.Module) -> None:
+    """Refuse a network of Python code with a part of TorchScript, whose weights torch loses.
+
+    Raises:
+        CaptureError: names the part.
+    """
+    for name, part in network.named_modules():
+        if isinstance(part, torch.jit.ScriptModule) and [*part.parameters(), *part.buffers()]:
+            raise CaptureError(
+                "a network must be TorchScript as a whole, or in no part that has weights",
+                f"{name}, which is TorchScript",
+                "pass the network with that part as it was before torch.jit.script or trace",
+            )
 
 
 def of_archive(error: UnsupportedNetworkError) -> UnsupportedNetworkError:

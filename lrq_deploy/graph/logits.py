@@ -94,7 +94,10 @@ def _instead(result: Tensor) -> str:
     if not result.is_floating_point():
         return "return the logits, not their argmax or another answer that is made of them"
     if result.dim() == 2:
-        return "the batch is written into the network; export the archive with a dynamic batch"
+        return (
+            "the batch is written into the network: take the number of images out of forward, or "
+            "export the archive with a dynamic batch"
+        )
     if result.dim() < 2:
         return "return a row of logits per image, not a loss or a sum over images"
     pooled = "y.mean((2, 3))" if result.dim() == 4 else "y[:, 0] or y.mean(1)"

@@ -123,6 +123,11 @@ def test_a_single_packed_output_is_unpacked(pack: object) -> None:
     assert logits.shape == (3, 5)
 
 
+def test_the_images_may_be_the_first_of_any_arguments() -> None:
+    network = torch.optim.swa_utils.AveragedModel(with_statistics(Residual())).eval()
+    torch.testing.assert_close(capture(network, SHAPE)(images(3)), network(images(3)))
+
+
 def test_two_inputs_are_refused() -> None:
     class TwoInputs(nn.Module):
         def forward(self, x: Tensor, y: Tensor) -> Tensor:
@@ -177,7 +182,7 @@ def test_a_cast_to_other_floats_is_named_with_its_remedy(dtype: torch.dtype) -> 
     with pytest.raises(CaptureError, match=r"must run on a batch") as caught:
         capture(Casting(), SHAPE)
     assert __file__ in caught.value.received
-    assert "read as float32: take .half()" in caught.value.remedy
+    assert "read as float32: take autocast, .half()" in caught.value.remedy
 
 
 def test_data_dependent_control_flow_is_a_capture_error() -> None:

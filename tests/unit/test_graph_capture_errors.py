@@ -1,5 +1,7 @@
 """Errors of capture: what is no classifier, too long, or of an archive."""
 
+import warnings
+
 import pytest
 import torch
 from support.small_networks import SHAPE
@@ -42,3 +44,50 @@ def test_an_archive_has_to_be_exported_again() -> None:
         capture(archive, SHAPE)
     assert "call eval() on the network" in caught.value.remedy
     assert caught.value.remedy.endswith("then export the network again, in evaluation mode")
+
+
+def test_branches_of_torch_are_refused_by_name() -> None:
+    class Branch(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            rows: Tensor = torch.cond(x.sum() > 0, lambda y: y * 2, lambda y: y * 3, (x,))
+            return rows.mean((2, 3))
+
+    with pytest.raises(UnsupportedNetworkError, match="torch's cond at"):
+        capture(Branch(), SHAPE)
+
+
+def test_a_part_of_torchscript_is_named() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        part = torch.jit.script(nn.Sequential(nn.Conv2d(3, 4, 3)))
+    with pytest.raises(CaptureError, match="got 0, which is TorchScript"):
+        capture(nn.Sequential(part, nn.Flatten()), SHAPE)
+
+
+@pytest.mark.parametrize("archive", [None, False, True], ids=["network", "archive", "strict"])
+def test_autocast_is_told_as_one(archive: bool | None) -> None:
+    class Cast(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.autocast("cpu", torch.bfloat16):
+                y: Tensor = self.conv(x)
+            return y.float().mean((2, 3))
+
+    network: nn.Module | torch.export.ExportedProgram = Cast().eval()
+    if archive is not None:
+        network = torch.export.export(Cast().eval(), (example_input(SHAPE),), strict=archive)
+    with pytest.raises(CaptureError, match="take autocast"):
+        capture(network, SHAPE)
+
+
+def test_errors_of_a_graph_are_told_once(capfd: pytest.CaptureFixture[str]) -> None:
+    class Loop(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.stack([image.mean((1, 2)) for image in x])
+
+    with pytest.raises(CaptureError, match="dynamic batch"):
+        capture(Loop(), SHAPE)
+    assert capfd.readouterr().err == ""
