@@ -2,9 +2,10 @@
 
 Requires: a functional ATen graph in evaluation mode.
 Ensures: no tensor without values, constant subgraph, dropout, clone, assertion or full slice;
-one operator per function (see ``variants``, ``average_forms``, ``movement_forms``, ``gates`` and
-``head_form``); every BatchNorm is one node with one output and stored statistics; a sigmoid, or a
-softmax over the classes, that ends the network is its last node; the graph runs as before.
+one operator per function (see ``variants``, ``average_forms``, ``maximum_forms``,
+``movement_forms``, ``gates`` and ``head_form``); every BatchNorm is one node with one output and
+stored statistics; a sigmoid, or a softmax over the classes, that ends the network is its last
+node; the graph runs as before.
 """
 
 import operator
@@ -20,6 +21,7 @@ from lrq_deploy.graph.average_forms import unify_averages
 from lrq_deploy.graph.fold_constants import fold_constants
 from lrq_deploy.graph.gates import recognize_gates
 from lrq_deploy.graph.head_form import unify_head
+from lrq_deploy.graph.maximum_forms import unify_maxima
 from lrq_deploy.graph.movement_forms import unify_movements
 from lrq_deploy.graph.operators import BATCH_NORMS, IDENTITIES, WEIGHTED, is_call
 from lrq_deploy.graph.outputs import put_probabilities_last
@@ -61,6 +63,7 @@ def normalize(graph_module: fx.GraphModule) -> None:
     graph.eliminate_dead_code()
     unify_variants(graph_module)
     unify_averages(graph)
+    unify_maxima(graph_module)
     unify_movements(graph_module)
     recognize_gates(graph)
     put_probabilities_last(graph)
