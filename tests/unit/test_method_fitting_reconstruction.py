@@ -65,7 +65,9 @@ def test_the_error_is_relative_to_how_much_images_differ(start: fx.GraphModule, 
     """Offsets that all images share are no part of it."""
     settings = replace(SETTINGS, float_share=0.0, block_steps=1, reduced_precision=False)
     student = copy.deepcopy(start)
-    stage = BlockReconstruction(student, float_twin(student), POOL, settings, 7, CPU)
+    stage = BlockReconstruction(
+        student, float_twin(student), POOL, settings, replace(ON_CPU, seed=7)
+    )
     for _ in range(block):
         stage.step()
         stage.commit()
