@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lrq_deploy.calibration.image_pool import ImagePool
+from lrq_deploy.errors import StateFileError
 from lrq_deploy.graph.statistics import TappedTeacher
 from lrq_deploy.method.images.dead_leaves import DeadLeaves
 from lrq_deploy.method.images.generator import LongRangeGenerator
@@ -86,7 +87,7 @@ class ImageDrawing:
         self._loss = batch.step() if self._settings.refinement_steps else None
         if self._ends_batch():
             images = self._ranks.collected(batch.pixels.detach()).cpu()
-            places = self._places[self._finished() :][: len(images)]
+            places = self._places[self._finished(self.steps_done) :][: len(images)]
             self._pool.put(places, images[: len(places)])
 
     def commit(self) -> None:
@@ -99,9 +100,9 @@ class ImageDrawing:
     def _ends_batch(self) -> bool:
         return (self.steps_done + 1) % self._steps_per_batch == 0
 
-    def _finished(self) -> int:
-        """Images that are done."""
-        return self.steps_done // self._steps_per_batch * self._round_size
+    def _finished(self, steps: int) -> int:
+        """Images that are done after so many steps."""
+        return steps // self._steps_per_batch * self._round_size
 
     def _at_hand(self) -> Refinement:
         if self._batch is None:
@@ -141,7 +142,7 @@ class ImageDrawing:
         """The images so far, those at hand with their labels, and the random numbers."""
         return {
             "steps_done": self.steps_done,
-            "images": self._pool.state(self._places[: self._finished()]),
+            "images": self._pool.state(self._places[: self._finished(self.steps_done)]),
             "labels": self._labels,
             "batches": self._ranks.gathered(
                 None if self._batch is None else self._batch.state_dict()
@@ -150,10 +151,22 @@ class ImageDrawing:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from ``state_dict``, with the same generator."""
+        """Continue from ``state_dict``, with the same generator.
+
+        Raises:
+            StateFileError: the images of the state are not in the pool's file, on some rank.
+        """
+        images, places = state["images"], self._places[: self._finished(state["steps_done"])]
+        gone = isinstance(images, str) and self._pool.digest(places) != images
+        if self._ranks.largest(gone)[0]:
+            raise StateFileError(
+                "the file of the images must hold those that were finished",
+                "a file of images that is damaged",
+                "draw them anew",
+            )
+        if isinstance(images, Tensor):
+            self._pool.put(places, images)
         self.steps_done = state["steps_done"]
-        if state["images"] is not None:
-            self._pool.put(self._places[: len(state["images"])], state["images"])
         self._labels = list(state["labels"])
         self._random.set_state(state["random"])
         self._batch = None

@@ -1,5 +1,6 @@
 """Room for the images of a run: in memory, or in a file that is mapped into it."""
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -9,6 +10,9 @@ from torch import Tensor
 from lrq_deploy.errors import WriteError
 
 __all__ = ["ImagePool", "pool_bytes"]
+
+READ_AT_ONCE = 64
+"""Images of a file that are copied together for its digest."""
 
 
 def pool_bytes(count: int, shape: tuple[int, int, int]) -> int:
@@ -30,6 +34,8 @@ class ImagePool:
 
     def __init__(self, count: int, shape: tuple[int, int, int], file: Path | None = None) -> None:
         self._file = file
+        # Of the first images, so that a state reads no more than is new.
+        self._sum, self._summed = hashlib.sha256(), 0
         if file is None:
             self.images = torch.empty(count, *shape)
             return
@@ -42,13 +48,28 @@ class ImagePool:
         """Fill in images ``[n, C, H, W]`` at ``places`` ``[n]``."""
         self.images[places] = images
 
-    def state(self, places: Tensor) -> Tensor | None:
-        """The images at ``places``; None where they stay in the file, which is then synced."""
+    def state(self, places: Tensor) -> Tensor | str:
+        """The images at ``places``, which may only grow from call to call.
+
+        Where they stay in the file, that is synced, and this is the ``digest`` of them.
+        """
         if self._file is None:
             return self.images[places]
         with self._file.open("rb") as file:
             os.fsync(file.fileno())
-        return None
+        self._add(self._sum, places[self._summed :])
+        self._summed = len(places)
+        return self._sum.hexdigest()
+
+    def digest(self, places: Tensor) -> str:
+        """SHA-256 in hex of the images at ``places``."""
+        digest = hashlib.sha256()
+        self._add(digest, places)
+        return digest.hexdigest()
+
+    def _add(self, digest: "hashlib._Hash", places: Tensor) -> None:
+        for some in places.split(READ_AT_ONCE):
+            digest.update(self.images[some].numpy().tobytes())
 
 
 def _reserve(file: Path, size: int) -> None:

@@ -237,6 +237,29 @@ def test_images_on_the_disk_survive_a_stop(whole: dict[str, Any], tmp_path: Path
     assert contents(out) == whole
 
 
+@pytest.mark.parametrize("limit", [1, None])
+@pytest.mark.parametrize("damage", ["gone", "short", "flipped"])
+def test_images_that_the_disk_has_lost_are_drawn_anew(
+    whole: dict[str, Any], tmp_path: Path, damage: str, limit: int | None
+) -> None:
+    out = tmp_path / "bundle"
+    stop(out, "images", 10, max_memory_mb=1)
+    pool = run_folder_of(out) / "images.pool"
+    if damage == "gone":
+        pool.unlink()
+    elif damage == "short":
+        os.truncate(pool, 1000)
+    else:
+        data = bytearray(pool.read_bytes())
+        data[3] ^= 0x40
+        pool.write_bytes(data)
+    notes: list[str] = []
+    control = RunControl(resume=True, max_memory_mb=limit)
+    run(out, lambda event: notes.append(event.message), control)
+    assert "a file of images that is damaged; starts anew" in notes
+    assert contents(out) == whole
+
+
 def test_with_room_the_images_are_in_memory(whole: dict[str, Any], tmp_path: Path) -> None:
     run(tmp_path / "bundle", control=RunControl(max_memory_mb=100_000))
     assert contents(tmp_path / "bundle") == whole

@@ -41,3 +41,14 @@ def test_what_the_file_holds_is_kept(tmp_path: Path) -> None:
     images = torch.rand(20, *SHAPE)
     ImagePool(20, SHAPE, tmp_path / "images.pool").put(torch.arange(20), images)
     assert torch.equal(ImagePool(20, SHAPE, tmp_path / "images.pool").images, images)
+
+
+def test_the_state_of_a_file_is_the_digest_of_what_is_finished(tmp_path: Path) -> None:
+    path, places = tmp_path / "images.pool", torch.randperm(200)
+    pool = ImagePool(200, SHAPE, path)
+    for start, end in ((0, 0), (0, 70), (70, 70), (70, 200)):
+        pool.put(places[start:end], torch.rand(end - start, *SHAPE))
+        assert pool.state(places[:end]) == ImagePool(200, SHAPE, path).digest(places[:end])
+    before = pool.digest(places)
+    pool.images[places[199], 0, 0, 0] += 1
+    assert pool.digest(places) != before

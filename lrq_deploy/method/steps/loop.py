@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
+from lrq_deploy.errors import StateFileError
 from lrq_deploy.method.steps.back_off import BackOff, RepeatableStage
 from lrq_deploy.method.steps.context import StageContext
 from lrq_deploy.method.steps.divergence import DivergenceGuard
@@ -43,7 +44,11 @@ class ResumableStage(RepeatableStage, Protocol):
         """Everything that the remaining steps depend on: tensors and plain values."""
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where ``state_dict`` was taken."""
+        """Continue where ``state_dict`` was taken.
+
+        Raises:
+            StateFileError: what the state refers to is gone; nothing was changed.
+        """
 
 
 def run_stage(stage: ResumableStage, context: StageContext) -> dict[str, float]:
@@ -60,16 +65,20 @@ def run_stage(stage: ResumableStage, context: StageContext) -> dict[str, float]:
     terms: dict[str, float] = {}
     keeper, ranks = context.keeper, context.ranks
     kept = keeper.kept(stage.name)
+    note = kept.note
     if kept.state is not None:
-        stage.load_state_dict(kept.state["stage"])
-        stage.pieces.count = kept.state["pieces"]
-        terms = dict(kept.state["terms"])
+        try:
+            stage.load_state_dict(kept.state["stage"])
+            stage.pieces.count = kept.state["pieces"]
+            terms = dict(kept.state["terms"])
+        except StateFileError as error:
+            note = f"{error.received}; starts anew"
     guard = DivergenceGuard(stage.name, stage.watched)
     report = StageProgress(
         context.progress, stage.name, stage.steps, stage.images_per_step, stage.steps_done
     )
-    if kept.note:
-        report.say(kept.note)
+    if note:
+        report.say(note)
     back_off = BackOff(stage, report.say, ranks)
     with tf32(stage.device), kept_heap():
         while stage.steps_done < stage.steps:
