@@ -203,14 +203,8 @@ def quantize(
 
     from lrq_deploy.cli.job.pipeline import quantize as run_pipeline
     from lrq_deploy.export.bundle import load_bundle
-    from lrq_deploy.resume.run_folder import run_folder_of
-    from lrq_deploy.resume.run_lock import unlock
 
-    try:
-        result = run_pipeline(options, progress or silent, network, control=control_from(flags))
-    finally:
-        # A notebook lives on where its run was stopped, and another process may continue it.
-        unlock(run_folder_of(options.out))
+    result = run_pipeline(options, progress or silent, network, control=control_from(flags))
     return load_bundle(result.bundle_path)
 
 

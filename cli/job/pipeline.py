@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -81,11 +81,13 @@ def quantize(
         prepared = _prepared(run, network, settings)
         run = replace(run, options=prepared.options)
         about = (run.options, prepared.settings, prepared.teacher, device, ranks.count)
-        ranks.on_first(lambda: run.folder.begin(run_identity(*about)))
-        with _last_good_kept(run):
-            made = _made(run, prepared)
-            fitted = _fitted(run, prepared, made.synthetic)
-        return ranks.on_first(lambda: finish(run, prepared, made, fitted))
+        # A notebook lives on where its run was stopped, and another process may continue it.
+        with closing(run.folder):
+            ranks.on_first(lambda: run.folder.begin(run_identity(*about)))
+            with _last_good_kept(run):
+                made = _made(run, prepared)
+                fitted = _fitted(run, prepared, made.synthetic)
+            return ranks.on_first(lambda: finish(run, prepared, made, fitted))
 
 
 def _begun(

@@ -18,7 +18,7 @@ from lrq_deploy.errors import OptionError, OutputError, StateFileError
 from lrq_deploy.method.steps.context import Kept
 from lrq_deploy.process_memory import resident_bytes
 from lrq_deploy.resume.control import RunControl
-from lrq_deploy.resume.run_lock import LOCK, check_unlocked, lock, unlock
+from lrq_deploy.resume.run_lock import LOCK, RunLock
 from lrq_deploy.resume.stage_store import KEY_DIGITS
 from lrq_deploy.resume.state_file import (
     DIGEST_DIGITS,
@@ -52,7 +52,8 @@ class RunFolder:
     """Keeps the state of a run's stages as files; a ``StageKeeper``.
 
     Args:
-        folder: see ``run_folder_of``; created by ``begin``.
+        folder: see ``run_folder_of``; created by ``begin``, and from then to ``close`` no other
+            run writes there.
         control: how often, and whether a former run is continued.
         clock: seconds that never run backwards.
     """
@@ -61,6 +62,7 @@ class RunFolder:
         self, folder: Path, control: RunControl, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.folder = folder
+        self._lock = RunLock(folder)
         self._interval = control.checkpoint_every
         self._max_memory_mb = control.max_memory_mb
         self._resume = control.resume
@@ -72,8 +74,8 @@ class RunFolder:
         """Refuse, before any work, to lose the state of a former run.
 
         Raises:
-            OutputError: there is one that is neither continued nor replaced, or still goes on in
-                another process, or the folder holds something else.
+            OutputError: there is one that is neither continued nor replaced, or still goes
+                on, or the folder holds something else.
         """
         if not self.folder.exists():
             return
@@ -83,7 +85,7 @@ class RunFolder:
                 f"{self.folder}" if not self.folder.is_dir() else f"{foreign[0]} in it",
                 "choose another --out, or move this away",
             )
-        check_unlocked(self.folder)
+        self._lock.check()
         if (self.folder / IDENTITY).exists() and not self._resume and not force:
             raise OutputError(
                 "a run that was stopped must be continued or given up",
@@ -99,9 +101,9 @@ class RunFolder:
 
         Raises:
             OptionError: the kept run was asked for something else.
-            OutputError: the disk refuses, or a run of another process goes on in the folder.
+            OutputError: the disk refuses, or another run goes on in the folder.
         """
-        lock(self.folder)
+        self._lock.take()
         asked = {"schema_version": RUN_SCHEMA, **json.loads(json.dumps(identity))}
         kept = self._kept_identity() if self._resume else None
         if kept is not None:
@@ -178,9 +180,13 @@ class RunFolder:
             return
         self._empty()
         (self.folder / LOCK).unlink(missing_ok=True)
-        unlock(self.folder)
+        self._lock.free()
         if not any(self.folder.iterdir()):
             self.folder.rmdir()
+
+    def close(self) -> None:
+        """Let another run have the folder."""
+        self._lock.free()
 
     def _empty(self) -> None:
         """Delete all but the lock."""

@@ -1,4 +1,4 @@
-"""One process at a time writes into a run folder; the system frees the lock of one that dies."""
+"""One run at a time writes into a run folder; the system frees the lock of a process that dies."""
 
 import sys
 from pathlib import Path
@@ -6,64 +6,65 @@ from typing import IO
 
 from lrq_deploy.errors import OutputError, WriteError
 
-__all__ = ["LOCK", "check_unlocked", "lock", "unlock"]
+__all__ = ["LOCK", "RunLock"]
 
 LOCK = "run.lock"
 
-_held: dict[Path, IO[bytes]] = {}
-"""Locks of this process by folder."""
 
+class RunLock:
+    """The lock of a run folder, which two runs of one process do not share either.
 
-def check_unlocked(folder: Path) -> None:
-    """Refuse a folder that another process writes into; writes nothing.
-
-    Raises:
-        OutputError: one does.
+    Args:
+        folder: see ``run_folder_of``.
     """
-    if folder.resolve() in _held:
-        return
-    try:
-        file = (folder / LOCK).open("rb")
-    except OSError:
-        return
-    with file:
-        if not _locked(file, shared=True):
-            raise _in_use(folder)
 
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._file: IO[bytes] | None = None
 
-def lock(folder: Path) -> None:
-    """Lock a folder, which is created, until ``unlock`` or the end of the process.
+    def check(self) -> None:
+        """Refuse a folder that another run writes into; writes nothing.
 
-    A former run of this process, which may have ended in any way, gives way.
+        Raises:
+            OutputError: one does.
+        """
+        try:
+            file = (self._folder / LOCK).open("rb")
+        except OSError:
+            return
+        with file:
+            if not _locked(file, shared=True):
+                raise _in_use(self._folder)
 
-    Raises:
-        OutputError: another process holds the lock, or the disk refuses.
-    """
-    unlock(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / LOCK).open("ab")
-    except OSError as error:
-        raise WriteError(
-            "the folder for the state of the run must be writable",
-            f"{error.strerror or error} at {folder}",
-            "free space on that disk, or choose another --out",
-        ) from error
-    if not _locked(file):
-        file.close()
-        raise _in_use(folder)
-    _held[folder.resolve()] = file
+    def take(self) -> None:
+        """Lock the folder, which is created, until ``free`` or the end of the process.
 
+        Raises:
+            OutputError: another run holds the lock, or the disk refuses.
+        """
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            file = (self._folder / LOCK).open("ab")
+        except OSError as error:
+            raise WriteError(
+                "the folder for the state of the run must be writable",
+                f"{error.strerror or error} at {self._folder}",
+                "free space on that disk, or choose another --out",
+            ) from error
+        if not _locked(file):
+            file.close()
+            raise _in_use(self._folder)
+        self._file = file
 
-def unlock(folder: Path) -> None:
-    """Let others lock a folder that this process may have locked."""
-    file = _held.pop(folder.resolve(), None)
-    if file is not None:
-        file.close()
+    def free(self) -> None:
+        """Let others take the lock, if it is held here."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
 def _locked(file: IO[bytes], shared: bool = False) -> bool:
-    """False where another process holds the lock; True without one where there are no locks."""
+    """False where another run holds the lock; True without one where there are no locks."""
     if sys.platform == "win32":
         return True
     import fcntl
@@ -80,6 +81,6 @@ def _locked(file: IO[bytes], shared: bool = False) -> bool:
 def _in_use(folder: Path) -> OutputError:
     return OutputError(
         "one run at a time may write the bundle beside its folder",
-        f"{folder}, in which another process keeps the state of its run",
+        f"{folder}, in which another run keeps its state",
         "wait until that run ends, or choose another --out",
     )

@@ -164,6 +164,23 @@ def test_a_stopped_run_is_not_lost_by_accident(whole: dict[str, Any], tmp_path: 
     assert not run_folder_of(out).exists()
 
 
+def test_a_second_run_of_the_process_does_not_disturb_the_first(
+    whole: dict[str, Any], tmp_path: Path
+) -> None:
+    out = tmp_path / "bundle"
+    refused: list[str] = []
+
+    def again() -> None:
+        for force in (False, True):
+            with pytest.raises(OutputError) as caught:
+                run(out, force=force)
+            refused.append(caught.value.received)
+
+    run(out, at("student", 6, again))
+    assert refused == [f"{out}.run, in which another run keeps its state"] * 2
+    assert contents(out) == whole
+
+
 @pytest.mark.parametrize("written", [b'{"seed": ', b"[1]", b"\xff"])
 def test_a_damaged_identity_is_told_and_force_starts_anew(
     whole: dict[str, Any], tmp_path: Path, written: bytes

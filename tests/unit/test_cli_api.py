@@ -7,12 +7,7 @@ import numpy as np
 import pytest
 
 from lrq_deploy.cli.api import quantize
-from lrq_deploy.cli.job import pipeline
 from lrq_deploy.errors import CheckpointError, OptionError
-from lrq_deploy.options import QuantizeOptions
-from lrq_deploy.resume import run_lock
-from lrq_deploy.resume.control import RunControl
-from lrq_deploy.resume.run_folder import RunFolder, run_folder_of
 
 pytestmark = pytest.mark.unit
 
@@ -78,19 +73,3 @@ def test_lists_pass_for_tuples() -> None:
 def test_a_mean_that_is_no_number_is_refused(mean: float) -> None:
     with pytest.raises(OptionError, match="must be finite"):
         quantize("missing.pt", mean=(mean,), std=(1.0,))
-
-
-def test_a_run_that_was_stopped_leaves_no_lock(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = tmp_path / "out"
-
-    def stopped(options: QuantizeOptions, *arguments: object, control: RunControl) -> None:
-        RunFolder(run_folder_of(options.out), control).begin({})
-        assert run_folder_of(out) in run_lock._held
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(pipeline, "quantize", stopped)
-    with pytest.raises(KeyboardInterrupt):
-        quantize("missing.pt", out=out)
-    assert run_folder_of(out) not in run_lock._held

@@ -1,12 +1,11 @@
 """The folder of a run: what a run wrote goes, what it did not write stays."""
 
-from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from lrq_deploy.errors import OptionError, OutputError
-from lrq_deploy.resume import run_lock
 from lrq_deploy.resume.control import RunControl
 from lrq_deploy.resume.run_folder import RunFolder
 from lrq_deploy.resume.stage_store import StageStore
@@ -24,9 +23,8 @@ UNFINISHED = (
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Iterator[Path]:
-    yield tmp_path / "resnet.run"
-    run_lock.unlock(tmp_path / "resnet.run")
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "resnet.run"
 
 
 def names(path: Path) -> list[str]:
@@ -37,6 +35,7 @@ def begun(path: Path) -> RunFolder:
     """A run that was stopped with every kind of file in its folder."""
     folder = RunFolder(path, RunControl())
     folder.begin(IDENTITY)
+    folder.close()
     folder.keep("student", 7, {"step": 7})
     StageStore(path).add("images", KEY, {"seconds": 1.0})
     for name in ("images.pool", *UNFINISHED):
@@ -98,6 +97,7 @@ def test_what_a_run_left_without_its_identity_may_go(path: Path) -> None:
     folder = RunFolder(path, RunControl())
     folder.check(force=False)
     folder.begin(IDENTITY)
+    folder.close()
     assert names(path) == ["run.json", "run.lock"]
 
 
@@ -106,12 +106,17 @@ def test_a_continued_run_drops_what_is_unfinished_alone(path: Path) -> None:
     continued = RunFolder(path, RunControl(resume=True))
     continued.check(force=False)
     continued.begin(IDENTITY)
+    continued.close()
     assert len(names(path)) == 5
     assert continued.kept("student").state == {"step": 7}
 
 
 def test_another_device_is_refused_by_its_name(path: Path) -> None:
-    RunFolder(path, RunControl()).begin({**IDENTITY, "device": "cuda"})
-    with pytest.raises(OptionError) as caught:
-        RunFolder(path, RunControl(resume=True)).begin({**IDENTITY, "device": "cpu"})
+    with closing(RunFolder(path, RunControl())) as first:
+        first.begin({**IDENTITY, "device": "cuda"})
+    with (
+        closing(RunFolder(path, RunControl(resume=True))) as second,
+        pytest.raises(OptionError) as caught,
+    ):
+        second.begin({**IDENTITY, "device": "cpu"})
     assert caught.value.received == "device cpu instead of cuda"

@@ -4,13 +4,12 @@ import errno
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
 from lrq_deploy.errors import OutputError
-from lrq_deploy.resume import run_lock
 from lrq_deploy.resume.control import RunControl
 from lrq_deploy.resume.run_folder import RunFolder
 
@@ -25,7 +24,8 @@ import sys
 from pathlib import Path
 from lrq_deploy.resume.control import RunControl
 from lrq_deploy.resume.run_folder import RunFolder
-RunFolder(Path(sys.argv[1]), RunControl()).begin({"seed": 0})
+run = RunFolder(Path(sys.argv[1]), RunControl())
+run.begin({"seed": 0})
 print("begun", flush=True)
 sys.stdin.read()
 """
@@ -46,17 +46,16 @@ def other_run(folder: Path) -> Iterator["subprocess.Popen[str]"]:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    yield tmp_path / "bundle.run"
-    run_lock.unlock(tmp_path / "bundle.run")
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "bundle.run"
 
 
 def test_a_second_run_is_refused_until_the_first_is_dead(folder: Path) -> None:
     with other_run(folder) as process:
         for control, force in ((RunControl(), False), (RESUME, False), (RunControl(), True)):
-            with pytest.raises(OutputError, match=r"bundle\.run, in which another process"):
+            with pytest.raises(OutputError, match=r"bundle\.run, in which another run"):
                 RunFolder(folder, control).check(force)
-            with pytest.raises(OutputError, match="another process"):
+            with pytest.raises(OutputError, match="another run"):
                 RunFolder(folder, control).begin(IDENTITY)
         assert sorted(path.name for path in folder.iterdir()) == ["run.json", "run.lock"]
         process.kill()
@@ -70,14 +69,17 @@ def test_a_second_run_is_refused_until_the_first_is_dead(folder: Path) -> None:
     assert not folder.exists()
 
 
-def test_a_run_that_starts_anew_keeps_its_lock(folder: Path) -> None:
-    RunFolder(folder, RunControl()).begin(IDENTITY)
-    RunFolder(folder, RunControl()).begin(IDENTITY)
-    done = subprocess.run(
-        [sys.executable, "-c", OTHER, str(folder)], capture_output=True, text=True, check=False
-    )
-    assert done.stdout == ""
-    assert "in which another process keeps the state of its run" in done.stderr
+def test_a_second_run_of_the_same_process_is_refused_too(folder: Path) -> None:
+    with closing(RunFolder(folder, RunControl())) as first:
+        first.begin(IDENTITY)
+        with pytest.raises(OutputError, match="another run"):
+            RunFolder(folder, RESUME).check(force=False)
+        with pytest.raises(OutputError, match="another run"):
+            RunFolder(folder, RESUME).begin(IDENTITY)
+        done = subprocess.run(
+            [sys.executable, "-c", OTHER, str(folder)], capture_output=True, text=True, check=False
+        )
+        assert "in which another run keeps its state" in done.stderr
 
 
 def test_a_run_that_ended_lets_others_begin(folder: Path) -> None:
@@ -89,8 +91,8 @@ def test_a_run_that_ended_lets_others_begin(folder: Path) -> None:
 
 
 def test_a_process_that_lives_on_can_let_go_of_its_stopped_run(folder: Path) -> None:
-    RunFolder(folder, RunControl()).begin(IDENTITY)
-    run_lock.unlock(folder)
+    with closing(RunFolder(folder, RunControl())) as stopped:
+        stopped.begin(IDENTITY)
     with other_run(folder):
         pass
 
@@ -102,8 +104,8 @@ def test_where_files_have_no_locks_runs_go_on(
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with other_run(folder):
-        RunFolder(folder, RESUME).begin(IDENTITY)
+    with other_run(folder), closing(RunFolder(folder, RESUME)) as second:
+        second.begin(IDENTITY)
 
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
