@@ -1,16 +1,20 @@
 """Directories that appear whole or not at all."""
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from lrq_deploy.durable import partial_path, sync_directory
+from lrq_deploy.durable import PARTIAL, partial_path, sync_directory
 from lrq_deploy.errors import BundleError, OutputError, WriteError
 from lrq_deploy.export.manifest import MANIFEST_NAME, Manifest
 
 __all__ = ["check_output", "check_writable", "publish"]
+
+OLD = ".old"
+"""How the name of a bundle ends while it is replaced."""
 
 
 def check_output(out: Path, force: bool) -> None:
@@ -79,6 +83,7 @@ def publish(out: Path, files: Mapping[str, bytes], force: bool) -> None:
         sync_directory(partial)
         _swap(partial, out)
         sync_directory(out.parent)
+        _clear(out)
     except OSError as error:
         raise _refused(out, error) from error
     finally:
@@ -114,14 +119,25 @@ def _swap(partial: Path, out: Path) -> None:
     if not out.exists():
         partial.rename(out)
         return
-    old = partial.with_suffix(".old")
-    out.rename(old)
+    old = partial.with_suffix(OLD)
+    # A signal may end the run behind either of the two.
     try:
+        out.rename(old)
         partial.rename(out)
     finally:
         if not out.exists():
             old.rename(out)
-    shutil.rmtree(old, ignore_errors=True)
+
+
+def _clear(out: Path) -> None:
+    """Delete what runs that were killed while they wrote or replaced ``out`` have left beside it.
+
+    Such may be all that is left of a bundle, until there is a new one.
+    """
+    ours = rf"\.{re.escape(out.name)}\.[0-9a-f]{{16}}({re.escape(PARTIAL)}|{re.escape(OLD)})"
+    for path in out.parent.iterdir():
+        if re.fullmatch(ours, path.name):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _write(path: Path, data: bytes) -> None:

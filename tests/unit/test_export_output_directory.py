@@ -57,6 +57,42 @@ def test_a_folder_that_could_not_be_replaced_comes_back(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [out]
 
 
+@pytest.mark.parametrize("behind", [1, 2])
+def test_an_interrupt_while_a_folder_is_replaced_leaves_one_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, behind: int
+) -> None:
+    out, partial, rename = tmp_path / "out", tmp_path / "new.partial", os.rename
+    out.mkdir()
+    partial.mkdir()
+    (partial / "a").write_bytes(b"new")
+    renamed = []
+
+    def interrupted(source: Path, target: Path) -> None:
+        rename(source, target)
+        renamed.append(target)
+        if len(renamed) == behind:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        _swap(partial, out)
+    assert out.is_dir()
+    assert (out / "a").exists() == (behind == 2)
+
+
+def test_what_a_killed_run_left_goes_once_there_is_a_new_bundle(tmp_path: Path) -> None:
+    out, digits = tmp_path / "out", "0123456789abcdef"
+    mine = [".out.partial", ".outer.0123456789abcdef.old", "out.0123456789abcdef.old", ".out.x.old"]
+    for name in (*mine, f".out.{digits}.partial", f".out.{digits}.old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.onnx").write_bytes(b"")
+    with largest_file(4096), pytest.raises(WriteError):
+        publish(out, {"a": bytes(10_000)}, force=False)
+    assert (tmp_path / f".out.{digits}.old" / "model.onnx").exists()
+    publish(out, {"a": b""}, force=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*mine, "out"])
+
+
 @pytest.mark.parametrize("out", [".", "below/..", "{here}"])
 def test_the_current_folder_is_not_replaced(
     tmp_path: Path, out: str, monkeypatch: pytest.MonkeyPatch
