@@ -40,9 +40,11 @@ class StageStore:
         for path in sorted(self._folder.glob(f"{stage}-{key[:KEY_DIGITS]}-*{SUFFIX}")):
             try:
                 found = read_state(path, mapped)
-            except StateFileError:
-                with contextlib.suppress(OSError):
-                    path.unlink()
+            except StateFileError as error:
+                # What cannot be read now may be whole, and another user's.
+                if not isinstance(error.__cause__, OSError):
+                    with contextlib.suppress(OSError):
+                        path.unlink()
                 continue
             # The file of another user can be read, and nothing more.
             with contextlib.suppress(OSError):

@@ -63,11 +63,11 @@ def read_state(path: Path, mapped: bool = False) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()[:DIGEST_DIGITS]
+        if found != path.stem.rpartition("-")[2]:
+            raise _unusable(path, f"content with the digest {found}")
+        state: dict[str, Any] = torch.load(path, map_location="cpu", mmap=mapped, weights_only=True)
     except OSError as error:
-        raise _unusable(path, str(error.strerror)) from error
-    if found != path.stem.rpartition("-")[2]:
-        raise _unusable(path, f"content with the digest {found}")
-    state: dict[str, Any] = torch.load(path, map_location="cpu", mmap=mapped, weights_only=True)
+        raise _unusable(path, error.strerror or str(error)) from error
     return state
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from lrq_deploy.resume.stage_store import StageStore
 
@@ -33,3 +34,17 @@ def test_damage_of_ones_own_is_deleted(tmp_path: Path) -> None:
     store.add("images", KEY, {"seconds": 2.0}).write_bytes(b"damaged")
     assert store.find("images", KEY) is None
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_read_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = StageStore(tmp_path)
+    path = store.add("images", KEY, {"seconds": 2.0})
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", refuse)
+        assert store.find("images", KEY) is None
+    assert list(tmp_path.iterdir()) == [path]
+    with monkeypatch.context() as patch:
+        # Another run deletes it between its check and its reading.
+        patch.setattr(torch, "load", refuse)
+        assert store.find("images", KEY) is None
+    assert store.find("images", KEY) == {"seconds": 2.0}
