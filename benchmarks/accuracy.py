@@ -24,7 +24,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +117,7 @@ def main() -> None:
     else:
         for cell in cells:
             _run_missing(cell, options)
-    results = [json.loads(path.read_text()) for path in sorted((out / "cells").glob("*.json"))]
+    results = [_result(path) for path in sorted((out / "cells").glob("*.json"))]
     (out / "accuracy.json").write_text(json.dumps(results, indent=1) + "\n")
     table = _table(results)
     (out / "accuracy.md").write_text(table)
@@ -167,8 +167,23 @@ def _merge(folders: list[Path], out: Path) -> None:
         if not records:
             sys.exit(f"{folder} must hold results of this benchmark; it has no cells/*.json")
         for record in records:
+            _result(record)
             if not _publish(record.read_text(), out / "cells" / record.name):
                 print(f"{record}: there already, left out", file=sys.stderr)
+
+
+def _result(record: Path) -> dict[str, Any]:
+    """What a cell gave; a copy under another name would count twice."""
+    try:
+        result: dict[str, Any] = json.loads(record.read_text())
+        # Cells of before there were methods hold none.
+        result = {"method": "lrq"} | result
+        name = Cell(**{field.name: result[field.name] for field in fields(Cell)}).name
+    except (KeyError, TypeError, ValueError):
+        name = ""
+    if name != record.stem:
+        sys.exit(f"{record} must hold the whole result of the cell that it is named for; delete it")
+    return result
 
 
 def _publish(text: str, record: Path) -> bool:
@@ -246,9 +261,7 @@ def machine() -> str:
 def _table(results: list[dict[str, Any]]) -> str:
     groups: dict[tuple[str, str, str, str], list[dict[str, Any]]] = {}
     for result in results:
-        # Cells of before there were methods hold none.
-        method = result.get("method", "lrq")
-        key = (result["network"], result["setting"], result["recipe"], method)
+        key = (result["network"], result["setting"], result["recipe"], result["method"])
         groups.setdefault(key, []).append(result)
     lines = [
         "| network | setting | recipe | method | seeds | float | student | drop | same answer |"

@@ -144,3 +144,13 @@ def test_folders_are_merged_into_one_table(
     assert kept["result"]["bundle_path"].startswith(str(one))
     with pytest.raises(SystemExit, match="it has no cells"):
         run(accuracy, monkeypatch, f"--out={out}", "--merge", str(tmp_path / "none"))
+    before = sorted(out.rglob("*.json"))
+    record = next(other.rglob("*.json"))
+    whole = record.read_text()
+    for name, text in ((record.name, whole[:50]), ("copy.json", whole), ("list.json", "[1]")):
+        damaged = tmp_path / name / "cells" / name
+        damaged.parent.mkdir(parents=True)
+        damaged.write_text(text)
+        with pytest.raises(SystemExit, match="must hold the whole result of the cell"):
+            run(accuracy, monkeypatch, f"--out={out}", "--merge", str(tmp_path / name))
+    assert sorted(out.rglob("*.json")) == before
