@@ -1,14 +1,14 @@
 """The whole job: from options to a checked bundle. Data flows one way, stage by stage."""
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
-from torch import fx, nn
+from safetensors.torch import save
+from torch import Tensor, fx, nn
 
 from lrq_deploy.calibration.fit import fit_student
 from lrq_deploy.calibration.image_pool import pool_bytes
@@ -24,7 +24,8 @@ from lrq_deploy.cli.job.run import Fitted, Prepared, Run
 from lrq_deploy.cli.job.run_identity import run_identity
 from lrq_deploy.cli.job.sensitivity_files import sensitivity_files
 from lrq_deploy.cli.job.stage_clock import StageClock
-from lrq_deploy.errors import BundleError, DivergenceError, OptionError, OutputError
+from lrq_deploy.cli.result_files import write_files
+from lrq_deploy.errors import BundleError, DivergenceError, OptionError, OutputError, WriteError
 from lrq_deploy.export.manifest import Manifest
 from lrq_deploy.export.output_directory import check_output, check_writable
 from lrq_deploy.export.targets import TargetChoice, targets
@@ -268,17 +269,23 @@ def _last_good_kept(run: Run) -> Iterator[None]:
     try:
         yield
     except DivergenceError as error:
-        out = run.options.out
-        path = out.with_name(f"{out.name}.last-good.safetensors")
         if run.ranks.first:
             run.folder.remove()
         if not error.state:
             raise
-        if run.ranks.first:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_file({name: t.cpu().contiguous() for name, t in error.state.items()}, path)
-        remedy = f"{error.remedy}; it is in {path}"
+        where = _last_good_written(run.options.out, error.state) if run.ranks.first else ""
+        remedy = f"{error.remedy}{where}"
         raise DivergenceError(error.rule, error.received, remedy, error.state) from error
+
+
+def _last_good_written(out: Path, state: Mapping[str, Tensor]) -> str:
+    """Where the state is, or why it is not, as the end of a sentence that says that it was kept."""
+    name = f"{out.name}.last-good.safetensors"
+    try:
+        write_files(out.parent, {name: save({n: t.contiguous() for n, t in state.items()})})
+    except WriteError as refusal:
+        return f", but could not be written: {refusal.received}"
+    return f"; it is in {out.with_name(name)}"
 
 
 def _targets(options: QuantizeOptions, progress: ProgressCallback) -> TargetChoice:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.small_disk import largest_file
 from support.small_networks import Residual, with_statistics
 from support.tiny_run import TINY, tiny
 from torch import nn
@@ -43,6 +44,16 @@ def test_divergence_keeps_the_last_good_state_and_no_bundle(
     state = load_file(kept)
     assert len(state) > 5
     assert all(bool(tensor.isfinite().all()) for tensor in state.values())
+
+
+def test_divergence_is_told_also_where_the_disk_has_no_room_for_the_state(
+    digits_teacher: TrainedDigits, tmp_path: Path
+) -> None:
+    diverging = replace(TINY, generator_rate=1e38)
+    with largest_file(4096), pytest.raises(DivergenceError, match="must be finite") as caught:
+        tiny(digits_teacher, tmp_path / "bundle", diverging)
+    assert "was kept, but could not be written: File too large" in caught.value.remedy
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_divergence_before_training_leaves_no_state_and_speaks_of_none(tmp_path: Path) -> None:
