@@ -27,7 +27,7 @@ from lrq_deploy.errors import (
     RankLostError,
     WriteError,
 )
-from lrq_deploy.launch import speaker
+from lrq_deploy.launch import speaker, told_beside
 
 __all__ = [
     "EXIT_CHECK",
@@ -106,11 +106,11 @@ def run() -> None:
     try:
         app(prog_name="lrq-deploy")
     except LrqError as error:
-        # What ends a run that several processes share ends all of them; the first one says it.
-        if speaker():
+        if error.told_elsewhere or told_beside():
             sys.exit(exit_code(error))
         _show_traceback()
-        _say(f"error: {error.rule}\n  received: {error.received}\n  remedy: {error.remedy}")
+        here = f"{speaker()}: " if speaker() else ""
+        _say(f"{here}error: {error.rule}\n  received: {error.received}\n  remedy: {error.remedy}")
         sys.exit(exit_code(error))
     except SystemExit as done:
         # Typer turns Ctrl-C into this code, without a word.

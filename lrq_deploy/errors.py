@@ -30,7 +30,12 @@ class LrqError(Exception):
         rule: what must hold, as one clause.
         received: what was found instead.
         remedy: what the user can do about it.
+
+    Attributes:
+        told_elsewhere: whether another process of the run says it.
     """
+
+    told_elsewhere = False
 
     def __init__(self, rule: str, received: str, remedy: str) -> None:
         super().__init__(f"{rule}; got {received}; {remedy}")

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 from lrq_deploy.errors import OptionError
 
-__all__ = ["Launch", "launch", "speaker"]
+__all__ = ["Launch", "launch", "speaker", "told_beside"]
 
-_NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+_NUMBERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT")
+_NAMES = (*_NUMBERS, "MASTER_ADDR")
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,11 @@ def speaker() -> str:
     return "" if os.environ.get("WORLD_SIZE", "1") == "1" or rank == "0" else f"rank {rank}"
 
 
+def told_beside() -> bool:
+    """Whether another process of this machine tells the errors that its files and options cause."""
+    return bool(speaker()) and os.environ.get("LOCAL_RANK", "0") != "0"
+
+
 def launch() -> Launch:
     """What ``torchrun`` or ``accelerate launch`` says in the environment; alone without them.
 
@@ -47,14 +53,16 @@ def launch() -> Launch:
     count = os.environ.get("WORLD_SIZE", "1")
     if count == "1":
         return Launch()
-    values = [os.environ.get(name, "") for name in _NAMES]
-    if not all(value.isdecimal() for value in values) or "MASTER_ADDR" not in os.environ:
-        given = [f"{name}={value or 'unset'}" for name, value in zip(_NAMES, values, strict=True)]
-        raise OptionError(
-            f"WORLD_SIZE={count} says that several processes share the run, so a launcher must "
-            f"set {', '.join(_NAMES)} and MASTER_ADDR",
-            ", ".join([*given, f"MASTER_ADDR={os.environ.get('MASTER_ADDR', 'unset')}"]),
-            "start with torchrun --nproc-per-node N -m lrq_deploy quantize, or unset WORLD_SIZE",
-        )
-    rank, processes, local_rank, local_count = (int(value) for value in values)
+    values = {name: os.environ.get(name, "") for name in _NAMES}
+    refusal = OptionError(
+        f"WORLD_SIZE={count} says that several processes share the run, so a launcher must set "
+        f"{', '.join(_NAMES)}, and each RANK below its count",
+        ", ".join(f"{name}={value or 'unset'}" for name, value in values.items()),
+        "start with torchrun --nproc-per-node N -m lrq_deploy quantize, or unset WORLD_SIZE",
+    )
+    if not values["MASTER_ADDR"] or not all(values[name].isdecimal() for name in _NUMBERS):
+        raise refusal
+    rank, processes, local_rank, local_count, _ = (int(values[name]) for name in _NUMBERS)
+    if rank >= processes or local_rank >= local_count:
+        raise refusal
     return Launch(rank, processes, local_rank, local_count)

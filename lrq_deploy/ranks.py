@@ -4,6 +4,7 @@ Every sum goes through ``torch.distributed``: Gloo for what is on the CPU, NCCL 
 CUDA. Methods are called by all processes in the same order. A process alone does nothing here.
 """
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -294,13 +295,29 @@ def joined_ranks(
     if launched.count == 1:
         yield ALONE
         return
-    if not dist.is_initialized():
-        dist.init_process_group("gloo", timeout=PATIENCE)
-    groups = _connected(device, patience)
+    groups = _met(launched, device, patience)
     try:
         yield Ranks(launched.rank, launched.count, groups)
+    except LrqError as error:
+        # What ends one ends all of them.
+        error.told_elsewhere = not launched.first
+        raise
     finally:
         groups.close()
+
+
+def _met(launched: Launch, device: torch.device, patience: timedelta) -> _Groups:
+    try:
+        if not dist.is_initialized():
+            dist.init_process_group("gloo", timeout=PATIENCE)
+        return _connected(device, patience)
+    except RuntimeError as error:
+        address, port = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
+        raise RankLostError(
+            f"the {launched.count} processes of the run must find each other at {address}:{port}",
+            f"{error}".splitlines()[0],
+            "start all of them at the same time, and with torchrun, which finds a free port",
+        ) from error
 
 
 def _connected(device: torch.device, patience: timedelta) -> _Groups:

@@ -106,6 +106,10 @@ def test_a_rank_without_memory_makes_all_repeat_the_step_in_pieces(tmp_path: Pat
                 assert run["apart"] <= (1e-5 if name == "blocks" else 0.0), name
 
 
+def test_the_first_rank_tells_what_ends_the_run(told: list[Any]) -> None:
+    assert [rank["elsewhere"] for rank in told] == [False, True]
+
+
 def test_a_late_rank_is_named(told: list[Any]) -> None:
     assert "got no answer from rank 1;" in told[0]["late"]
     assert "--resume" in told[0]["late"]

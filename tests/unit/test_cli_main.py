@@ -76,6 +76,18 @@ def test_version() -> None:
     assert run_program("--version").stdout == f"lrq-deploy {__version__}\n"
 
 
+@pytest.mark.parametrize(("local_rank", "lines"), [("0", 3), ("1", 0)])
+def test_one_process_of_each_machine_tells_what_keeps_it_from_the_others(
+    tmp_path: Path, local_rank: str, lines: int
+) -> None:
+    variables = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": local_rank}
+    done = run_program("quantize", "x.pt", "--bits", "1", "--out", str(tmp_path), **variables)
+    assert done.returncode == 2
+    told = done.stderr.splitlines()
+    assert len(told) == lines
+    assert all(line.startswith("rank 1: error: ") for line in told[:1])
+
+
 def test_bad_input_is_three_lines_on_stderr_and_exit_code_2(tmp_path: Path) -> None:
     done = run_program("quantize", "x.pt", "--bits", "1", "--out", str(tmp_path / "out"))
     assert done.returncode == main.EXIT_INPUT

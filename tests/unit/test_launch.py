@@ -3,7 +3,7 @@
 import pytest
 
 from lrq_deploy.errors import OptionError
-from lrq_deploy.launch import Launch, launch, speaker
+from lrq_deploy.launch import Launch, launch, speaker, told_beside
 
 pytestmark = pytest.mark.unit
 
@@ -13,6 +13,7 @@ SET = {
     "LOCAL_RANK": "1",
     "LOCAL_WORLD_SIZE": "2",
     "MASTER_ADDR": "here",
+    "MASTER_PORT": "29500",
 }
 
 
@@ -22,6 +23,7 @@ def test_without_a_launcher_a_process_is_alone(monkeypatch: pytest.MonkeyPatch) 
     assert launch() == Launch(rank=0, count=1, local_rank=0, local_count=1)
     assert launch().first
     assert speaker() == ""
+    assert not told_beside()
 
 
 def test_a_launcher_gives_a_process_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,9 +32,24 @@ def test_a_launcher_gives_a_process_its_place(monkeypatch: pytest.MonkeyPatch) -
     assert launch() == Launch(rank=3, count=4, local_rank=1, local_count=2)
     assert not launch().first
     assert speaker() == "rank 3"
+    assert told_beside()
+    # The first one of another machine.
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert not told_beside()
 
 
-@pytest.mark.parametrize(("name", "value"), [("RANK", None), ("LOCAL_RANK", "x")])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("RANK", None),
+        ("LOCAL_RANK", "x"),
+        ("MASTER_ADDR", None),
+        ("MASTER_PORT", None),
+        ("WORLD_SIZE", "0"),
+        ("RANK", "4"),
+        ("LOCAL_RANK", "2"),
+    ],
+)
 def test_half_a_launcher_is_refused(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str | None
 ) -> None:

@@ -1,11 +1,12 @@
 """A process alone changes nothing; what several do is in ``integration/test_shared_run.py``."""
 
 import pickle
+import socket
 
 import pytest
 import torch
 
-from lrq_deploy.errors import LrqError, OptionError, OutputError
+from lrq_deploy.errors import LrqError, OptionError, OutputError, RankLostError
 from lrq_deploy.launch import Launch
 from lrq_deploy.ranks import ALONE, Ranks, joined_ranks
 from lrq_deploy.resume.stop_request import RunStopped
@@ -34,6 +35,21 @@ def test_a_launch_of_one_process_connects_nothing() -> None:
     with joined_ranks(Launch(), torch.device("cpu")) as ranks:
         assert ranks is ALONE
     assert not torch.distributed.is_initialized()
+
+
+def test_processes_that_do_not_find_each_other_are_told_where(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for name, value in {"RANK": 0, "WORLD_SIZE": 2, "MASTER_PORT": port}.items():
+            monkeypatch.setenv(name, str(value))
+        monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+        with (
+            pytest.raises(RankLostError, match=f"127.0.0.1:{port}; got .*address already in use"),
+            joined_ranks(Launch(0, 2), torch.device("cpu")),
+        ):
+            pass
 
 
 @pytest.mark.parametrize(("batch", "count"), [(32, 16), (128, 3), (12, 6), (10, 5)])
