@@ -108,12 +108,23 @@ def _begun(
             _check_unfinished(options.out)
         check_output(options.out, options.force)
         if control.cache is not None:
-            check_writable("--cache", control.cache)
+            _check_cache(control.cache, options.out, folder.folder)
         folder.check(options.force)
 
     ranks.on_first(check_free)
     choice = _targets(options, progress)
     return Run(options, choice, control, folder, keeper, device, ranks, progress, clock)
+
+
+def _check_cache(cache: Path, *passing: Path) -> None:
+    for folder in passing:
+        if cache.resolve().is_relative_to(folder.resolve()):
+            raise OptionError(
+                "--cache must outlast the run: neither --out nor the state beside it may hold it",
+                f"{cache} in {folder}",
+                "pass --cache a folder of its own",
+            )
+    check_writable("--cache", cache)
 
 
 def _check_unfinished(out: Path) -> None:

@@ -204,6 +204,13 @@ def test_a_foreign_folder_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "bundle.run" / "notes.txt").read_text() == "mine"
 
 
+@pytest.mark.parametrize("cache", ["bundle", "bundle/cache", "bundle.run"])
+def test_a_cache_that_would_pass_with_the_run_is_refused(tmp_path: Path, cache: str) -> None:
+    with pytest.raises(OptionError, match="outlast"):
+        run(tmp_path / "bundle", control=RunControl(cache=tmp_path / cache))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_nothing_to_resume_is_a_start(whole: dict[str, Any], tmp_path: Path) -> None:
     run(tmp_path / "bundle", control=RESUME)
     assert contents(tmp_path / "bundle") == whole
