@@ -6,6 +6,7 @@ It holds ``run.json``, what the run was asked to do; the newest two states of ea
 written. A file of any other name is somebody else's and stays.
 """
 
+import contextlib
 import json
 import re
 import time
@@ -181,7 +182,8 @@ class RunFolder:
         self._empty()
         (self.folder / LOCK).unlink(missing_ok=True)
         self._lock.free()
-        if not any(self.folder.iterdir()):
+        # It may hold what is not ours, or be a link to a place with more room.
+        with contextlib.suppress(OSError):
             self.folder.rmdir()
 
     def close(self) -> None:

@@ -91,6 +91,15 @@ def test_a_stopped_run_is_known_and_goes_as_a_whole(path: Path) -> None:
     assert not path.exists()
 
 
+def test_a_link_to_a_place_with_more_room_stays(path: Path) -> None:
+    room = path.with_name("room")
+    room.mkdir()
+    path.symlink_to(room)
+    begun(path).remove()
+    assert names(path) == []
+    assert path.readlink() == room
+
+
 def test_what_a_run_left_without_its_identity_may_go(path: Path) -> None:
     begun(path)
     (path / "run.json").unlink()
