@@ -122,7 +122,9 @@ def device_benchmark(bundle: Bundle, outputs: Path) -> Benchmark:
     found = RunOutputs.read(path, check)
     sizes = tuple(batch.batch_size for batch in found.batches)
     return Benchmark(
-        options=BenchmarkOptions(found.threads, sizes, found.runs, found.warmup),
+        options=BenchmarkOptions(
+            found.threads, sizes, found.runs, found.warmup, found.quantized_memory_bytes is not None
+        ),
         cpu=found.device.cpu,
         runtime=f"onnxruntime {found.device.onnxruntime}",
         batches=found.batches,

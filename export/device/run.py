@@ -179,9 +179,12 @@ def _status(field: str) -> int:
 
 
 def _peak_memory(model: Path, threads: int) -> int | None:
-    """None where the system does not tell."""
+    """None where the system does not tell, or has no room for another process."""
     command = peak_memory_command(model, 1, threads)
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
     told = done.stdout.strip()
     return int(told) if done.returncode == 0 and told.isdigit() else None
 

@@ -108,6 +108,20 @@ def test_what_differs_is_counted(folder: Path, capsys: pytest.CaptureFixture[str
     assert "written: 63 of 64 images" in said
 
 
+@pytest.mark.parametrize("program", [[sys.executable, "-c", "1 / 0"], ["/no/program"]])
+def test_memory_that_cannot_be_told_is_left_out(
+    folder: Path,
+    program: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(run, "peak_memory_command", lambda *_: program)
+    assert run.main(["--runs", "10"], folder) == 0
+    document = json.loads((folder / "outputs.json").read_bytes())
+    assert document["float_memory_bytes"] is document["quantized_memory_bytes"] is None
+    assert capsys.readouterr().out.count("           -\n") == 2
+
+
 def test_labels_are_each_a_yes_or_no(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = replace(residual_student(4, 4, blocks=(1,)), task="multilabel")
     bundle = bundle_of(model, tmp_path / "net")
