@@ -57,6 +57,22 @@ def test_images_of_one_view_move_each_in_its_own_way() -> None:
         assert len({tuple(image.flatten().tolist()) for image in shown}) > 4
 
 
+def test_a_view_moves_by_up_to_an_eighth_and_shows_nothing_but_the_image() -> None:
+    """Each pixel says where it is from: 24 rows and 16 columns."""
+    places = 1000.0 + 100 * torch.arange(24)[:, None] + torch.arange(16)
+    batches = AugmentedBatches(places.expand(64, 1, -1, -1), 64, 0)
+    rows, columns = set[int](), set[int]()
+    for _ in range(VIEWS):
+        shown = batches.draw().images
+        assert bool(torch.isin(shown, places).all())
+        middle = shown[:, 0, 12, 8].long() - 1000
+        rows |= set((middle // 100).tolist())
+        columns |= set((middle % 100).tolist())
+    assert rows == set(range(12 - 3, 12 + 4))
+    # Mirrored, the middle is one to the left.
+    assert columns == set(range(7 - 2, 8 + 3))
+
+
 def test_views_are_blended_with_overlays_each_in_its_own_way() -> None:
     overlays = torch.stack([torch.full(POOL.shape[1:], value) for value in (10.0, 20.0)])
     blended = AugmentedBatches(POOL, 4, 0, overlays=overlays)

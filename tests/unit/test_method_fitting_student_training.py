@@ -29,6 +29,7 @@ from lrq_deploy.ranks import Ranks
 from lrq_deploy.scheme import Scheme
 from lrq_deploy.student.head_input import with_head_input
 from lrq_deploy.student.layers import ActQuantizer, QuantizedLayer, float_twin
+from lrq_deploy.task import Task
 
 pytestmark = pytest.mark.unit
 
@@ -166,16 +167,33 @@ def test_every_switch_acts(
     assert not torch.equal(state(reference), state(changed))
 
 
+def first_losses(
+    start: fx.GraphModule, settings: RecipeSettings, switches: MethodSwitches, task: Task
+) -> tuple[dict[str, float], fx.GraphModule, Tensor, Tensor, Tensor, Tensor]:
+    """Terms of a first step; then, in float64, logits and head inputs of student and teacher.
+
+    The teacher is a little off, so that the student often answers otherwise.
+    """
+    settings = replace(settings, student_steps=1, reduced_precision=False)
+    student, teacher = copy.deepcopy(start), float_twin(start)
+    with torch.no_grad():
+        bias = layers(teacher)[-1].bias
+        assert bias is not None
+        batch = AugmentedBatches(POOL, settings.batch_size, 0).draw().images
+        bias.sub_(teacher(batch).mean(0))
+    told = [x.double() for graph in (student, teacher) for x in with_head_input(graph)(batch)]
+    assert 0 < int((told[0].argmax(1) == told[2].argmax(1)).sum()) < len(batch)
+    learning = copy.deepcopy(student)
+    terms = train_student(learning, teacher, POOL, settings, switches, 0, CPU, silent, task)
+    return terms, student, *told
+
+
 @pytest.mark.parametrize("margin", ["off", "b"])
 def test_the_losses_are_the_published_ones(start: fx.GraphModule, margin: MarginMode) -> None:
     """Decoupled distillation, a relative squared error, and the cross entropy of ArcFace."""
-    settings = replace(SETTINGS, student_steps=1, class_weight=0.3, other_weight=2.0)
-    settings = replace(settings, reduced_precision=False, temperature=0.05)
-    _, terms = trained(start, settings, MethodSwitches(margin=margin))
-    batch = AugmentedBatches(POOL, settings.batch_size, 0).draw().images
-    student = copy.deepcopy(start)
-    logits, features = (x.double() for x in with_head_input(student)(batch))
-    wanted, wanted_features = (x.double() for x in with_head_input(float_twin(start))(batch))
+    settings = replace(SETTINGS, class_weight=0.3, other_weight=2.0, temperature=0.2)
+    found = first_losses(start, settings, MethodSwitches(margin=margin), "multiclass")
+    terms, student, logits, features, wanted, wanted_features = found
     labels = wanted.argmax(1)
     p, q = ((x / settings.temperature).softmax(1) for x in (wanted, logits))
     here, there = (x.gather(1, labels[:, None])[:, 0] for x in (p, q))
@@ -187,14 +205,21 @@ def test_the_losses_are_the_published_ones(start: fx.GraphModule, margin: Margin
     assert terms["distillation"] == pytest.approx(distilled.item(), rel=1e-3)
     error = (features - wanted_features).square().sum() / wanted_features.square().sum()
     assert terms["features"] == pytest.approx(error.item(), rel=1e-3)
-    head = layers(student)[-1]
-    centres = head.quantized_weight().double()[labels]
+    centres = layers(student)[-1].quantized_weight().double()[labels]
     length = features.norm(dim=1) * centres.norm(dim=1)
     angle = ((features * centres).sum(1) / length).acos()
     moved = length * ((angle + settings.margin).cos() - angle.cos())
     logits = logits.scatter_add(1, labels[:, None], moved[:, None])
     crossed = 0.3 * F.cross_entropy(logits, labels).item() if margin == "b" else 0.0
     assert terms["margin"] == pytest.approx(crossed, rel=1e-3)
+
+
+def test_labels_that_stand_on_their_own_are_told_apart_one_by_one(start: fx.GraphModule) -> None:
+    settings = replace(SETTINGS, temperature=2.0)
+    terms, _, logits, _, wanted, _ = first_losses(start, settings, SWITCHES, "multilabel")
+    yes, mine = ((x / 2).sigmoid() for x in (wanted, logits))
+    apart = yes * (yes / mine).log() + (1 - yes) * ((1 - yes) / (1 - mine)).log()
+    assert terms["distillation"] == pytest.approx(4 * apart.sum(1).mean().item(), rel=1e-3)
 
 
 def test_all_terms_are_minimised(start: fx.GraphModule) -> None:

@@ -15,6 +15,7 @@ from lrq_deploy.graph.teach import make_teacher
 from lrq_deploy.method.images.dead_leaves import DeadLeaves
 from lrq_deploy.method.images.normalisation import (
     PixelCheck,
+    _distance,
     check_pixels,
     fit_normalisation,
     normalisation_remark,
@@ -74,6 +75,23 @@ USUAL = {
     "grey": flat(0.5, 0.5, 1),
     "four channels": flat(0, 1, 4),
 }
+
+
+@given(
+    wider=st.lists(st.floats(-2, 2), min_size=3, max_size=3),
+    moved=st.lists(st.floats(-3, 3), min_size=3, max_size=3),
+)
+def test_a_distance_is_of_logarithms_of_deviations_and_of_means_in_deviations(
+    wider: list[float], moved: list[float]
+) -> None:
+    mean, var = torch.tensor([0.0, -1.0, 5.0]), torch.tensor([1.0, 0.04, 9.0])
+    seen = torch.randn(16, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    own_var, own_mean = torch.var_mean(seen, (0, 2, 3), keepdim=True)
+    a, b = (torch.tensor(x) for x in (wider, moved))
+    scale, shift = a.exp() * var.sqrt(), mean + b * var.sqrt()
+    seen = (seen - own_mean) / own_var.sqrt() * scale[:, None, None] + shift[:, None, None]
+    expected = float((a.square() + b.square()).mean().sqrt())
+    assert _distance(seen, mean, var) == pytest.approx(expected, rel=1e-3, abs=1e-4)
 
 
 @pytest.mark.parametrize("name", USUAL)

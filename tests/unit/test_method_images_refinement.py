@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from support.small_networks import SHAPE, Residual, graph_of
 from torch import Tensor
 
@@ -16,7 +17,10 @@ from lrq_deploy.method.steps.pieces import Pieces
 pytestmark = pytest.mark.unit
 
 SETTINGS = RecipeSettings(refinement_steps=20, refinement_rate=0.04)
-BOUNDS = (torch.full((3, 1, 1), -1.5), torch.full((3, 1, 1), 1.0))
+BOUNDS = (
+    torch.tensor([-1.5, -1.4, -1.6])[:, None, None],
+    torch.tensor([1.0, 1.2, 0.8])[:, None, None],
+)
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +30,7 @@ def teacher() -> TappedTeacher:
 
 def batch() -> tuple[Tensor, Tensor]:
     random = torch.Generator().manual_seed(3)
-    images = torch.randn(16, *SHAPE, generator=random).clamp(-1.5, 1.0)
+    images = torch.randn(16, *SHAPE, generator=random).clamp(*BOUNDS)
     return images, torch.arange(16) % 2
 
 
@@ -55,8 +59,30 @@ def test_statistics_come_closer_and_pixels_stay_inside(teacher: TappedTeacher) -
     images, labels = batch()
     refined = refine(images, labels, teacher, SETTINGS, BOUNDS)
     assert distance(teacher, refined) < 0.8 * distance(teacher, images)
-    assert refined.min() >= -1.5
-    assert refined.max() <= 1.0
+    assert torch.equal(refined.amin((0, 2, 3), keepdim=True)[0], BOUNDS[0])
+    assert torch.equal(refined.amax((0, 2, 3), keepdim=True)[0], BOUNDS[1])
+
+
+def test_the_loss_weighs_statistics_and_classes(teacher: TappedTeacher) -> None:
+    images, labels = batch()
+    settings = replace(SETTINGS, statistics_weight=2.0, class_weight=3.0, reduced_precision=False)
+    refinement = Refinement(images, labels, teacher, settings, BOUNDS, Pieces(16))
+    crossed = F.cross_entropy(teacher.graph(images)[0], labels).item()
+    expected = 2 * distance(teacher, images) + 3 * crossed
+    assert refinement.step().item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_rate_falls_linearly_to_0(teacher: TappedTeacher) -> None:
+    images, labels = batch()
+    settings = replace(SETTINGS, refinement_steps=4)
+    refinement = Refinement(images, labels, teacher, settings, BOUNDS, Pieces(16))
+    (optimizer,) = refinement.moving().optimizers
+    rates = []
+    for _ in range(4):
+        refinement.step()
+        refinement.steps_done += 1
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates == pytest.approx([0.1, 0.075, 0.05, 0.025])
 
 
 def test_the_argument_is_kept_and_the_result_repeats(teacher: TappedTeacher) -> None:
