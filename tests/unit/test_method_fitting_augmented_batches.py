@@ -41,6 +41,11 @@ def test_a_row_is_an_image_and_a_view_of_it() -> None:
     assert len({tuple(image.flatten().tolist()) for image in shown.values()}) > 6 * len(POOL)
 
 
+def test_images_come_in_different_views_at_a_time() -> None:
+    for batch in drawn(30, size=len(POOL)):
+        assert len(set((batch.rows // len(POOL)).tolist())) == VIEWS
+
+
 def test_half_of_the_views_are_mirrored() -> None:
     ramp = torch.arange(16.0).expand(8, 3, 16, 16)
     batches = AugmentedBatches(ramp, 8, 0)

@@ -66,4 +66,5 @@ def test_large_images_come_in_smaller_batches() -> None:
     small = recipe_settings("balanced", (3, side, side), quick=False)
     large = recipe_settings("balanced", (3, side, side + 1), quick=False)
     assert large.batch_size == small.batch_size // 4
+    assert large.held_out_images == small.held_out_images // 4
     assert large.student_steps == small.student_steps

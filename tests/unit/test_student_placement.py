@@ -125,9 +125,8 @@ def test_rectifiers_are_the_lower_bound_of_unsigned_quantizers() -> None:
     student = placed(Residual())
     assert aten.relu.default not in targets(student)
     signs = {name: q.signed for name, q in quantizers(student).items()}
-    assert signs["input_1" if "input_1" in signs else "input"]
-    assert not any(signed for name, signed in signs.items() if name.startswith(("relu", "avg")))
-    assert all(signed for name, signed in signs.items() if name.startswith("conv"))
+    kinds = {(name.split("_")[0], signed) for name, signed in signs.items()}
+    assert kinds == {("input", True), ("conv2d", True), ("relu", False), ("avg", False)}
 
 
 def test_edges_keep_their_width_and_same_means_same() -> None:
@@ -163,7 +162,7 @@ def test_curves_and_gates_keep_eight_bits() -> None:
     value, gate = bits_before(student, aten.mul.Tensor)
     assert (value, gate) == (8, 8)
     assert bits_before(student, aten.mean.dim) == [8]
-    assert aten.hardtanh.default in targets(student) or aten.relu6.default in targets(student)
+    assert aten.relu6.default in targets(student)
     assert aten.dropout.default not in targets(student)
 
 
@@ -201,7 +200,7 @@ def test_addition_of_a_constant_is_no_integer_operator() -> None:
 
     student = placed(Net(connect))
     names = list(quantizers(student))
-    assert "add" in names or any(n.startswith("add") for n in names)
+    assert any(n.startswith("add") for n in names)
     assert not any(n.startswith("mul") for n in names)
 
 
