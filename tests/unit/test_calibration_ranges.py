@@ -103,6 +103,7 @@ def test_the_whole_range_clips_nothing() -> None:
     scale, zero_point = whole_range(-1.0, 2.0, unsigned, symmetric=False)
     assert scale == pytest.approx(3 / 255)
     assert zero_point == 85
+    assert whole_range(-1.0, 2.0, signed, symmetric=False) == (scale, 85 - 128)
     assert whole_range(0.5, 2.0, unsigned, symmetric=False) == (2.0 / 255, 0)
 
 

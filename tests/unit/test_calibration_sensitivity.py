@@ -82,6 +82,7 @@ def test_eight_bits_lose_least_and_readers_are_named() -> None:
     assert any(not entry.layers for entry in table.of("activation"))
     stem = next(e for e in table.of("weight") if e.name == "layers.stem_0")
     assert stem.elements == 4 * 3 * 9
+    assert table.of("activation")[0].elements == 3 * 12 * 12
 
 
 @given(st.integers(1, 6), st.integers(2, 5), st.integers(0, 99))
