@@ -1,6 +1,7 @@
 """Entry point: the commands, and the one place where errors become exit codes."""
 
 import os
+import re
 import sys
 import traceback
 from typing import Annotated
@@ -39,6 +40,8 @@ __all__ = [
     "exit_code",
     "run",
 ]
+
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 EXIT_FAULT = 1
 EXIT_INPUT = 2
@@ -152,4 +155,5 @@ def _show_traceback() -> None:
 
 
 def _say(text: str) -> None:
-    typer.echo(text, err=True)
+    # Names in a file may hold what a terminal obeys.
+    typer.echo(_CONTROLS.sub("?", text), err=True)

@@ -2,6 +2,8 @@
 
 __all__ = ["counted", "printable"]
 
+_LONG = 2**1000
+
 
 def counted(number: int, noun: str) -> str:
     """``1 tensor``, ``2 tensors``."""
@@ -10,5 +12,7 @@ def counted(number: int, noun: str) -> str:
 
 def printable(value: object, length: int = 60) -> str:
     """Text of a foreign value for a terminal: no control characters, at most ``length``."""
-    text = "".join(char if char.isprintable() else "?" for char in str(value)[: length + 1])
+    # Python refuses to write a number of more than 4,300 digits.
+    whole = hex(value) if isinstance(value, int) and abs(value) >= _LONG else str(value)
+    text = "".join(char if char.isprintable() else "?" for char in whole[: length + 1])
     return text if len(text) <= length else text[: length - 3] + "..."

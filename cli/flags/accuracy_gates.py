@@ -7,8 +7,11 @@ from typing import Annotated, Any
 import typer
 
 from lrq_deploy.errors import BoundError, OptionError
+from lrq_deploy.wording import printable
 
 __all__ = ["AccuracyGates", "MaxDrop", "Measured", "MinAgreement"]
+
+_LARGEST = 1e30
 
 MaxDrop = Annotated[
     float | None,
@@ -56,7 +59,7 @@ class Measured:
             drop_points=_number(fidelity.get("drop_points")),
             agreement=_number(fidelity.get("agreement")),
             images="" if count is None else f"{count:,.0f}{made} images",
-            headline=str(verdict.get("headline", "")),
+            headline=printable(verdict.get("headline", ""), 1000),
             told=verdict.get("told") is not False,
         )
 
@@ -117,4 +120,6 @@ def _table(value: object) -> Mapping[str, Any]:
 
 
 def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) else None
+    # What no number can be is none either: NaN would miss no gate.
+    fits = isinstance(value, int | float) and -_LARGEST <= value <= _LARGEST
+    return float(value) if fits else None  # type: ignore[arg-type]

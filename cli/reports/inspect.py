@@ -72,7 +72,7 @@ def _file_rows(found: Inspection) -> Iterator[tuple[str, str]]:
     yield "what it is", outline.description
     yield "written by", outline.written_by
     if outline.location:
-        yield "weights under", outline.location
+        yield "weights under", printable(outline.location, 200)
     if outline.beside:
         yield "beside them", ", ".join(outline.beside)
     if outline.module_class:

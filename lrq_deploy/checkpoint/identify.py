@@ -94,6 +94,13 @@ def _identify_zip(path: Path, size: int) -> CheckpointFile:
             f"{path}",
             "save the model again; two readers may see different content in this file",
         )
+    if entries and min(entry.header_offset for entry in entries) > 0:
+        # torch finds the directory by its stated place, Python by where it ends.
+        raise CheckpointError(
+            "an archive must begin with its first entry",
+            f"{path}",
+            "save the model again; two readers may see different content in this file",
+        )
     expanded = sum(entry.file_size for entry in entries)
     if expanded > _ZIP_EXPANSION_MAX * size + 2**20:
         raise CheckpointError(
@@ -145,7 +152,7 @@ def _check_safetensors(path: Path, size: int) -> None:
             for name, entry in entries.items()
             if name != "__metadata__"
         ]
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
+    except (ArithmeticError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise _foreign(path, "safetensors with a damaged header") from None
     needed = 8 + length + max(ends, default=0)
     if size < needed:

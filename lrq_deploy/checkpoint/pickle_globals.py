@@ -25,6 +25,8 @@ __all__ = [
 
 MAX_PICKLE_BYTES = 32 * 2**20
 MAX_OPCODES = 4_000_000
+# Called with a number it takes as much memory; Python pickles its content as bytes.
+_BYTEARRAYS = ("builtins bytearray", "__builtin__ bytearray")
 # Hashing a tuple walks it unfolded: a chain of t = (t, t) used as a key would never end.
 MAX_TUPLE_NODES = 2**24
 
@@ -222,10 +224,17 @@ def _opcodes(stream: BinaryIO) -> Iterator[tuple[pickletools.OpcodeInfo, Any, in
 
 @dataclass(frozen=True)
 class _Item:
-    """A value on the stack: how many nodes it has when unfolded, and its text if a string."""
+    """A value on the stack.
+
+    Attributes:
+        nodes: how many it has when unfolded.
+        text: of a string, or of a global.
+        wordy: whether it is a string or bytes, or a tuple of such.
+    """
 
     nodes: int = 1
     text: str | None = None
+    wordy: bool = False
 
 
 class _Machine:
@@ -257,7 +266,17 @@ class _Machine:
         if "TUPLE" in name and nodes > MAX_TUPLE_NODES:
             raise _beyond("tuples nested to an astronomical size")
         text = argument if isinstance(argument, str) else None
-        self._stack.extend(_Item(nodes, text) for _ in opcode.stack_after)
+        callee = taken[1] if name == "REDUCE" else None
+        wordy = (
+            isinstance(argument, str | bytes)
+            or ("TUPLE" in name and all(item and item.wordy for item in taken))
+            or (callee is not None and callee.text == "_codecs encode")
+        )
+        # Of REDUCE the arguments lie on top.
+        made_of_words = callee is not None and taken[0] is not None and taken[0].wordy
+        if not made_of_words and any(item and item.text in _BYTEARRAYS for item in taken):
+            raise _beyond("a bytearray of something else than bytes")
+        self._stack.extend(_Item(nodes, text, wordy) for _ in opcode.stack_after)
 
     def _take(self, opcode: pickletools.OpcodeInfo) -> list[_Item | None]:
         before = opcode.stack_before

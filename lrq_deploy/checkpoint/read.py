@@ -233,12 +233,17 @@ def _is_tensor(value: object) -> bool:
 
 
 def _clean(raw: Mapping[Any, object], origin: str, size_bytes: int) -> StateDict:
-    named = {key: v for key, v in raw.items() if isinstance(key, str) and isinstance(v, Tensor)}
+    # Attributes that a file gives to a parameter are left behind, as one may be called "detach".
+    named = {
+        key: Tensor.detach(value)
+        for key, value in raw.items()
+        if isinstance(key, str) and isinstance(value, Tensor)
+    }
     if not named:
         raise CheckpointError("a checkpoint must hold tensors", f"none in {origin}", SAVE_AGAIN)
     refuse_packed(raw, origin)
     _check_layout(named, origin, size_bytes)
-    tensors = {name: _as_float32(tensor.detach()) for name, tensor in named.items()}
+    tensors = {name: _as_float32(tensor) for name, tensor in named.items()}
     check_finite(tensors, origin)
     return StateDict(strip_wrappers(tensors), origin)
 

@@ -2,6 +2,7 @@
 
 import pickle
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -95,7 +96,7 @@ def unpickle_tensors(
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(stand_ins):
             warnings.simplefilter("ignore")
-            return torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)
+            content = torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             "a checkpoint must hold tensors only",
@@ -109,6 +110,20 @@ def unpickle_tensors(
             f"{path}: {type(error).__name__}: {first_line(error)}",
             "copy or download it again, or " + SAVE_AGAIN,
         ) from error
+    _forget_attributes(content)
+    return content
+
+
+def _forget_attributes(content: object) -> None:
+    """Those of mappings, which torch takes from the file: one may be called ``items``."""
+    pending, seen = [content], set[int]()
+    while pending:
+        value = pending.pop()
+        if isinstance(value, dict) and id(value) not in seen:
+            seen.add(id(value))
+            if isinstance(value, OrderedDict):
+                vars(value).clear()
+            pending.extend(value.values())
 
 
 def first_line(error: BaseException) -> str:

@@ -10,6 +10,10 @@ from lrq_deploy.wording import counted, printable
 
 __all__ = ["place_of_weights"]
 
+# Mappings of a hostile file may contain each other: every way through them would be walked.
+_MAX_DEPTH = 5
+_MAX_ENTRIES = 2**20
+
 _PUT_AT_THE_TOP = "put the state dict at the top or under 'state_dict' or 'model'"
 _FROM_ARRAYS = (
     "make tensors of its NumPy arrays, and pass the file that has these: "
@@ -33,8 +37,15 @@ def place_of_weights(
         plain: whether ``torch.load`` reads the file with ``weights_only=True``.
 
     Raises:
-        CheckpointError: there are no named tensors, or several sets of which none has a usual key.
+        CheckpointError: there are no named tensors, or several sets of which none has a usual key;
+            or mappings that contain each other without end.
     """
+    if _entries(content, _MAX_DEPTH, {}) > _MAX_ENTRIES:
+        raise CheckpointError(
+            "a checkpoint must not hold mappings nested to an astronomical size",
+            f"more than {_MAX_ENTRIES} entries in {path}",
+            "save it again with torch.save(model.state_dict(), path)",
+        )
     keys = keys_to_weights(content, is_module, is_tensor)
     if keys is not None:
         return keys
@@ -52,6 +63,17 @@ def place_of_weights(
         f"save the one to quantize alone, for instance with torch.save({first}, 'weights.pt')"
         + _as_one(content, path, sets, is_module, plain),
     )
+
+
+def _entries(content: object, depth: int, known: dict[tuple[int, int], int]) -> int:
+    """Entries of nested mappings, those of one counted wherever it is found."""
+    if not isinstance(content, Mapping) or depth == 0:
+        return 0
+    place = id(content), depth
+    if place not in known:
+        inner = (_entries(value, depth - 1, known) for value in content.values())
+        known[place] = len(content) + sum(inner)
+    return known[place]
 
 
 def _described(content: object, is_tensor: Callable[[object], bool]) -> str:

@@ -217,12 +217,12 @@ def outline_safetensors(file: CheckpointFile) -> Outline:
         tensors = {
             str(name): TensorOutline(
                 tuple(int(n) for n in entry["shape"]),
-                _SAFETENSORS_DTYPES.get(entry["dtype"], str(entry["dtype"])),
+                _SAFETENSORS_DTYPES.get(entry["dtype"], printable(entry["dtype"], 20)),
             )
             for name, entry in header.items()
         }
         facts = {printable(key, 40): printable(value) for key, value in metadata.items()}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise CheckpointError(
             "a safetensors header must give a shape and a dtype for each tensor",
             f"{file.path}: {type(error).__name__}: {printable(error)}",

@@ -46,7 +46,7 @@ def outline_export_archive(file: CheckpointFile) -> Outline:
         return _outline(program, unsafe)
     except ZIP_DAMAGE as error:
         raise _damaged(file, error) from None
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (ArithmeticError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise _damaged(file, error) from None
 
 
@@ -114,7 +114,7 @@ def _outline(program: dict[str, Any], unsafe: tuple[str, ...]) -> Outline:
         written_by=f"torch {printable(program.get('torch_version', 'of unknown version'))}",
         tensors=tensors,
         facts={
-            "schema": f"{version.get('major')}.{version.get('minor')}",
+            "schema": printable(f"{version.get('major')}.{version.get('minor')}"),
             "inputs": ", ".join(_text(value) for value in inputs),
             "outputs": ", ".join(_text(value) for value in outputs),
             "operators": f"{sum(operators.values())}: " + _common(operators),

@@ -91,5 +91,6 @@ def _value(value: "onnx.ValueInfoProto") -> str:
 
 
 def _common(operators: Counter[str]) -> str:
-    shown = [f"{count} {name}" for name, count in operators.most_common(_SHOWN_OPERATORS)]
+    most = operators.most_common(_SHOWN_OPERATORS)
+    shown = [f"{count} {printable(name)}" for name, count in most]
     return ", ".join(shown) + (", ..." if len(operators) > _SHOWN_OPERATORS else "")

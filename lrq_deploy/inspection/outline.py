@@ -6,6 +6,8 @@ from lrq_deploy.checkpoint.averaged import AveragedWeights
 
 __all__ = ["Outline", "TensorOutline"]
 
+_LIMIT = 2**63
+
 
 @dataclass(frozen=True)
 class TensorOutline:
@@ -14,10 +16,17 @@ class TensorOutline:
     Attributes:
         shape: sizes; -1 where a file leaves a size open.
         dtype: as PyTorch calls it, without ``torch.``.
+
+    Raises:
+        ValueError: more elements, or a larger side, than any tensor has.
     """
 
     shape: tuple[int, ...]
     dtype: str
+
+    def __post_init__(self) -> None:
+        if max((*self.shape, self.count)) >= _LIMIT:
+            raise ValueError("a tensor of 2**63 elements or more")
 
     @property
     def count(self) -> int:

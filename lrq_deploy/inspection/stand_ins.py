@@ -7,10 +7,11 @@ stand-ins below, which build outlines or swallow their arguments.
 import io
 import pickle
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from lrq_deploy.errors import CheckpointError
 from lrq_deploy.inspection.outline import TensorOutline
+from lrq_deploy.wording import printable
 
 __all__ = ["StandIn", "is_module", "module_tensors", "unpickle_outlines"]
 
@@ -66,13 +67,6 @@ class StandIn:
         """Take the item of a set, and forget it."""
 
 
-class _Mapping(dict[Any, Any]):
-    """An ``OrderedDict`` whose attributes (``_metadata`` of a state dict) are dropped."""
-
-    def __setstate__(self, state: object) -> None:
-        pass
-
-
 def unpickle_outlines(data: bytes) -> tuple[object, int]:
     """Content of the pickle at the start of ``data``, and where it ends.
 
@@ -106,6 +100,14 @@ class _Unpickler(pickle._Unpickler):
             return known
         return self._class_named(qualified)
 
+    def load_build(self) -> None:
+        """Give a stand-in its state; Python's own would set attributes of anything."""
+        state = self.stack.pop()  # type: ignore[attr-defined]
+        if isinstance(self.stack[-1], StandIn):  # type: ignore[attr-defined]
+            self.stack[-1].__setstate__(state)  # type: ignore[attr-defined]
+
+    dispatch: ClassVar[dict[int, Any]] = {**pickle._Unpickler.dispatch, pickle.BUILD[0]: load_build}
+
     def get_extension(self, code: int) -> None:
         self.append(self._class_named(f"copyreg.extension_{code}"))  # type: ignore[attr-defined]
 
@@ -128,7 +130,7 @@ def _sizes(value: object) -> tuple[int, ...]:
 
 
 def _dtype(storage: object) -> str:
-    name = str(getattr(storage, "qualified_name", "")).rpartition(".")[2]
+    name = printable(getattr(storage, "qualified_name", ""), 200).rpartition(".")[2]
     if name.endswith("Storage"):
         return _DTYPE_OF_STORAGE.get(name.removesuffix("Storage"), "untyped")
     return name or "untyped"
@@ -159,8 +161,8 @@ def _from_type(function: object, kind: object, arguments: object, state: object)
     return StandIn()
 
 
-def _mapping(pairs: object = ()) -> _Mapping:
-    return _Mapping(pairs if isinstance(pairs, (list, tuple, dict)) else ())
+def _mapping(pairs: object = ()) -> dict[Any, Any]:
+    return dict(pairs if isinstance(pairs, (list, tuple, dict)) else ())
 
 
 def _set(items: object = ()) -> set[Any]:

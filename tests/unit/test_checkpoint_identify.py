@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import struct
 import tarfile
 import zipfile
 from pathlib import Path
@@ -145,6 +146,21 @@ def test_a_zip_bomb_and_twin_entries_are_refused(tmp_path: Path) -> None:
         archive.writestr("m/DATA.pkl", b"\x80\x02}.")
     with pytest.raises(CheckpointError, match="two entries of one name"):
         identify(tmp_path / "twins.pt")
+
+
+def test_an_archive_that_two_readers_see_differently_is_refused(tmp_path: Path) -> None:
+    whole = _saved(tmp_path / "whole.pt").read_bytes()
+    # Python finds the directory of the second archive, torch that of the first.
+    (tmp_path / "two.pt").write_bytes(whole + whole)
+    with pytest.raises(CheckpointError, match="begin with its first entry"):
+        identify(tmp_path / "two.pt")
+
+
+def test_an_offset_that_no_number_holds_is_damage(tmp_path: Path) -> None:
+    header = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,1e400]}}'
+    (tmp_path / "a.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
+    with pytest.raises(CheckpointError, match="damaged header"):
+        identify(tmp_path / "a.safetensors")
 
 
 HEADS = (

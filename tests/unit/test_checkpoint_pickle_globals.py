@@ -66,6 +66,23 @@ def test_tuples_that_would_hash_for_ever_are_refused() -> None:
         scan_pickle(io.BytesIO(bomb))
 
 
+@pytest.mark.parametrize(
+    "pickled",
+    [
+        b"cbuiltins\nbytearray\n(\x8a\x05\x00\x00\x00\x00\x02tR.",
+        b"c__builtin__\nbytearray\nK\x07\x85R.",
+        b"cbuiltins\nbytearray\n]q\x00K\x07a0h\x00R.",
+        b"cbuiltins\nlist\n(cbuiltins\nbytearray\nK\x07tR.",
+    ],
+)
+def test_a_bytearray_is_made_of_bytes_alone(pickled: bytes) -> None:
+    with pytest.raises(CheckpointError, match="a bytearray of something else than bytes"):
+        scan_pickle(io.BytesIO(b"\x80\x02" + pickled))
+    for value in (bytearray(), bytearray(b"abc\xff")):
+        for protocol in range(6):
+            scan_pickle(io.BytesIO(pickle.dumps([value, value], protocol)))
+
+
 def test_an_unknown_escape_is_damage_and_no_warning() -> None:
     with pytest.raises(CheckpointError, match="invalid escape"):
         scan_pickle(io.BytesIO(b"c\\hoge\nx\n."))

@@ -258,6 +258,29 @@ def test_no_more_than_ten_globals_are_named(tmp_path: Path) -> None:
     assert caught.value.received.count("torch.nn.modules.") == 10
 
 
+def test_mappings_that_contain_each_other_end(tmp_path: Path) -> None:
+    content: dict[str, Any] = {}
+    content.update({f"{number}": content for number in range(26)})
+    torch.save(content, tmp_path / "c.pt")
+    with pytest.raises(CheckpointError, match="astronomical"):
+        read_state_dict(tmp_path / "c.pt")
+    few: dict[str, Any] = {"state_dict": small_weights()}
+    few["self"] = few
+    torch.save(few, tmp_path / "few.pt")
+    assert read_state_dict(tmp_path / "few.pt").tensors.keys() == small_weights().keys()
+
+
+def test_attributes_that_a_file_sets_stand_in_no_way(tmp_path: Path) -> None:
+    weights = OrderedDict(
+        (name, nn.Parameter(x, requires_grad=False)) for name, x in small_weights().items()
+    )
+    for value in weights.values():
+        value.detach = value.numel = "no method"  # type: ignore[assignment,method-assign]
+    weights.get = weights.values = "no method"  # type: ignore[assignment,method-assign]
+    torch.save(weights, tmp_path / "c.pt")
+    assert read_state_dict(tmp_path / "c.pt").tensors.keys() == small_weights().keys()
+
+
 def test_tensors_larger_than_their_file(tmp_path: Path) -> None:
     torch.save({"a": torch.zeros(1).expand(2**30)}, tmp_path / "c.pt")
     with pytest.raises(CheckpointError, match="larger than their file"):

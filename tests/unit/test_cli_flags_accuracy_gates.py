@@ -70,7 +70,13 @@ def test_gates_out_of_range_are_refused(values: tuple[float | None, float | None
 
 
 @pytest.mark.parametrize(
-    "metrics", [{}, {"fidelity": 3, "verdict": []}, {"fidelity": {"count": "x"}}]
+    "metrics",
+    [
+        {},
+        {"fidelity": 3, "verdict": []},
+        {"fidelity": {"count": "x"}},
+        {"fidelity": {"drop_points": float("nan"), "agreement": 10**400}},
+    ],
 )
 def test_a_manifest_may_state_nothing(metrics: dict[str, Any]) -> None:
     assert asdict(Measured.of(metrics)) == asdict(Measured())

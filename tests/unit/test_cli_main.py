@@ -100,6 +100,12 @@ def test_bad_input_is_three_lines_on_stderr_and_exit_code_2(tmp_path: Path) -> N
     assert not (tmp_path / "out").exists()
 
 
+def test_an_error_steers_no_terminal() -> None:
+    done = run_program("validate", "no\x1b[2J\x9bsuch\x07bundle")
+    assert done.returncode == main.EXIT_INPUT
+    assert "no?[2J?such?bundle" in done.stderr
+
+
 @pytest.mark.parametrize("arguments", [["frobnicate"], ["quantize"], ["quantize", "x", "--bit"]])
 def test_usage_errors_are_exit_code_2(arguments: list[str]) -> None:
     done = run_program(*arguments)

@@ -3,6 +3,7 @@
 import argparse
 import io
 import os
+import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,14 +16,18 @@ import torchvision
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
+from rich.console import Console
 from safetensors.torch import save_file
 from support.architecture_index import inspected, keep_indexes
 from torch import nn
 
 from lrq_deploy.checkpoint.read import read_state_dict
+from lrq_deploy.cli.reports.inspect import print_inspection
 from lrq_deploy.errors import CheckpointError, LrqError
 from lrq_deploy.inspection.advice import Run, advise
 from lrq_deploy.inspection.inspect import inspect_model
+from lrq_deploy.inspection.outline import TensorOutline
+from lrq_deploy.inspection.stand_ins import unpickle_outlines
 
 pytestmark = pytest.mark.unit
 
@@ -377,6 +382,42 @@ def test_refusals(tmp_path: Path, write: Callable[[Path], object], said: str) ->
     write(path)
     with pytest.raises(CheckpointError, match=said):
         inspect_model(path)
+
+
+@pytest.mark.parametrize("shape", ["1e400", f"{2**62},4", "9" * 4000])
+def test_sides_that_no_tensor_has_are_refused(tmp_path: Path, shape: str) -> None:
+    header = f'{{"a":{{"dtype":"F32","shape":[{shape}],"data_offsets":[0,4]}}}}'.encode()
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
+    with pytest.raises(CheckpointError, match="shape and a dtype"):
+        inspect_model(path)
+
+
+def test_what_a_file_calls_things_reaches_no_terminal(tmp_path: Path) -> None:
+    red = "\x1b[31m"
+    weights = {f"{red}{name}": value for name, value in _small().state_dict().items()}
+    torch.save({f"{red}net": weights, "epoch": -(10**5000), red: red}, tmp_path / "c.pt")
+    header = f'{{"{red}":{{"dtype":"{red}","shape":[1],"data_offsets":[0,4]}}}}'
+    header = header.replace("\x1b", "\\u001b")
+    (tmp_path / "a.pt").write_bytes(struct.pack("<Q", len(header)) + header.encode() + bytes(4))
+    _write_onnx(tmp_path / "o.pt")
+    graph = onnx.load(tmp_path / "o.pt")
+    graph.graph.node[0].op_type = red
+    (tmp_path / "o.pt").write_bytes(graph.SerializeToString())
+    for name in ("c.pt", "a.pt", "o.pt"):
+        shown = io.StringIO()
+        print_inspection(Console(file=shown, width=100), inspect_model(tmp_path / name), True)
+        assert "[31m" in shown.getvalue()
+        assert "\x1b" not in shown.getvalue()
+
+
+def test_a_file_sets_attributes_of_stand_ins_alone(tmp_path: Path) -> None:
+    torch.save({"a.weight": torch.ones(2)}, tmp_path / "c.pt")
+    with zipfile.ZipFile(tmp_path / "c.pt") as archive:
+        data = archive.read("c/data.pkl")
+    built = data.removesuffix(b"s.") + b"}(X\x05\x00\x00\x00shapeX\x01\x00\x00\x00xubs."
+    content, _ = unpickle_outlines(built)
+    assert content == {"a.weight": TensorOutline((2,), "float32")}
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
