@@ -1,6 +1,6 @@
 """How equal the forms of one student must be: integers wholly, floats as far as float32 goes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lrq_deploy.export.intervals import share_interval
 from lrq_deploy.export.parity.compare import Parity
@@ -15,6 +15,7 @@ __all__ = [
     "Bound",
     "as_close_as",
     "integer_bound",
+    "with_ties_of",
 ]
 
 MIN_SAME_TOP1 = 0.999
@@ -64,7 +65,7 @@ class Bound:
         )
         parts = [f"top-1 >= {100 * self.same_top1:.4g} %{chance}"]
         if self.same_rows:
-            parts.append(f"rows >= {100 * self.same_rows:g} %{by_chance}")
+            parts.append(f"rows >= {100 * self.same_rows:.4g} %{by_chance}")
         return ", ".join(parts)
 
 
@@ -80,6 +81,14 @@ def integer_bound(model: QuantizedModel) -> Bound:
     if max(model.scheme.weight_bits, model.scheme.act_bits) <= _NARROW_BITS:
         return Bound(same_rows=MIN_SAME_ROWS_NARROW)
     return Bound(same_rows=MIN_SAME_ROWS, rows_within_chance=True)
+
+
+def with_ties_of(simulation: Parity, bound: Bound) -> Bound:
+    """Where torch's float32 meets ties that no scale avoids, so may a graph of many integers."""
+    if not bound.rows_within_chance:
+        return bound
+    reached = share_interval(simulation.same_rows, simulation.count)[0]
+    return replace(bound, same_rows=min(reached, bound.same_rows))
 
 
 def as_close_as(simulation: Parity) -> Bound:

@@ -16,7 +16,13 @@ from torch import Tensor
 
 from lrq_deploy.errors import ImageError, ParityError
 from lrq_deploy.export.engine.run import EngineSession, EngineUnavailableError
-from lrq_deploy.export.parity.bounds import FLOAT_SUMS, Bound, as_close_as, integer_bound
+from lrq_deploy.export.parity.bounds import (
+    FLOAT_SUMS,
+    Bound,
+    as_close_as,
+    integer_bound,
+    with_ties_of,
+)
 from lrq_deploy.export.parity.compare import Parity, compare
 from lrq_deploy.export.parity.exposure import (
     Divergence,
@@ -233,13 +239,16 @@ def climb(
 
 
 def _bounded(rungs: Sequence[Rung], model: QuantizedModel) -> tuple[Rung, ...]:
-    """Where a student adds floats, its forms have the bound of the simulation, which comes first.
+    """The simulation, which comes first, shows what ties and sums of floats do to a student.
 
-    The reference has none to add: it is as exact as what it is held against.
+    Where it adds floats, its forms have the bound of the simulation. The reference has none to
+    add: it is as exact as what it is held against.
     """
     simulation = rungs[0].parity
-    if simulation is None or float_operator(model) is None:
+    if simulation is None:
         return tuple(rungs)
+    if float_operator(model) is None:
+        return tuple(replace(r, bound=with_ties_of(simulation, r.bound)) for r in rungs)
     bound = as_close_as(simulation)
     return tuple(r if r.name == "reference" else replace(r, bound=bound) for r in rungs)
 

@@ -15,7 +15,13 @@ from torch import Tensor, nn
 
 from lrq_deploy.errors import ParityError
 from lrq_deploy.export.onnx_graph import to_onnx
-from lrq_deploy.export.parity.bounds import MIN_SAME_TOP1, Bound, as_close_as, integer_bound
+from lrq_deploy.export.parity.bounds import (
+    MIN_SAME_TOP1,
+    Bound,
+    as_close_as,
+    integer_bound,
+    with_ties_of,
+)
 from lrq_deploy.export.parity.compare import Parity
 from lrq_deploy.export.parity.ladder import climb
 from lrq_deploy.export.parity.reference import float_operator
@@ -76,6 +82,17 @@ def test_few_images_do_not_tell_a_rare_tie_from_a_fault(
 def test_as_close_as_torch_is(simulated: Parity, shipped: Parity, holds: bool) -> None:
     assert as_close_as(simulated).holds(shipped) == holds
     assert as_close_as(simulated).holds(simulated)
+
+
+def test_ties_that_torch_meets_too_are_no_fault_of_a_graph() -> None:
+    bound = integer_bound(replace(student(False), scheme=Scheme(8, 8, 8)))
+    assert with_ties_of(parity(1.0, 1000, 0.998), bound) == bound
+    relaxed = with_ties_of(parity(1.0, 32, 1.0), bound)
+    assert relaxed.holds(parity(1.0, 32, 26 / 32))
+    assert not relaxed.holds(parity(1.0, 32, 24 / 32))
+    assert with_ties_of(parity(1.0, 8, 0.0), bound).holds(parity(1.0, 8, 0.0))
+    narrow = integer_bound(student(False))
+    assert with_ties_of(parity(1.0, 8, 0.0), narrow) == narrow
 
 
 class Attending(nn.Module):
