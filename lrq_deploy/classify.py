@@ -60,6 +60,10 @@ _SCALED = ("PNG", "PPM")
 
 _BITS_PER_SAMPLE = 258
 
+# A strip of a few pixels fills the memory when its short side grows to that of the network.
+_LONGEST_SIDE = 2**20
+_MOST_PIXELS = 2**27
+
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
@@ -122,12 +126,16 @@ def _bits(image: Image.Image) -> int:
 def _resized(
     image: Image.Image, height: int, width: int, side: int | None, resampling: Image.Resampling
 ) -> Image.Image:
+    size = (width, height)
+    if side is not None:
+        # A crop larger than the resized image would be padded black.
+        side = max(side, height, width)
+        shorter = min(image.size)
+        size = (image.width * side // shorter, image.height * side // shorter)
+    if max(image.size) > _LONGEST_SIDE or size[0] * size[1] > _MOST_PIXELS:
+        raise ValueError(f"{image.width} x {image.height} pixels, too long a strip to be resized")
     if side is None:
-        return image.resize((width, height), resampling)
-    # A crop larger than the resized image would be padded black.
-    side = max(side, height, width)
-    shorter = min(image.size)
-    size = (image.width * side // shorter, image.height * side // shorter)
+        return image.resize(size, resampling)
     if image.size != size:
         image = image.resize(size, resampling)
     left = round((image.width - width) / 2)
@@ -228,12 +236,18 @@ def main(arguments: list[str], bundle: Path) -> int:
     if not arguments or arguments[0].startswith("-"):
         sys.stdout.write(__doc__ or "")
         return 0 if arguments[:1] in (["-h"], ["--help"]) else 2
-    manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
-    reading, shape = manifest["preprocessing"], tuple(manifest["input_shape"])
-    task = manifest["options"].get("task", "multiclass")
-    names = manifest.get("class_names", ())
+    try:
+        manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
+        reading, shape = manifest["preprocessing"], tuple(manifest["input_shape"])
+        task = manifest["options"].get("task", "multiclass")
+        names, classes = manifest.get("class_names", ()), manifest["num_classes"]
+        if len(names) not in (0, classes) or reading["interpolation"] not in _RESAMPLING:
+            raise ValueError("names of other classes, or another interpolation")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        _say(f"{bundle / 'manifest.json'} is damaged ({error!r}); get the bundle again")
+        return 2
     session = _session(model)
-    if session is None or not _fits(session, model, shape, manifest["num_classes"]):
+    if session is None or not _fits(session, model, shape, classes):
         return 2
     if not reading.get("known", True):
         _say(

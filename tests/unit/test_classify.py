@@ -9,6 +9,7 @@ import subprocess
 import sys
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -210,6 +211,32 @@ def test_pixels_that_nobody_spoke_of_are_warned_of_once(
     assert "--mean and --std" in warning
     assert main(images, bundle.path) == 0
     assert capsys.readouterr() == (written.out, "")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        None,
+        {"preprocessing": 3},
+        {"input_shape": None},
+        {"options": []},
+        {"class_names": ["a"]},
+        {"preprocessing": {"interpolation": "none"}},
+    ],
+)
+def test_a_damaged_manifest_is_one_sentence(
+    bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: dict[str, Any]
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(bundle.path, copy)
+    text = (copy / "manifest.json").read_text(encoding="utf-8")
+    changed = text[: len(text) // 2] if change is None else json.dumps(json.loads(text) | change)
+    (copy / "manifest.json").write_text(changed, encoding="utf-8")
+    assert main(["x.png"], copy) == 2
+    written = capsys.readouterr()
+    assert written.out == ""
+    (sentence,) = written.err.splitlines()
+    assert sentence.startswith(f"{copy / 'manifest.json'} is damaged (")
 
 
 def test_a_reader_that_has_enough_ends_it_quietly(bundle: Bundle, photos: Path) -> None:

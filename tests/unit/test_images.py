@@ -217,6 +217,18 @@ def test_real_photographs_are_read() -> None:
     assert 0.2 < float(batch.mean()) < 0.8
 
 
+@pytest.mark.parametrize(("size", "resize"), [((1, 60_000), 256), ((2**20 + 1, 1), None)])
+def test_a_strip_that_would_fill_the_memory_is_skipped(
+    tmp_path: Path, size: tuple[int, int], resize: int | None
+) -> None:
+    Image.new("1", size).save(tmp_path / "strip.png")
+    Image.new("RGB", (40, 1000)).save(tmp_path / "tall.png")
+    how = Preprocessing((0.0,) * 3, (1.0,) * 3, resize=resize)
+    found = read_image_folder(tmp_path, (3, 224, 224), how, None)
+    assert [path.name for path in found.paths] == ["tall.png"]
+    assert found.skipped == 1
+
+
 def test_postscript_disguised_as_an_image_is_never_run(tmp_path: Path) -> None:
     script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"
     (tmp_path / "0.jpg").write_bytes(script)
