@@ -1,10 +1,10 @@
 """Pass: move scales of activations a little, so that no rounding of a sum or product is a tie.
 
 A quantizer behind an addition, a product, a curved activation or another quantizer rounds a
-function of one or two tensors of few integers, so every value that it can meet is known. So is the
-limit of a clip in front of it: 6 is 212.5 steps of a range of 7.2 in 255. Runtimes
-evaluate that function in float32 in different orders, and round what lies nearer to ``k + 1/2``
-than their errors to different sides. A nudge of the quantizer's own scale by a part in 10,000
+function of one or two tensors of few integers, and of single stored numbers, so every value that
+it can meet is known. So is the limit of a clip in front of it: 6 is 212.5 steps of a range of 7.2
+in 255. Runtimes evaluate that function in float32 in different orders, and round what lies nearer
+to ``k + 1/2`` than their errors to different sides. A nudge of the quantizer's own scale by a part in 10,000
 moves all those values off.
 
 An average that has the scale of what it averages, because both are concatenated, meets a tie in
@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from lrq_deploy.graph.attributes import tensor_of
 from lrq_deploy.graph.clipping import clip_limits
 from lrq_deploy.graph.operators import ACTIVATIONS, AVERAGES, RECTIFIERS, SUMS, is_call
 from lrq_deploy.graph.roles import sources_of
@@ -119,7 +120,7 @@ def rounded_values(quantizer: fx.Node, entries: Mapping[str, QParams]) -> Rounde
     """What the call ``quantizer`` rounds; None where it is a layer's result or the image."""
     source = quantizer.all_input_nodes[0]
     operands = _operands(source)
-    if operands is None or len(operands) > 2:
+    if not operands or len(operands) > 2:
         return None
     tables = [entries.get(str(sources_of(tensor)[0].target)) for tensor in operands]
     known = [table for table in tables if table is not None]
@@ -128,7 +129,8 @@ def rounded_values(quantizer: fx.Node, entries: Mapping[str, QParams]) -> Rounde
     grids = _grids(known)
     values = dict(zip(operands, grids, strict=True))
     real = torch.broadcast_to(_evaluate(source, values), torch.broadcast_shapes(*_shapes(grids)))
-    error = _error(source, real, grids, known, entries[str(quantizer.target)])
+    terms = _terms(source, values)
+    error = _error(source, real, grids, terms, known, entries[str(quantizer.target)])
     return Rounded(real.flatten(), torch.broadcast_to(error, real.shape).flatten())
 
 
@@ -147,6 +149,8 @@ def clipped_values(quantizer: fx.Node) -> Rounded | None:
 
 def _operands(node: fx.Node) -> list[fx.Node] | None:
     """The quantized tensors that an element-wise expression reads; None for anything else."""
+    if _stored(node) is not None:
+        return []
     if not is_call(node, _ELEMENTWISE):
         return [node] if sources_of(node)[0].op == "call_module" else None
     found: list[fx.Node] = []
@@ -173,9 +177,31 @@ def _grids(tables: list[QParams]) -> list[Tensor]:
     return grids
 
 
+def _stored(node: fx.Node) -> Tensor | None:
+    """A single number that the network stores, float64 ``[]``."""
+    owner = node.graph.owning_module
+    if node.op != "get_attr" or owner is None:
+        return None
+    value = tensor_of(owner, node)
+    return value.detach().double().reshape([]) if value.numel() == 1 else None
+
+
+def _terms(node: fx.Node, values: Mapping[fx.Node, Tensor]) -> Tensor:
+    """Sizes of what is added up, without regard to what cancels."""
+    if node in values or _stored(node) is not None:
+        return _evaluate(node, values).abs()
+    parts = [_terms(tensor, values) for tensor in node.all_input_nodes]
+    if is_call(node, {aten.mul.Tensor}) and len(parts) == 2:
+        return parts[0] * parts[1]
+    return torch.stack(torch.broadcast_tensors(*parts)).sum(0)
+
+
 def _evaluate(node: fx.Node, values: Mapping[fx.Node, Tensor]) -> Tensor:
     if node in values:
         return values[node]
+    stored = _stored(node)
+    if stored is not None:
+        return stored
     call: Any = node.target
     arguments = fx.map_arg(node.args, lambda n: _evaluate(n, values))
     result: Tensor = call(*arguments, **node.kwargs)
@@ -183,7 +209,12 @@ def _evaluate(node: fx.Node, values: Mapping[fx.Node, Tensor]) -> Tensor:
 
 
 def _error(
-    source: fx.Node, real: Tensor, grids: list[Tensor], tables: list[QParams], output: QParams
+    source: fx.Node,
+    real: Tensor,
+    grids: list[Tensor],
+    terms: Tensor,
+    tables: list[QParams],
+    output: QParams,
 ) -> Tensor:
     """Bound of the float32 error of each value, in reals.
 
@@ -196,7 +227,6 @@ def _error(
     if is_call(source, {aten.mul.Tensor}):
         return UNIT * (4 * real.abs() + 2 * stored)
     offsets = sum(t.scale.double() * (int(t.zero_point) - t.qmin) for t in tables)
-    terms = torch.stack(torch.broadcast_tensors(*(grid.abs() for grid in grids))).sum(0)
     return UNIT * (3 * terms + real.abs() + 5 * offsets + 3 * stored)
 
 

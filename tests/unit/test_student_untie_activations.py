@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from lrq_deploy.qparams import QParams
 from lrq_deploy.scheme import IntegerRange
@@ -130,6 +130,28 @@ def test_exact_ties_are_found_and_removed() -> None:
     assert float(clearance(values, entries["out"].scale[None], entries["out"])) == 0
     scale = untied(aten.add.Tensor, entries)["out"].scale
     assert float(clearance(values, scale[None], entries["out"])) >= 1
+
+
+def test_a_number_that_the_network_stores_is_known() -> None:
+    graph = fx.Graph()
+    read = graph.call_module("a", (graph.placeholder("x"),))
+    gain, shift = (graph.get_attr(name) for name in ("gain", "shift"))
+    product = graph.call_function(aten.mul.Tensor, (gain, read))
+    call = graph.call_module("out", (graph.call_function(aten.add.Tensor, (product, shift)),))
+    graph.output(call)
+    parts = {"a": nn.Identity(), "out": nn.Identity()}
+    values = {"gain": torch.tensor(0.5), "shift": torch.full((1, 1, 1, 1), -3.0)}
+    student = fx.GraphModule({**parts, **values}, graph)
+    entries = {"a": entry(1.0, UNSIGNED), "out": entry(1.0, SIGNED)}
+    found = rounded_values(call, entries)
+    assert found is not None
+    assert torch.equal(found.real, torch.arange(128).double() / 2 - 3)
+    # Sums err by what is added up, where it cancels too.
+    assert float(found.error[6]) > 1e-7
+    assert float(clearance(found, entries["out"].scale[None], entries["out"])) == 0
+    moved = dict(entries)
+    untie_activations(student, moved)
+    assert float(clearance(found, moved["out"].scale[None], moved["out"])) >= 1
 
 
 def test_a_scale_that_meets_no_tie_stays() -> None:
