@@ -167,11 +167,9 @@ def _by_class(
         notes.append(_unknown(subfolders, class_names))
     elif places != list(range(found)):
         notes.append("class folders are taken by their names, which the model file states")
-    if found < num_classes and places is None:
-        notes.append(
-            f"{found} class folders for {num_classes} logits tell no labels; "
-            "agreement with the teacher is measured instead"
-        )
+    untold = "" if places is not None else _untold(subfolders, num_classes, class_names)
+    if untold:
+        notes.append(f"{untold}; agreement with the teacher is measured instead")
         return ImageListing(paths, None, None, _joined(*notes))
     if found < num_classes:
         notes.append(f"{found} of {num_classes} classes have a folder")
@@ -183,10 +181,25 @@ def _by_class(
 
 def _places(subfolders: list[Path], class_names: Sequence[str]) -> list[int] | None:
     """The logit of each folder; None where one is called like no class."""
-    known = {name.casefold(): index for index, name in enumerate(class_names)}
-    places = [known.get(folder.name.casefold()) for folder in subfolders]
+    places = _stated_places(subfolders, class_names)
     found = [place for place in places if place is not None]
     return found if len(found) == len(set(found)) == len(places) > 0 else None
+
+
+def _stated_places(subfolders: list[Path], class_names: Sequence[str]) -> list[int | None]:
+    known = {name.casefold(): index for index, name in enumerate(class_names)}
+    return [known.get(folder.name.casefold()) for folder in subfolders]
+
+
+def _untold(subfolders: list[Path], num_classes: int, class_names: Sequence[str]) -> str:
+    """Why the order of folders that are not taken by their names tells no labels, or nothing."""
+    found = len(subfolders)
+    if found < num_classes:
+        return f"{found} class folders for {num_classes} logits tell no labels"
+    places = _stated_places(subfolders, class_names)
+    if any(place not in (None, index) for index, place in enumerate(places)):
+        return "sorted as text they are not in the order of the classes that the model file states"
+    return ""
 
 
 def _unknown(subfolders: list[Path], class_names: Sequence[str]) -> str:
