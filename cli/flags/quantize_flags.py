@@ -298,7 +298,8 @@ def command_line(model: Path, flags: QuantizeFlags) -> str:
     job, program = launch(), ["lrq-deploy"]
     if job.count > 1:
         program = ["torchrun", "--nproc-per-node", str(job.local_count), "-m", "lrq_deploy"]
-    words = [*program, "quantize", str(model)]
+    # A leading minus sign must not be read as a flag's.
+    words = [*program, "quantize", f"./{model}" if str(model).startswith("-") else str(model)]
     for name, value in flags.given().items():
         flag = flag_name(name)
         if isinstance(value, bool):

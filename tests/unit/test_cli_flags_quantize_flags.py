@@ -235,6 +235,11 @@ def test_a_printed_command_line_parses_to_the_same_options(flags: QuantizeFlags)
         assert parse(recorder, words[2:]) == options_from(MODEL, flags)
 
 
+def test_a_file_with_a_leading_minus_sign_is_no_flag(recorder: Recorder) -> None:
+    words = shlex.split(command_line(Path("-net.pt"), QuantizeFlags(bits=4)))
+    assert parse(recorder, words[2:]).model == Path("-net.pt")
+
+
 def test_the_demo_runs_quantize_with_four_bits(recorder: Recorder) -> None:
     flags = demo_flags(Path("d"), seed=5, recipe="fast", force=True)
     words = shlex.split(command_line(Path("d/model.pt"), flags))[2:]
