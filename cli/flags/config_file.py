@@ -20,6 +20,9 @@ __all__ = ["ALLOWED_KEYS", "read_config"]
 # Trust in a file that may run code is given by hand, for one run, never by another file.
 _BY_HAND = ("trust_pickle",)
 
+_ALONE = ("trust-pickle", "json", "quiet")
+"""Switches of the command line alone."""
+
 ALLOWED_KEYS = tuple(
     flag_name(field.name) for field in fields(QuantizeFlags) if field.name not in _BY_HAND
 )
@@ -110,7 +113,13 @@ def _validated(path: Path, values: Mapping[str, object]) -> QuantizeFlags:
 
 
 def _meant(key: str) -> str:
-    near = get_close_matches(flag_name(key), ALLOWED_KEYS, n=1)
+    name = flag_name(key)
+    if name in _ALONE:
+        return f"pass --{name} on the command line in place of {key}"
+    switch = name.removeprefix("no-")
+    if switch != name and switch in _SWITCHES:
+        return f"write {switch}, true or false, in place of {key}"
+    near = get_close_matches(name, ALLOWED_KEYS, n=1)
     return f"did you mean {near[0]} in place of {key}?" if near else ""
 
 

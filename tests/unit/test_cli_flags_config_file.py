@@ -70,6 +70,8 @@ def test_unknown_keys_are_refused_with_the_allowed_ones(
         ("input_shape = [3, 8, 8]", "did you mean input-shape in place of input_shape?"),
         ("bit = 4", "did you mean bits in place of bit?"),
         ("zzz = 4", "remove or rename them"),
+        ("no_bench = true", "write bench, true or false, in place of no_bench"),
+        ("json = true", "pass --json on the command line in place of json"),
     ],
 )
 def test_a_key_that_is_nearly_one_is_named(tmp_path: Path, text: str, remedy: str) -> None:
