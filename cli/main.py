@@ -1,5 +1,6 @@
 """Entry point: the commands, and the one place where errors become exit codes."""
 
+import errno
 import os
 import re
 import sys
@@ -58,6 +59,9 @@ EXIT_CODES: dict[type[LrqError], int] = {
     WriteError: EXIT_RUN,
 }
 """Of every error that is not bad input."""
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+"""The file that stdout is redirected to may be what has no room."""
 
 app = typer.Typer(
     name="lrq-deploy",
@@ -124,6 +128,9 @@ def run() -> None:
         raise
     except Exception as error:  # noqa: BLE001  the outermost frame: nothing is swallowed
         _show_traceback()
+        if isinstance(error, OSError) and error.errno in _FULL:
+            _say(f"error: the disk must have room\n  received: {error}\n  remedy: free some of it")
+            sys.exit(EXIT_RUN)
         here = f"{speaker()}: " if speaker() else ""
         _say(
             f"{here}lrq-deploy stopped on an unexpected {type(error).__name__}: {error}\n"

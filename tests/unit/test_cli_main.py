@@ -1,5 +1,6 @@
 """The program as a process: start-up cost, exit codes, what goes where."""
 
+import errno
 import os
 import resource
 import subprocess
@@ -136,6 +137,12 @@ def test_a_demo_below_a_file_is_bad_input(tmp_path: Path) -> None:
         (WriteError("a rule", "a thing", "a remedy"), 4, "error: a rule\n  received: a thing"),
         (KeyboardInterrupt(), 130, "interrupted"),
         (ZeroDivisionError("by nought"), 1, "unexpected ZeroDivisionError: by nought"),
+        (
+            OSError(errno.ENOSPC, "stdout is full"),
+            4,
+            "error: the disk must have room\n  received: [",
+        ),
+        (OSError(errno.EIO, "worn"), 1, "unexpected OSError: [Errno 5] worn"),
     ],
 )
 @pytest.mark.parametrize("debug", ["0", "1"])
