@@ -11,6 +11,7 @@ from lrq_deploy.export.intervals import images_to_decide, paired_drop_interval, 
 from lrq_deploy.export.latency import Benchmark
 from lrq_deploy.export.targets import REFERENCE, TargetChoice, targets
 from lrq_deploy.options import QuantizeOptions
+from lrq_deploy.scheme import Scheme
 from lrq_deploy.student.frozen import FrozenLayer, QuantizedModel
 from lrq_deploy.student.weighted import weighted_layers
 
@@ -82,6 +83,7 @@ def _accuracy(
         ways.append(f"--weight-bits {wider} takes the same room in the file")
     if options.scheme.act_bits < 8:
         ways.append("--act-bits 8 costs neither size nor speed in ONNX Runtime")
+    ways += _narrowed_further(options.scheme)
     if narrowed:
         # Exact sums of such pairs leave the weights a bit less on CPUs without VNNI.
         price = ", weights -64..64" if weight_bits == _CARRIER_BITS else ""
@@ -91,6 +93,20 @@ def _accuracy(
     if options.recipe != "best":
         ways.append("--recipe best takes longer")
     return "; ".join(ways)
+
+
+def _narrowed_further(scheme: Scheme) -> list[str]:
+    """What was given widths below those that it has unless told."""
+    residual = scheme.act_bits if scheme.residual_bits is None else scheme.residual_bits
+    edge = scheme.weight_bits if scheme.edge_bits is None else scheme.edge_bits
+    ways = []
+    if residual < _CARRIER_BITS:
+        ways.append("--residual-bits 8 takes a Clip per block in ONNX Runtime")
+    if edge < _CARRIER_BITS:
+        ways.append("--edge-bits 8 makes the first and the last layer larger")
+    if any(own.weight_bits < _CARRIER_BITS for own in scheme.layer_bits):
+        ways.append("a larger --target-size gives more layers 8 bits")
+    return ways
 
 
 def _certainty(checked: Checked) -> str:

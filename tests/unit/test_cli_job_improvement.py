@@ -16,7 +16,7 @@ from lrq_deploy.export.coverage import Coverage
 from lrq_deploy.export.labelling import AtChance
 from lrq_deploy.export.targets import targets
 from lrq_deploy.options import QuantizeOptions
-from lrq_deploy.scheme import Scheme
+from lrq_deploy.scheme import LayerBits, Scheme
 from lrq_deploy.student.freeze import frozen_model
 from lrq_deploy.student.frozen import QuantizedModel
 from lrq_deploy.teacher import Teacher
@@ -81,6 +81,26 @@ def test_widths_that_were_chosen_per_layer_are_not_advised_on() -> None:
     assert "--act-bits 8" in found["accuracy"]
     assert "--weight-bits" not in found["accuracy"]
     assert "size" not in found
+
+
+@pytest.mark.parametrize(
+    ("scheme", "named"),
+    [
+        (Scheme(4, 4), ()),
+        (Scheme(4, 4, residual_bits=2), ("--residual-bits 8",)),
+        (Scheme(4, 4, edge_bits=None, residual_bits=None), ("--residual-bits 8", "--edge-bits 8")),
+        (Scheme(8, 8, edge_bits=None, residual_bits=None), ()),
+        (Scheme(8, 8, layer_bits=(LayerBits("a", 4),)), ("a larger --target-size",)),
+        (Scheme(8, 8, layer_bits=(LayerBits("a", 8),)), ()),
+    ],
+)
+def test_what_was_narrowed_further_than_unless_given_is_named(
+    scheme: Scheme, named: tuple[str, ...]
+) -> None:
+    student = residual_student(scheme.weight_bits, scheme.act_bits)
+    said = advice(options(scheme=scheme), student, checked(fidelity=fidelity(0.9)), 10**6)
+    for way in ("--residual-bits 8", "--edge-bits 8", "a larger --target-size"):
+        assert (way in said["accuracy"]) == (way in named)
 
 
 def int4_student(edge_bits: int) -> QuantizedModel:
