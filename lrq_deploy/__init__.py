@@ -26,3 +26,8 @@ def __getattr__(name: str) -> Any:
     value = getattr(import_module(_PUBLIC[name]), name)
     globals()[name] = value
     return value
+
+
+def __dir__() -> list[str]:
+    # Completion and help() find what is not loaded yet.
+    return sorted({*globals(), *__all__})

@@ -35,6 +35,11 @@ def test_importing_the_package_loads_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_completion_knows_the_public_names_before_they_are_loaded() -> None:
+    code = "import sys, lrq_deploy; sys.exit(not {*lrq_deploy.__all__} <= {*dir(lrq_deploy)})"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_public_names_are_there_and_others_are_not() -> None:
     for name in lrq_deploy.__all__:
         assert getattr(lrq_deploy, name)
