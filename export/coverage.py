@@ -7,8 +7,9 @@ from typing import Any
 
 import onnx
 
-from lrq_deploy.export.multiply_adds import multiply_adds, stray_products
+from lrq_deploy.export.multiply_adds import multiply_adds
 from lrq_deploy.export.session import open_session
+from lrq_deploy.graph.strays import stray_products
 from lrq_deploy.student.frozen import FloatLayer, QuantizedModel
 from lrq_deploy.student.weight_only import WeightOnlyLayer
 from lrq_deploy.student.weighted import WeightedLayer, weighted_layers
@@ -137,7 +138,7 @@ def strays(model: QuantizedModel) -> tuple[LayerCoverage, ...]:
     """Operators that multiply by stored numbers as layers do and were not recognised as one."""
     return tuple(
         LayerCoverage(node.name, str(node.target), count, False, "", _STRAY)
-        for node, count in stray_products(model).items()
+        for node, count in stray_products(model.graph, model.input_shape).items()
     )
 
 

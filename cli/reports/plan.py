@@ -109,6 +109,8 @@ def _figures(plan: Plan) -> Table:
         ("BatchNorm enough?", plan.batch_norm.verdict),
         ("time of the run", _time(plan)),
     ]
+    if plan.strays:
+        rows.append(("in float", _strays(plan)))
     rows += [("weights", remark) for remark in plan.remarks]
     if plan.normalisation:
         rows.append(("pixels", plan.normalisation))
@@ -131,6 +133,15 @@ def _quantizers(plan: Plan) -> str:
 def _shares(plan: Plan) -> str:
     parts = (f"{100 * plan.integer_share(name):.1f} % by {name}" for name in plan.advice)
     return "in integers " + ", ".join(parts)
+
+
+def _strays(plan: Plan) -> str:
+    names = ", ".join(plan.strays)
+    count = sum(plan.strays.values()) / 1e6
+    return (
+        f"{names}: {count:,.2f} M multiply-adds by stored numbers outside of convolutions and "
+        "linear layers"
+    )
 
 
 def _sizes(plan: Plan) -> str:

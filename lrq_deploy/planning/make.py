@@ -9,6 +9,7 @@ from lrq_deploy.errors import ExportError
 from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
 from lrq_deploy.graph.operators import all_known
 from lrq_deploy.graph.statistics import batch_norms
+from lrq_deploy.graph.strays import stray_products
 from lrq_deploy.graph.teach import make_teacher
 from lrq_deploy.loading import LoadedModel, load_model
 from lrq_deploy.method.chosen import chosen_settings
@@ -75,6 +76,7 @@ def make_plan(
     obstacle = _obstacle(student, teacher, rehearse)
     layers = survey_layers(student, teacher.input_shape)
     quantizers = survey_quantizers(student)
+    strays = stray_products(student, teacher.input_shape)
     report.advance(message="placed")
     # Where the time of a step is measured too.
     settings = chosen_settings(options, teacher.input_shape, torch.device("cpu"))
@@ -102,6 +104,7 @@ def make_plan(
         advice={r.name: r.what_bits_buy(scheme, sizes) for r in runtimes},
         alternative=_alternative(scheme, sizes),
         remarks=(*loaded.remarks, *idle_options(student, scheme)),
+        strays={node.name: count for node, count in strays.items()},
     )
 
 

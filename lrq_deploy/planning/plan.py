@@ -1,7 +1,7 @@
 """The plan of a run: one frozen description that the command line prints or dumps."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
 from lrq_deploy.graph.operators import LayerKind
@@ -187,6 +187,7 @@ class Plan:
         batch_norm: whether the method applies.
         normalisation: what its BatchNorm has against how pixels are read; empty if nothing.
         fitting: how pixels are to be normalised instead; None where nothing is known of that.
+        strays: multiply-adds of operators that are no layer and run in float, by operator.
         obstacle: why no graph can be written of it; empty if there is no reason.
         duration: of the run.
         advice: sentences on what the widths buy, by the runtime's name.
@@ -211,11 +212,13 @@ class Plan:
     alternative: str
     remarks: tuple[str, ...] = ()
     fitting: Preprocessing | None = None
+    strays: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def multiply_adds(self) -> int:
-        """Multiply-adds of all layers for one image."""
-        return sum(layer.facts.multiply_adds for layer in self.layers)
+        """Multiply-adds of all layers, and of what multiplies beside them, for one image."""
+        layers = sum(layer.facts.multiply_adds for layer in self.layers)
+        return layers + sum(self.strays.values())
 
     def integer_share(self, runtime: str) -> float:
         """Share of the multiply-adds that a runtime does in integers, 0..1."""

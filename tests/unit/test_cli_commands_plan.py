@@ -46,6 +46,14 @@ class Heads(nn.Module):
         x = self.body(x).mean((2, 3))
         return {"main": self.main(x), "aux": self.aux(x)}
 
+class Recurrent(Heads):
+    def __init__(self):
+        super().__init__()
+        self.rows = nn.LSTM(4, 4, batch_first=True)
+
+    def forward(self, x):
+        return self.main(self.rows(self.body(x).mean(2).transpose(1, 2))[0].mean(1))
+
 def plain():
     return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(800, 5))
 """
@@ -280,6 +288,19 @@ def test_output_picks_one_of_several_heads(program: Program) -> None:
     assert "main [N, 5], aux [N, 6]" in text
     _, text = program.run("--json", "--output", "aux", factory="Heads")
     assert json.loads(text)["num_classes"] == 6
+
+
+def test_what_multiplies_in_float_beside_layers_counts(program: Program) -> None:
+    _, text = program.run("--json", factory="Recurrent")
+    found, count = json.loads(text), 10 * 4 * 4 * (4 + 4)
+    layers = 100 * 4 * 27 + 4 * 5
+    assert found["strays"] == {"lstm": count}
+    assert found["multiply_adds"] == layers + count
+    share = pytest.approx(layers / (layers + count))
+    assert found["integer_share"] == {"onnxruntime": share, "tensorrt": share}
+    _, text = program.run(factory="Recurrent")
+    assert "in float" in text
+    assert "lstm: 0.00 M multiply-adds by stored numbers" in " ".join(text.split())
 
 
 def test_an_operator_without_onnx_form_is_in_the_plan(program: Program) -> None:
