@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, ParamSpec, TypeVar
@@ -27,6 +28,9 @@ _WANTED = {
     "std": _PER_CHANNEL,
 }
 """Of tuples, where pydantic speaks of fields, and leaving them out may be refused as well."""
+
+_TURN = threading.RLock()
+"""Of one thread at a time: torch captures networks and seeds weights for the whole process."""
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -204,7 +208,8 @@ def quantize(
     from lrq_deploy.cli.job.pipeline import quantize as run_pipeline
     from lrq_deploy.export.bundle import load_bundle
 
-    result = run_pipeline(options, progress or silent, network, control=control_from(flags))
+    with _TURN:
+        result = run_pipeline(options, progress or silent, network, control=control_from(flags))
     return load_bundle(result.bundle_path)
 
 

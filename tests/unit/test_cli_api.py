@@ -1,5 +1,7 @@
 """``lrq_deploy.quantize``: what is no value of its option is refused like any other."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +9,7 @@ import numpy as np
 import pytest
 
 from lrq_deploy.cli.api import quantize
+from lrq_deploy.cli.job import pipeline
 from lrq_deploy.errors import CheckpointError, OptionError
 
 pytestmark = pytest.mark.unit
@@ -73,3 +76,24 @@ def test_lists_pass_for_tuples() -> None:
 def test_a_mean_that_is_no_number_is_refused(mean: float) -> None:
     with pytest.raises(OptionError, match="must be finite"):
         quantize("missing.pt", mean=(mean,), std=(1.0,))
+
+
+def test_threads_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    running, most = 0, 0
+
+    def slow(*_: object, **__: object) -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        time.sleep(0.05)
+        running -= 1
+        raise OptionError("a rule", "a thing", "a remedy")
+
+    def start(number: int) -> None:
+        with pytest.raises(OptionError, match="a rule"):
+            quantize("missing.pt", out=tmp_path / str(number))
+
+    monkeypatch.setattr(pipeline, "quantize", slow)
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(start, range(3)))
+    assert most == 1
