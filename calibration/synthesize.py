@@ -46,6 +46,7 @@ def synthesize(
     Raises:
         UnsupportedNetworkError: the teacher has no BatchNorm, and the settings train on one.
         DivergenceError: the generator's loss is not finite.
+        WriteError: the disk has no room for ``pool_file``, on some rank.
     """
     tapped = _on_device(tap_batch_norms(teacher.graph), context.device)
     if not tapped.statistics and (settings.generator_steps or settings.refinement_steps):
@@ -55,7 +56,10 @@ def synthesize(
             "pass --method leaves, which paints images without them",
         )
     source, metrics = _image_source(teacher, tapped, settings, switches, context)
-    pool = ImagePool(settings.all_images, teacher.input_shape, pool_file)
+    # Each machine has a disk of its own.
+    pool = context.ranks.together(
+        lambda: ImagePool(settings.all_images, teacher.input_shape, pool_file)
+    )
     to_draw, to_paint = _places(settings)
     after = replace(context, seed=context.seed + 1)
     drawing = ImageDrawing(source, tapped, settings, after, pool, to_draw)

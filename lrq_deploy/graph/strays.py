@@ -1,6 +1,7 @@
 """What multiplies by stored numbers and is no layer, so that it runs in float everywhere."""
 
 import math
+import warnings
 from typing import Any
 
 import torch
@@ -26,9 +27,12 @@ def stray_products(
         multiply-adds for one image. Attention is none of them, whatever it reads.
     """
     counter = _StrayCounter(student)
-    # Fused recurrent layers of oneDNN would count as nothing.
-    with torch.no_grad(), torch.backends.mkldnn.flags(enabled=False):
-        counter.run(torch.zeros(1, *input_shape))
+    with torch.no_grad(), warnings.catch_warnings():
+        # The switch below warns that GPUs of Intel would have TF32.
+        warnings.simplefilter("ignore")
+        # Fused recurrent layers of oneDNN would count as nothing.
+        with torch.backends.mkldnn.flags(enabled=False):
+            counter.run(torch.zeros(1, *input_shape))
     return counter.strays
 
 

@@ -106,6 +106,10 @@ def test_a_rank_without_memory_makes_all_repeat_the_step_in_pieces(tmp_path: Pat
                 assert run["apart"] <= (1e-5 if name == "blocks" else 0.0), name
 
 
+def test_a_rank_whose_disk_is_full_ends_all_of_them(told: list[Any]) -> None:
+    assert all("none on this machine" in rank["full"] for rank in told)
+
+
 def test_the_first_rank_tells_what_ends_the_run(told: list[Any]) -> None:
     assert [rank["elsewhere"] for rank in told] == [False, True]
 

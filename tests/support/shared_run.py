@@ -22,10 +22,12 @@ from unittest.mock import patch
 import pytest
 import torch
 
+from lrq_deploy.calibration import synthesize
+from lrq_deploy.calibration.image_pool import ImagePool
 from lrq_deploy.calibration.synthetic_store import synthesize_once
 from lrq_deploy.checkpoint.fingerprint import fingerprint
 from lrq_deploy.cli.job import pipeline
-from lrq_deploy.errors import DeviceMemoryError, LrqError, OutputError, RankLostError
+from lrq_deploy.errors import DeviceMemoryError, LrqError, OutputError, RankLostError, WriteError
 from lrq_deploy.graph.statistics import NormStatistics
 from lrq_deploy.launch import launch
 from lrq_deploy.method.fitting.augmented_batches import AugmentedBatches
@@ -95,7 +97,7 @@ def agreement(folder: Path) -> dict[str, Any]:
         run(folder / "bundle")
         digits = json.loads((folder / "digits.json").read_text())
         held, accuracy = _held(lambda: quantize_digits(folder / "digits", **digits))
-    told = {"late": _late(), "elsewhere": _told_elsewhere()}
+    told = {"full": _full(folder), "late": _late(), "elsewhere": _told_elsewhere()}
     return {"sums": sums, "held": held, "accuracy": accuracy, **told}
 
 
@@ -198,6 +200,15 @@ def _held(work: Callable[[], T]) -> tuple[dict[str, str], T]:
         patch.object(pipeline, "frozen_model", frozen),
     ):
         return held, work()
+
+
+def _full(folder: Path) -> str:
+    """The disk of the last rank has no room for the images; what each is told."""
+    room = WriteError("a disk must have room", "none on this machine", "make some")
+    full = launch().rank == launch().count - 1
+    limited = RunControl(max_memory_mb=1)
+    with patch.object(synthesize, "ImagePool", side_effect=room if full else ImagePool):
+        return _told(lambda: run(folder / "full", control=limited), WriteError)
 
 
 def _told_elsewhere() -> bool:

@@ -10,8 +10,8 @@ from support.small_networks import CENTRED, SHAPE, calibrated
 from torch import Tensor, nn
 
 from lrq_deploy.export.coverage import Coverage, audit
-from lrq_deploy.export.multiply_adds import stray_products
 from lrq_deploy.export.onnx_graph import to_onnx
+from lrq_deploy.graph.strays import stray_products
 from lrq_deploy.scheme import Scheme
 from lrq_deploy.student.freeze import freeze
 from lrq_deploy.student.frozen import QuantizedModel
@@ -90,5 +90,6 @@ def test_what_is_no_product_with_stored_weights_is_none(product: Product) -> Non
 def test_counting_warns_of_nothing() -> None:
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        stray_products(quantized(lambda s, x: s.mixer @ x))
+        model = quantized(lambda s, x: s.mixer @ x)
+        stray_products(model.graph, model.input_shape)
     assert said == []

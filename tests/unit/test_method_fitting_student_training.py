@@ -184,7 +184,7 @@ def first_losses(
     told = [x.double() for graph in (student, teacher) for x in with_head_input(graph)(batch)]
     assert 0 < int((told[0].argmax(1) == told[2].argmax(1)).sum()) < len(batch)
     learning = copy.deepcopy(student)
-    terms = train_student(learning, teacher, POOL, settings, switches, 0, CPU, silent, task)
+    terms = train_student(learning, teacher, POOL, settings, switches, task, ON_CPU)
     return terms, student, *told
 
 
