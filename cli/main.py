@@ -5,7 +5,7 @@ import os
 import re
 import sys
 import traceback
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -60,8 +60,8 @@ EXIT_CODES: dict[type[LrqError], int] = {
 }
 """Of every error that is not bad input."""
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-"""The file that stdout is redirected to may be what has no room."""
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Numbers of the errors of a disk that is full, for this user or for a file of this size."""
 
 app = typer.Typer(
     name="lrq-deploy",
@@ -113,12 +113,7 @@ def run() -> None:
     try:
         app(prog_name="lrq-deploy")
     except LrqError as error:
-        if error.told_elsewhere or told_beside():
-            sys.exit(exit_code(error))
-        _show_traceback()
-        here = f"{speaker()}: " if speaker() else ""
-        _say(f"{here}error: {error.rule}\n  received: {error.received}\n  remedy: {error.remedy}")
-        sys.exit(exit_code(error))
+        _end(error)
     except SystemExit as done:
         # Typer turns Ctrl-C into this code, without a word.
         if done.code == EXIT_INTERRUPTED:
@@ -127,10 +122,15 @@ def run() -> None:
                 _say("interrupted")
         raise
     except Exception as error:  # noqa: BLE001  the outermost frame: nothing is swallowed
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            _end(
+                WriteError(
+                    "every disk that is written must have room, that of TMPDIR and of stdout too",
+                    str(error),
+                    "free space there; quantize --resume continues a run that had begun",
+                )
+            )
         _show_traceback()
-        if isinstance(error, OSError) and error.errno in _FULL:
-            _say(f"error: the disk must have room\n  received: {error}\n  remedy: free some of it")
-            sys.exit(EXIT_RUN)
         here = f"{speaker()}: " if speaker() else ""
         _say(
             f"{here}lrq-deploy stopped on an unexpected {type(error).__name__}: {error}\n"
@@ -138,6 +138,15 @@ def run() -> None:
             "same command with LRQ_DEBUG=1 in the environment for the traceback, and report both."
         )
         sys.exit(EXIT_FAULT)
+
+
+def _end(error: LrqError) -> NoReturn:
+    """Tell an error, unless another process does, and exit."""
+    if not error.told_elsewhere and not told_beside():
+        _show_traceback()
+        here = f"{speaker()}: " if speaker() else ""
+        _say(f"{here}error: {error.rule}\n  received: {error.received}\n  remedy: {error.remedy}")
+    sys.exit(exit_code(error))
 
 
 def exit_code(error: LrqError) -> int:

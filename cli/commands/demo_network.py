@@ -13,6 +13,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 
+from lrq_deploy.durable import write_atomically
 from lrq_deploy.progress import ProgressCallback, StageProgress, silent
 
 __all__ = [
@@ -168,7 +169,7 @@ def _write_archive(network: DigitNetwork, path: Path) -> None:
     # Through a buffer: torch warns about any path that does not end in .pt2.
     buffer = io.BytesIO()
     torch.export.save(program, buffer)
-    path.write_bytes(buffer.getvalue())
+    write_atomically(path, buffer.getvalue())
 
 
 def _write_images(data: DigitData, folder: Path) -> None:
