@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
+from lrq_deploy.errors import CaptureError
+
 __all__ = ["ScriptedNetwork"]
 
 
@@ -17,6 +19,9 @@ class ScriptedNetwork(nn.Module):
     Args:
         script: the network as ``torch.jit.load`` gives it; it is put into evaluation mode and
             float32.
+
+    Raises:
+        CaptureError: it was traced in training mode, which ``eval()`` does not change.
     """
 
     @classmethod
@@ -30,6 +35,7 @@ class ScriptedNetwork(nn.Module):
 
     def __init__(self, script: torch.jit.ScriptModule) -> None:
         super().__init__()
+        _refuse_training(script)
         # In a tuple it is no submodule, whose tensors the tracer would try to swap.
         self._script = (script.eval().float(),)
         for tensor in script.parameters():
@@ -52,3 +58,15 @@ class ScriptedNetwork(nn.Module):
                 if name is not None:
                     exported.constants[name] = exported.constants.pop(spec.target)
                     spec.target = name
+
+
+def _refuse_training(script: torch.jit.ScriptModule) -> None:
+    graph = script.inlined_graph  # which owns its nodes
+    for node in graph.nodes():
+        # A script asks its module for the mode, which is no constant of the graph.
+        if node.kind() == "aten::batch_norm" and list(node.inputs())[5].toIValue():
+            raise CaptureError(
+                "a network of TorchScript must have been traced in evaluation mode",
+                "a BatchNorm that normalises by the statistics of the batch",
+                "call eval() on the network and trace it again, or pass --arch with its weights",
+            )

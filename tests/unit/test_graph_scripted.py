@@ -9,6 +9,7 @@ import torch
 from support.small_networks import SHAPE, Mobile, Residual, with_statistics
 from torch import nn
 
+from lrq_deploy.errors import CaptureError
 from lrq_deploy.graph.capture import capture
 from lrq_deploy.graph.scripted import ScriptedNetwork
 
@@ -54,3 +55,13 @@ def test_the_graph_is_that_of_the_module(
     for batch in (1, 3):
         images = torch.randn(batch, *SHAPE)
         torch.testing.assert_close(found(images), network(images), rtol=1e-5, atol=1e-5)
+
+
+def test_a_trace_in_training_mode_is_told_as_one() -> None:
+    network = with_statistics(Residual()).train()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(network, torch.randn(2, *SHAPE), check_trace=False)
+        ScriptedNetwork(torch.jit.script(network))
+    with pytest.raises(CaptureError, match=r"traced in evaluation mode.*call eval\(\)"):
+        ScriptedNetwork(traced)
