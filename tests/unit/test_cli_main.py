@@ -142,7 +142,7 @@ def test_a_demo_below_a_file_is_bad_input(tmp_path: Path) -> None:
         (
             OSError(errno.ENOSPC, "stdout is full"),
             4,
-            "error: every disk that is written must have room, that of TMPDIR and of stdout too\n  received: [",
+            "that of TMPDIR and of stdout too\n  received: [",
         ),
         (OSError(errno.EIO, "worn"), 1, "unexpected OSError: [Errno 5] worn"),
     ],
