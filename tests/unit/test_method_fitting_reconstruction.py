@@ -73,6 +73,8 @@ def test_the_error_is_relative_to_how_much_images_differ(start: fx.GraphModule, 
         stage.commit()
     stage.prepare()
     assert stage._block is not None
+    for quantizer in stage._block._quantizers:
+        assert (quantizer.float_mix is None) == (quantizer.known_range is not None)
     maps, graph, random = stage._block._maps, stage._block._graph, stage._block._random
     before = random.get_state()
     chosen = torch.randint(64, (16,), generator=random)
