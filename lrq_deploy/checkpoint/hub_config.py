@@ -1,5 +1,6 @@
 """The ``config.json`` that timm writes beside weights for the Hugging Face Hub."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +15,7 @@ from lrq_deploy.errors import CheckpointError
 __all__ = ["HubConfig", "names_of", "read_hub_config"]
 
 _NAME = "config.json"
+_MOST_VALUES = 2**24  # of an image; larger ones would fill the memory before anything is checked
 _LARGEST = 1e30  # a comparison holds for integers that no float can be
 
 
@@ -95,7 +97,8 @@ def _is_positive(value: object) -> bool:
 
 def _is_shape(value: object) -> bool:
     sides = value if isinstance(value, list) else []
-    return len(sides) == 3 and all(isinstance(n, int) and _is_positive(n) for n in sides)
+    whole = len(sides) == 3 and all(isinstance(n, int) and _is_positive(n) for n in sides)
+    return whole and math.prod(sides) <= _MOST_VALUES
 
 
 def _each(holds: Callable[[object], bool], value: object) -> bool:
@@ -103,7 +106,7 @@ def _each(holds: Callable[[object], bool], value: object) -> bool:
 
 
 _RULES: dict[str, tuple[str, Callable[[object], bool]]] = {
-    "input_size": ("three whole numbers above 0", _is_shape),
+    "input_size": (f"three whole numbers above 0, of at most {_MOST_VALUES} values", _is_shape),
     "mean": ("a list of finite numbers", partial(_each, _is_finite)),
     "std": ("a list of finite numbers above 0", partial(_each, _is_positive)),
     "crop_pct": ("a finite number above 0", _is_positive),

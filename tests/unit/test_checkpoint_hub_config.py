@@ -74,6 +74,7 @@ def test_a_folder_without_one(tmp_path: Path) -> None:
         ("input_size", [3, -1, 224]),
         ("input_size", [3, 224.5, 224]),
         ("input_size", [True, 224, 224]),
+        ("input_size", [100_000, 64, 64]),
         ("std", [10**400]),
         ("crop_pct", "0.9x"),
         ("crop_pct", 0),
