@@ -1,1 +1,1 @@
-"""One run of ``quantize``: its stages, its checks and its verdict."""
+"""What commands do: a run of ``quantize`` with its verdict, a validation, a benchmark."""

@@ -5,7 +5,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lrq_deploy.cli.commands.validate import Validation
+from lrq_deploy.cli.job.validation import Validation
 from lrq_deploy.export.coverage import Coverage
 from lrq_deploy.export.parity.ladder import Ladder, Rung
 

@@ -6,11 +6,6 @@ can meet is known. So is the limit of a clip in front of it: 6 is 212.5 steps of
 255. Runtimes evaluate that function in float32 in different orders, and round what lies nearer to
 ``k + 1/2`` than their errors to different sides. A nudge of the quantizer's own scale by a part in
 10,000 moves all those values off.
-function of one or two tensors of few integers, and of single stored numbers, so every value that
-it can meet is known. So is the limit of a clip in front of it: 6 is 212.5 steps of a range of 7.2
-in 255. Runtimes evaluate that function in float32 in different orders, and round what lies nearer
-to ``k + 1/2`` than their errors to different sides. A nudge of the quantizer's own scale by a part
-in 10,000 moves all those values off.
 
 An average that has the scale of what it averages, because both are concatenated, meets a tie in
 each second to sixteenth value whatever that scale is. A scale of few digits makes its sums and

@@ -21,8 +21,8 @@ import lrq_deploy
 from lrq_deploy.checkpoint.fingerprint import fingerprint
 from lrq_deploy.cli.commands import demo_network
 from lrq_deploy.cli.commands.demo_network import TrainedDigits
-from lrq_deploy.cli.commands.validate import ValidateOptions, validate_bundle
 from lrq_deploy.cli.job.pipeline import quantize
+from lrq_deploy.cli.job.validation import ValidateOptions, validate_bundle
 from lrq_deploy.errors import ImageError, OptionError
 from lrq_deploy.export.bundle import CLASSIFY_NAME, load_bundle
 from lrq_deploy.method.methods import METHODS, method_settings

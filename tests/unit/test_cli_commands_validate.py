@@ -20,13 +20,10 @@ from rich.console import Console
 from support.engine_files import write_engine_of
 from support.frozen_graphs import residual_student
 
-from lrq_deploy.cli.commands.bench import bench, bench_bundle
-from lrq_deploy.cli.commands.validate import (
-    VALIDATION_SCHEMA,
-    ValidateOptions,
-    validate,
-    validate_bundle,
-)
+from lrq_deploy.cli.commands.bench import bench
+from lrq_deploy.cli.commands.validate import validate
+from lrq_deploy.cli.job.benchmark import bench_bundle
+from lrq_deploy.cli.job.validation import VALIDATION_SCHEMA, ValidateOptions, validate_bundle
 from lrq_deploy.cli.reports.bench import print_benchmark
 from lrq_deploy.cli.reports.validate import print_validation
 from lrq_deploy.errors import (

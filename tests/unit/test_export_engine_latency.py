@@ -16,7 +16,7 @@ from support.fake_tensorrt import GAP_MS, LIBRARY_BYTES, FakeGpu, install
 from support.frozen_graphs import residual_student
 from typer.testing import CliRunner
 
-from lrq_deploy.cli.commands import bench as bench_module
+from lrq_deploy.cli.job import benchmark
 from lrq_deploy.cli.main import app
 from lrq_deploy.cli.reports.bench import print_benchmark
 from lrq_deploy.errors import BoundError, BundleError, ExportError
@@ -89,7 +89,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
 def on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is measured on the CPU, at once."""
     found = replace(measured(1.0), engine=None)
-    monkeypatch.setattr(bench_module, "_graphs_measured", lambda *about: found)
+    monkeypatch.setattr(benchmark, "_graphs_measured", lambda *about: found)
 
 
 @pytest.fixture

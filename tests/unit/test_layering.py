@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,29 @@ def test_imports_follow_the_layers(layer: str) -> None:
 )
 def test_a_wrong_import_would_be_seen(layer: str, source: str) -> None:
     assert len(forbidden_imports(layer, source)) == 1
+
+
+def rooms_read() -> dict[str, set[str]]:
+    """Room -> other rooms that its modules import; modules of a layer in no room do not count."""
+    setuptools = PYPROJECT["tool"]["setuptools"]
+    layers = {"lrq_deploy": "lrq_deploy"} | setuptools["package-dir"]
+    rooms = {name for name in setuptools["packages"] if name not in layers}
+    read = {room: set[str]() for room in rooms}
+    for room in rooms:
+        layer = max((name for name in layers if room.startswith(f"{name}.")), key=len)
+        folder = ROOT / layers[layer] / Path(*room.removeprefix(f"{layer}.").split("."))
+        for path in folder.glob("*.py"):
+            for module in imported_modules(path.read_text(encoding="utf-8")):
+                within = [other for other in rooms if module.startswith(f"{other}.")]
+                read[room] |= {max(within, key=len)} if within else set()
+        read[room].discard(room)
+    return read
+
+
+def test_rooms_do_not_import_each_other_in_circles() -> None:
+    read = rooms_read()
+    assert "lrq_deploy.graph" in read["lrq_deploy.student"]
+    TopologicalSorter(read).prepare()
 
 
 def test_every_package_is_listed_for_the_wheel() -> None:
