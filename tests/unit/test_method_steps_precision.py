@@ -54,6 +54,19 @@ def test_only_where_wanted_and_able(
     assert result.dtype == (torch.bfloat16 if wanted and able else torch.float32)
 
 
+def test_no_weight_of_an_earlier_step_is_used_inside_of_another_autocast(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(precision, "multiplies_bfloat16", lambda device: True)
+    layer, results = nn.Linear(8, 4, bias=False), []
+    with torch.autocast("cpu", enabled=False):
+        for _ in range(2):
+            with reduced_precision(CPU, True):
+                results.append(layer(torch.ones(2, 8)))
+            layer.weight.data *= 2
+    assert torch.equal(results[1], 2 * results[0])
+
+
 @pytest.mark.parametrize("shape", [(2, 8, 4, 4), (3, 5, 7, 1), (640,), (7, 3)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_inner_products_are_summed_in_float32(shape: tuple[int, ...], dtype: torch.dtype) -> None:

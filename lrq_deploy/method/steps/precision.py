@@ -54,4 +54,5 @@ def reduced_precision(device: torch.device, wanted: bool) -> AbstractContextMana
     """Autocast to bfloat16 on ``device`` if it is ``wanted`` and pays; otherwise nothing."""
     if not wanted or not multiplies_bfloat16(device):
         return nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16)
+    # Casts of weights would be kept, over steps too, until the outermost autocast ends.
+    return torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=False)
