@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -30,6 +30,11 @@ __all__ = ["STUDENT_SCHEMA", "check_answers", "read_student", "student_bytes"]
 
 STUDENT_SCHEMA = 3
 _READABLE = (1, 2, STUDENT_SCHEMA)  # 1: no widths per layer; 2: all layers quantized
+_UNFIT = (
+    *(SafetensorError, OSError, LookupError, TypeError, ValueError),
+    *(RuntimeError, AttributeError, AssertionError, ArithmeticError),
+)
+"""What reading and running raise where the parts of a document do not fit together."""
 # One key only: safetensors keeps metadata in a hash map whose order differs between runs.
 _METADATA_KEY = "lrq_student"
 
@@ -78,8 +83,7 @@ def read_student(path: Path) -> QuantizedModel:
         return _model(json.loads(text), tensors)
     except BundleError:
         raise
-    # A document whose parts do not fit together raises nearly any type.
-    except Exception as error:
+    except _UNFIT as error:
         raise _no_student(path, error) from error
 
 
@@ -93,8 +97,7 @@ def check_answers(path: Path, model: QuantizedModel) -> None:
         logits = model.logits(torch.zeros(1, *model.input_shape))
         if logits.shape != (1, model.num_classes) or not logits.isfinite().all():
             raise ValueError(f"logits of the shape {list(logits.shape)}, or not finite")
-    # Operators in a graph that does not fit together raise nearly any type.
-    except Exception as error:
+    except _UNFIT as error:
         raise _no_student(path, error) from error
 
 
