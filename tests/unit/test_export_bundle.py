@@ -58,6 +58,21 @@ def test_round_trip_gives_identical_logits(tmp_path: Path, make: Any) -> None:
     assert again.table.tensors().keys() == model.table.tensors().keys()
 
 
+def test_a_student_that_divides_by_the_deviation_of_an_image_is_read(tmp_path: Path) -> None:
+    model = residual_student(4, 4, blocks=(1,))
+    graph = model.graph.graph
+    image = next(node for node in graph.nodes if node.op == "placeholder")
+    with graph.inserting_after(image):
+        spread = graph.call_function(torch.ops.aten.std.correction, (image, [1, 2, 3]))
+        spread.kwargs = {"keepdim": True}
+    with graph.inserting_after(spread):
+        scaled = graph.call_function(torch.ops.aten.div.Tensor, (image, spread))
+    image.replace_all_uses_with(scaled, lambda user: user not in (spread, scaled))
+    model.graph.recompile()
+    x = images(model)
+    assert torch.equal(write(tmp_path / "out", model).model().logits(x), model.logits(x))
+
+
 def test_a_rebuilt_student_is_written_to_the_same_bytes(tmp_path: Path) -> None:
     first = write(tmp_path / "a", mobile_student())
     second = write(tmp_path / "b", load_bundle(tmp_path / "a").model())
