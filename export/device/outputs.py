@@ -8,10 +8,9 @@ from lrq_deploy.export.bundle import Bundle
 from lrq_deploy.export.device.check import EXPECTED_NAME, DeviceCheck
 from lrq_deploy.export.device.onnxruntime_outputs import OnnxRuntimeReader
 from lrq_deploy.export.device.trtexec_outputs import TrtexecReader
-from lrq_deploy.export.parity.bounds import Bound, as_close_as
+from lrq_deploy.export.parity.bounds import Bound
 from lrq_deploy.export.parity.compare import Parity
-from lrq_deploy.export.parity.ladder import Rung
-from lrq_deploy.export.parity.reference import float_operator
+from lrq_deploy.export.parity.ladder import Rung, reachable_bound
 from lrq_deploy.student.frozen import QuantizedModel
 
 __all__ = ["judge_outputs"]
@@ -62,6 +61,5 @@ def judge_outputs(bundle: Bundle, outputs: Path) -> Rung:
         )
     parity, remark = reader.compare(check, path)
     model = bundle.model()
-    in_floats = float_operator(model) is not None
-    bound = as_close_as(check.simulation) if in_floats else reader.bound(model)
+    bound = reachable_bound(model, check.simulation, reader.bound(model))
     return Rung("device", reader.title, bound, parity, repeats=True, remark=remark)

@@ -43,7 +43,7 @@ from lrq_deploy.export.session import OptimizationLevel, open_session
 from lrq_deploy.progress import ProgressCallback, StageProgress, silent
 from lrq_deploy.student.frozen import QuantizedModel
 
-__all__ = ["Ladder", "Rung", "climb"]
+__all__ = ["Ladder", "Rung", "climb", "reachable_bound"]
 
 TRACED_IMAGES = 2
 
@@ -239,18 +239,30 @@ def climb(
 
 
 def _bounded(rungs: Sequence[Rung], model: QuantizedModel) -> tuple[Rung, ...]:
-    """The simulation, which comes first, shows what ties and sums of floats do to a student.
+    """Held to what the simulation, which comes first, shows.
 
-    Where it adds floats, its forms have the bound of the simulation. The reference has none to
-    add: it is as exact as what it is held against.
+    The reference has no floats to add: it is as exact as what it is held against.
     """
-    simulation = rungs[0].parity
-    if simulation is None:
+    shown = rungs[0].parity
+    if shown is None:
         return tuple(rungs)
+    return tuple(
+        r if r.name == "reference" else replace(r, bound=reachable_bound(model, shown, r.bound))
+        for r in rungs
+    )
+
+
+def reachable_bound(model: QuantizedModel, simulation: Parity, bound: Bound) -> Bound:
+    """What a form must reach, given what ties and sums of floats do to torch's own float32.
+
+    Args:
+        model: the student.
+        simulation: of it, on the same images.
+        bound: of the form, where the student adds no floats.
+    """
     if float_operator(model) is None:
-        return tuple(replace(r, bound=with_ties_of(simulation, r.bound)) for r in rungs)
-    bound = as_close_as(simulation)
-    return tuple(r if r.name == "reference" else replace(r, bound=bound) for r in rungs)
+        return with_ties_of(simulation, bound)
+    return as_close_as(simulation)
 
 
 def _rungs(

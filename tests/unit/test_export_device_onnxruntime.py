@@ -3,6 +3,7 @@
 import json
 import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ from typer.testing import CliRunner
 from lrq_deploy.cli.main import app
 from lrq_deploy.errors import BoundError, BundleError, OptionError, ParityError
 from lrq_deploy.export.bundle import Bundle, write_bundle
-from lrq_deploy.export.device import outputs as device_outputs
 from lrq_deploy.export.device import run
 from lrq_deploy.export.device.check import DeviceCheck
 from lrq_deploy.export.device.folder import write_device_folder
@@ -26,16 +26,18 @@ from lrq_deploy.export.device.trtexec import TrtexecKit
 from lrq_deploy.export.engine.options import EngineOptions
 from lrq_deploy.export.manifest import FileRecord
 from lrq_deploy.export.onnx_graph import to_onnx
+from lrq_deploy.export.parity import ladder
 from lrq_deploy.export.parity.bounds import as_close_as, integer_bound
 from lrq_deploy.export.parity.simulation import exact_logits
 from lrq_deploy.export.runtime_version import OLDEST, needed_version
 from lrq_deploy.export.validation_images import synthetic_batches
+from lrq_deploy.scheme import Scheme
 
 pytestmark = pytest.mark.unit
 
 
 def made(out: Path, bits: int = 4) -> Bundle:
-    model = residual_student(bits, bits, blocks=(1,))
+    model = replace(residual_student(bits, bits, blocks=(1,)), scheme=Scheme(bits, bits))
     graphs = {
         f"model{infix}.onnx": to_onnx(model, target).SerializeToString(deterministic=True)
         for infix, target in (("", "onnxruntime"), (".tensorrt", "tensorrt"))
@@ -172,10 +174,24 @@ def test_an_answer_of_eight_bits_that_differs_does_not_pass(tmp_path: Path) -> N
     assert not judge_outputs(bundle, folder).passes
 
 
+def test_rows_of_eight_bits_are_held_to_what_float32_keeps(tmp_path: Path) -> None:
+    bundle = made(tmp_path / "net", bits=8)
+    folder = write_device_folder(bundle, OnnxRuntimeKit(), tmp_path / "dev").path
+    assert run.main(["--runs", "10"], folder) == 0
+    change(folder, logits=[[1.001 * x for x in row] for row in logits_of(folder)])
+    assert not judge_outputs(bundle, folder).passes
+    expected = folder / "expected.json"
+    check = json.loads(expected.read_bytes())
+    check["simulation"]["same_rows"] = 0.0
+    expected.write_text(json.dumps(check))
+    change(folder, expected_sha256=FileRecord.of(expected.read_bytes()).sha256)
+    assert judge_outputs(bundle, folder).passes
+
+
 def test_float_sums_have_the_bound_of_the_simulation(
     bundle: Bundle, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(device_outputs, "float_operator", lambda model: "aten.softmax")
+    monkeypatch.setattr(ladder, "float_operator", lambda model: "aten.softmax")
     simulation = DeviceCheck.read(folder).simulation
     assert judge_outputs(bundle, folder).bound == as_close_as(simulation)
 

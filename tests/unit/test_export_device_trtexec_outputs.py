@@ -10,13 +10,13 @@ from support.frozen_graphs import residual_student
 
 from lrq_deploy.errors import BundleError, ParityError
 from lrq_deploy.export.bundle import Bundle, write_bundle
-from lrq_deploy.export.device import outputs as device_outputs
 from lrq_deploy.export.device import trtexec_outputs
 from lrq_deploy.export.device.folder import DeviceFolder, write_device_folder
 from lrq_deploy.export.device.outputs import judge_outputs
 from lrq_deploy.export.device.trtexec import TrtexecKit
 from lrq_deploy.export.engine.options import BatchProfile, EngineOptions
 from lrq_deploy.export.onnx_graph import to_onnx
+from lrq_deploy.export.parity import ladder
 from lrq_deploy.export.parity.bounds import FLOAT_SUMS, as_close_as
 
 pytestmark = pytest.mark.unit
@@ -111,7 +111,7 @@ def test_float_sums_have_the_bound_of_the_simulation(
     simulation = replace(folder.check.simulation, same_top1=0.9)
     check = replace(folder.check, simulation=simulation)
     (folder.path / "expected.json").write_bytes(check.to_bytes())
-    monkeypatch.setattr(device_outputs, "float_operator", lambda model: "aten.softmax")
+    monkeypatch.setattr(ladder, "float_operator", lambda model: "aten.softmax")
     written(folder, exact(folder))
     assert judge_outputs(bundle, folder.path).bound == as_close_as(simulation)
 
