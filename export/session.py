@@ -14,6 +14,9 @@ from lrq_deploy.export.device.run import failures, names, open_runtime, reason
 
 __all__ = ["OptimizationLevel", "Session", "batches_of", "open_session"]
 
+_PROBE = 2**20
+"""Bytes that a disk which is not full takes."""
+
 OptimizationLevel = Literal["off", "all"]
 
 
@@ -74,12 +77,17 @@ def open_session(
 
     Raises:
         ExportError: the runtime does not accept the graph.
+        OSError: there is no room for ``optimized``.
     """
     source = model if isinstance(model, bytes) else str(model)
     written = "" if optimized is None else str(optimized)
     try:
         runtime = open_runtime(source, threads, level == "all", written)
     except failures() as error:
+        if optimized is not None:
+            # The runtime tells of a full disk as of a damaged graph.
+            with optimized.open("ab") as file:
+                file.write(bytes(_PROBE))
         raise ExportError(
             "the graph must load in ONNX Runtime",
             reason(error),
