@@ -107,7 +107,7 @@ def run() -> None:
 
     0 done; 1 a fault of the program; 2 bad input or usage, before anything is written; 3 a check
     failed or a bound was missed; 4 the work could not be finished: the disk or the memory was full,
-    the training diverged or a process died; 130 interrupted, 143 ended.
+    the training diverged, or a process died or was not found; 130 interrupted, 143 ended.
     """
     encode_everything()
     try:
