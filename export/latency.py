@@ -18,6 +18,7 @@ from lrq_deploy.export.device.run import cpu_name, distribution, interleaved
 from lrq_deploy.export.peak_memory import peak_memory_bytes
 from lrq_deploy.export.session import Session, open_session
 from lrq_deploy.progress import ProgressCallback, StageProgress, silent
+from lrq_deploy.wording import printable
 
 __all__ = [
     "BatchLatency",
@@ -157,10 +158,11 @@ class DeviceFacts:
     providers: tuple[str, ...]
 
     def describe(self) -> str:
-        """One line for people."""
-        return (
+        """One line for people; what a foreign file holds steers no terminal."""
+        return printable(
             f"{self.cpu} ({self.machine}, {self.cores} cores), onnxruntime {self.onnxruntime}, "
-            f"numpy {self.numpy}, Python {self.python}, {self.system}"
+            f"numpy {self.numpy}, Python {self.python}, {self.system}",
+            400,
         )
 
 

@@ -15,6 +15,7 @@ from lrq_deploy.export.manifest import FileRecord
 from lrq_deploy.export.parity.bounds import Bound, integer_bound
 from lrq_deploy.export.parity.compare import Parity, compare
 from lrq_deploy.student.frozen import QuantizedModel
+from lrq_deploy.wording import printable
 
 __all__ = ["OnnxRuntimeReader", "RunOutputs", "device_benchmark"]
 
@@ -125,8 +126,8 @@ def device_benchmark(bundle: Bundle, outputs: Path) -> Benchmark:
         options=BenchmarkOptions(
             found.threads, sizes, found.runs, found.warmup, found.quantized_memory_bytes is not None
         ),
-        cpu=found.device.cpu,
-        runtime=f"onnxruntime {found.device.onnxruntime}",
+        cpu=printable(found.device.cpu, 200),
+        runtime=f"onnxruntime {printable(found.device.onnxruntime)}",
         batches=found.batches,
         float_bytes=found.float_bytes,
         quantized_bytes=found.quantized_bytes,

@@ -188,6 +188,16 @@ def test_rows_of_eight_bits_are_held_to_what_float32_keeps(tmp_path: Path) -> No
     assert judge_outputs(bundle, folder).passes
 
 
+def test_what_a_device_is_called_steers_no_terminal(bundle: Bundle, folder: Path) -> None:
+    device = json.loads((folder / "outputs.json").read_bytes())["device"]
+    change(folder, device={**device, "cpu": "a\x1b[31m", "onnxruntime": "1\x07"})
+    found = device_benchmark(bundle, folder)
+    assert (found.cpu, found.runtime) == ("a?[31m", "onnxruntime 1?")
+    assert found.device is not None
+    assert found.device.describe().isprintable()
+    assert judge_outputs(bundle, folder).remark.isprintable()
+
+
 def test_float_sums_have_the_bound_of_the_simulation(
     bundle: Bundle, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
