@@ -10,6 +10,8 @@ from lrq_deploy.errors import CheckpointError
 __all__ = ["refuse_packed", "refuse_quantized"]
 
 _LAYERS = ("torch.ao.nn.quantized.", "torch.ao.nn.intrinsic.quantized.")
+_IN_FLOAT = ("FloatFunctional", "FXFloatFunctional")
+"""Of the same module, but sums and products of networks that wait for being quantized."""
 _PACKED = "._packed_params"
 """What the weight of a quantized linear layer is called in a state dict; it is no tensor there."""
 
@@ -26,8 +28,9 @@ def refuse_quantized(network: nn.Module, origin: str) -> None:
         return
     for name, part in _parts(network, ""):
         kind = f"{type(part).__module__}.{type(part).__name__}"
+        in_integers = kind.startswith(_LAYERS) and type(part).__name__ not in _IN_FLOAT
         # Observers and fake quantizers stand between the layers of a network that is prepared.
-        if kind.startswith(_LAYERS) or hasattr(part, "calculate_qparams"):
+        if in_integers or hasattr(part, "calculate_qparams"):
             raise _already(f"{origin}, which holds a {kind}" + (f" as {name}" if name else ""))
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.ao import quantization
+from torch.ao.nn.quantized import FloatFunctional, FXFloatFunctional
 
 from lrq_deploy.checkpoint.read import read_state_dict
 from lrq_deploy.errors import CheckpointError
@@ -73,6 +74,15 @@ def test_in_a_trusted_file(tmp_path: Path, kind: str) -> None:
     torch.jit.save(network, path) if kind == "script" else torch.save(network, path)
     with pytest.raises(CheckpointError, match=ALREADY):
         load_model(_options(path))
+
+
+def test_sums_that_wait_for_being_quantized_are_in_float(tmp_path: Path) -> None:
+    network = Net()
+    network.skip, network.gate = FloatFunctional(), FXFloatFunctional()
+    assert isinstance(adopt_module(network, _options(tmp_path / "net")).program, Net)
+    network.skip.activation_post_process = quantization.MinMaxObserver()
+    with pytest.raises(CheckpointError, match=r"MinMaxObserver as skip\."):
+        adopt_module(network, _options(tmp_path / "net"))
 
 
 def test_packed_linear_layers_of_a_state_dict(tmp_path: Path) -> None:
