@@ -63,8 +63,12 @@ class ScriptedNetwork(nn.Module):
 def _refuse_training(script: torch.jit.ScriptModule) -> None:
     graph = script.inlined_graph  # which owns its nodes
     for node in graph.nodes():
-        # A script asks its module for the mode, which is no constant of the graph.
-        if node.kind() == "aten::batch_norm" and list(node.inputs())[5].toIValue():
+        if node.kind() != "aten::batch_norm":
+            continue
+        *_, mean, _, training, _, _, _ = node.inputs()
+        # A script asks its module for the mode, which is no constant of the graph. Without
+        # stored statistics the mode changes nothing: weights are standardised so.
+        if training.toIValue() and not mean.node().mustBeNone():
             raise CaptureError(
                 "a network of TorchScript must have been traced in evaluation mode",
                 "a BatchNorm that normalises by the statistics of the batch",

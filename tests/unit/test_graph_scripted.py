@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from support.small_networks import SHAPE, Mobile, Residual, with_statistics
 from torch import nn
 
@@ -65,3 +66,22 @@ def test_a_trace_in_training_mode_is_told_as_one() -> None:
         ScriptedNetwork(torch.jit.script(network))
     with pytest.raises(CaptureError, match=r"traced in evaluation mode.*call eval\(\)"):
         ScriptedNetwork(traced)
+
+
+class Standardised(nn.Conv2d):
+    """As in BiT and NFNet: its weights have mean 0 and variance 1."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rows = self.weight.reshape(1, self.out_channels, -1)
+        weight = F.batch_norm(rows, None, None, training=True, momentum=0.0)
+        return F.conv2d(x, weight.reshape_as(self.weight), self.bias)
+
+
+def test_a_trace_may_standardise_its_weights() -> None:
+    network = nn.Sequential(Standardised(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(network.eval(), torch.zeros(1, 3, 8, 8))
+    images = torch.randn(3, 3, 8, 8)
+    found = capture(ScriptedNetwork(traced), (3, 8, 8))(images)
+    torch.testing.assert_close(found, network(images), rtol=1e-5, atol=1e-5)
