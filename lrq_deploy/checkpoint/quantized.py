@@ -23,7 +23,8 @@ def refuse_quantized(network: nn.Module, origin: str) -> None:
         CheckpointError: names the first such part.
     """
     if isinstance(network, torch.jit.ScriptModule):
-        if "quantized::" in str(network.inlined_graph):
+        # One without forward has none.
+        if "quantized::" in str(getattr(network, "inlined_graph", "")):
             raise _already(f"{origin}, whose code calls torch's quantized operators")
         return
     for name, part in _parts(network, ""):

@@ -217,8 +217,8 @@ def _traced(module: nn.Module, images: Tensor, sizes: Any = None) -> ExportedPro
     if taken or inspect.getfullargspec(module.forward).varargs:
         module = _Inside(module).eval()
     # The images may be the first of ``*args``, which torch counts as one argument.
-    first = next(iter(inspect.signature(module.forward).parameters.values()))
-    if first.kind is first.VAR_POSITIONAL:
+    kinds = [given.kind for given in inspect.signature(module.forward).parameters.values()]
+    if kinds[:1] == [inspect.Parameter.VAR_POSITIONAL]:
         sizes = (sizes,)
     with torch.no_grad(), warnings.catch_warnings(), _quiet_tracer():
         warnings.simplefilter("ignore")

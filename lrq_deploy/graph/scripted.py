@@ -61,8 +61,8 @@ class ScriptedNetwork(nn.Module):
 
 
 def _refuse_training(script: torch.jit.ScriptModule) -> None:
-    graph = script.inlined_graph  # which owns its nodes
-    for node in graph.nodes():
+    graph = getattr(script, "inlined_graph", None)  # which owns its nodes; none without forward
+    for node in graph.nodes() if graph else ():
         if node.kind() != "aten::batch_norm":
             continue
         *_, mean, _, training, _, _, _ = node.inputs()

@@ -128,6 +128,15 @@ def test_the_images_may_be_the_first_of_any_arguments() -> None:
     torch.testing.assert_close(capture(network, SHAPE)(images(3)), network(images(3)))
 
 
+def test_a_network_without_input_is_refused() -> None:
+    class NoInput(nn.Module):
+        def forward(self) -> Tensor:
+            return torch.zeros(1, 5)
+
+    with pytest.raises(CaptureError, match="takes 1 positional argument"):
+        capture(NoInput(), SHAPE)
+
+
 def test_two_inputs_are_refused() -> None:
     class TwoInputs(nn.Module):
         def forward(self, x: Tensor, y: Tensor) -> Tensor:

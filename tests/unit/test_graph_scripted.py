@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from support.small_networks import SHAPE, Mobile, Residual, with_statistics
 from torch import nn
 
+from lrq_deploy.checkpoint.quantized import refuse_quantized
 from lrq_deploy.errors import CaptureError
 from lrq_deploy.graph.capture import capture
 from lrq_deploy.graph.scripted import ScriptedNetwork
@@ -85,3 +86,23 @@ def test_a_trace_may_standardise_its_weights() -> None:
     images = torch.randn(3, 3, 8, 8)
     found = capture(ScriptedNetwork(traced), (3, 8, 8))(images)
     torch.testing.assert_close(found, network(images), rtol=1e-5, atol=1e-5)
+
+
+class Methods(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(3, 5)
+
+    @torch.jit.export
+    def logits(self, x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.head(x.mean((2, 3)))
+        return result
+
+
+def test_a_script_without_forward_is_told_as_such() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        script = torch.jit.script(Methods())
+    refuse_quantized(script, "script")
+    with pytest.raises(CaptureError, match="has no attribute 'forward'"):
+        capture(ScriptedNetwork(script), SHAPE)
