@@ -150,14 +150,17 @@ class RunFolder:
         return last or self._stop.number is not None or self._clock() >= self._next
 
     def keep(self, stage: str, step: int, state: Mapping[str, Any]) -> None:
-        """Write the state of a stage; the one before stays.
+        """Write the state of a stage; the one before stays, and none of later steps.
 
         Raises:
             OutputError: the disk refuses; what was kept before is still there.
             RunStopped: a signal asked for it.
         """
-        write_state(self.folder, f"{stage}-{step:0{STEP_DIGITS}}", state)
-        for old in self._states(stage)[:-STATES_KEPT]:
+        written = write_state(self.folder, f"{stage}-{step:0{STEP_DIGITS}}", state)
+        states = self._states(stage)
+        # A stage that could not be continued began anew: what it had reached is not this one's.
+        before = [path for path in states if _step_of(path) < step][1 - STATES_KEPT :]
+        for old in {*states} - {written, *before}:
             old.unlink(missing_ok=True)
         self._next = self._clock() + self._interval
         self._stop.obey()

@@ -91,6 +91,18 @@ def test_a_stopped_run_is_known_and_goes_as_a_whole(path: Path) -> None:
     assert not path.exists()
 
 
+def test_a_stage_that_began_anew_is_continued_from_there(path: Path) -> None:
+    folder = begun(path)
+    for step in (8, 9, 2, 9, 10, 11):
+        folder.keep("student", step, {"step": step})
+        newest = folder.kept("student").state
+        assert newest == {"step": step}
+    assert [name[:16] for name in names(path) if "student" in name and name[0] != "."] == [
+        "student-00000010",
+        "student-00000011",
+    ]
+
+
 def test_a_link_to_a_place_with_more_room_stays(path: Path) -> None:
     room = path.with_name("room")
     room.mkdir()
