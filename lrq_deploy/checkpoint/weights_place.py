@@ -12,7 +12,8 @@ __all__ = ["place_of_weights"]
 
 # Mappings of a hostile file may contain each other: every way through them would be walked.
 _MAX_DEPTH = 5
-_MAX_ENTRIES = 2**20
+# A pickle of so many opcodes as are read holds fewer without that.
+_MAX_ENTRIES = 2**21
 
 _PUT_AT_THE_TOP = "put the state dict at the top or under 'state_dict' or 'model'"
 _FROM_ARRAYS = (

@@ -10,6 +10,7 @@ from support.checkpoints import equal_tensors, prefixed, small_weights
 from torch import Tensor
 
 from lrq_deploy.checkpoint.read import read_state_dict
+from lrq_deploy.checkpoint.weights_place import place_of_weights
 from lrq_deploy.errors import CheckpointError
 from lrq_deploy.inspection.inspect import inspect_model
 
@@ -46,6 +47,13 @@ def test_parts_of_a_network_are_saved_together(
     with pytest.raises(CheckpointError, match="one set of weights") as caught:
         read_state_dict(path)
     assert "together" not in caught.value.remedy
+
+
+def test_a_loss_for_each_image_of_a_large_set_is_no_astronomical_mapping(tmp_path: Path) -> None:
+    content = {"state_dict": small_weights(), "losses": dict.fromkeys(range(1_281_167), 0.5)}
+    is_tensor = torch.is_tensor
+    keys = place_of_weights(content, tmp_path / "model.pt", lambda _: False, is_tensor, plain=True)
+    assert keys == ("state_dict",)
 
 
 @pytest.mark.parametrize(
