@@ -21,7 +21,9 @@ def plain_torch(device: torch.device) -> Iterator[None]:
         with ExitStack() as stack:
             # It takes torch.no_grad back too.
             stack.enter_context(torch.inference_mode(False))
-            stack.enter_context(torch.autocast(device.type, enabled=False))
+            # Networks are captured and checked on the CPU, wherever they are trained.
+            for kind in sorted({"cpu", device.type}):
+                stack.enter_context(torch.autocast(kind, enabled=False))
             # Such a mode has a price per call, which only who has one already pays.
             if torch.get_default_device().type != "cpu":
                 stack.enter_context(torch.device("cpu"))
