@@ -93,8 +93,11 @@ def check_answers(path: Path, model: QuantizedModel) -> None:
     Raises:
         BundleError: it does not give as many finite logits as it has classes.
     """
-    # Of a flat image a network that divides by its deviation gives NaN, and is right.
-    image = torch.randn(1, *model.input_shape, generator=torch.Generator().manual_seed(0))
+    # Of a flat image a network that divides by its deviation gives NaN, and is right. Callers may
+    # have another type or device for new tensors.
+    random = torch.Generator("cpu").manual_seed(0)
+    shape = (1, *model.input_shape)
+    image = torch.randn(shape, generator=random, dtype=torch.float32, device="cpu")
     try:
         logits = model.logits(image)
         if logits.shape != (1, model.num_classes) or not logits.isfinite().all():

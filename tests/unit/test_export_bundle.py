@@ -73,6 +73,18 @@ def test_a_student_that_divides_by_the_deviation_of_an_image_is_read(tmp_path: P
     assert torch.equal(write(tmp_path / "out", model).model().logits(x), model.logits(x))
 
 
+def test_a_student_is_read_whatever_new_tensors_are(tmp_path: Path) -> None:
+    model = residual_student(4, 4, blocks=(1, 1))
+    bundle = write(tmp_path / "out", model)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            again = bundle.model()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(again.logits(images(model)), model.logits(images(model)))
+
+
 def test_a_rebuilt_student_is_written_to_the_same_bytes(tmp_path: Path) -> None:
     first = write(tmp_path / "a", mobile_student())
     second = write(tmp_path / "b", load_bundle(tmp_path / "a").model())
