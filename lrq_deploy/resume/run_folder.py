@@ -130,7 +130,11 @@ class RunFolder:
         return None if room is None or size_bytes <= room else path
 
     def kept(self, stage: str) -> Kept:
-        """The newest state of a stage that is not damaged."""
+        """The newest state of a stage that is not damaged.
+
+        Raises:
+            StateFileError: it cannot be read now, and stays: it may be whole.
+        """
         self._stop.deferred = True
         self._stop.obey()
         note = ""
@@ -138,6 +142,8 @@ class RunFolder:
             try:
                 state = read_state(path)
             except StateFileError as error:
+                if isinstance(error.__cause__, OSError):
+                    raise
                 path.unlink(missing_ok=True)
                 note = f"{path.name} is damaged ({error.received.partition(' in ')[0]}); "
                 continue

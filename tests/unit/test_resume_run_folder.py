@@ -1,11 +1,14 @@
 """The folder of a run: what a run wrote goes, what it did not write stays."""
 
+import errno
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
-from lrq_deploy.errors import OptionError, OutputError
+from lrq_deploy.errors import OptionError, OutputError, StateFileError
 from lrq_deploy.resume.control import RunControl
 from lrq_deploy.resume.run_folder import RunFolder
 from lrq_deploy.resume.stage_store import StageStore
@@ -101,6 +104,20 @@ def test_a_stage_that_began_anew_is_continued_from_there(path: Path) -> None:
         "student-00000010",
         "student-00000011",
     ]
+
+
+def test_a_state_that_cannot_be_read_is_told_and_stays(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    folder = begun(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "load", refuse)
+        with pytest.raises(StateFileError, match=r"Input/output error in .*student-00000007"):
+            folder.kept("student")
+    assert folder.kept("student").state == {"step": 7}
 
 
 def test_a_link_to_a_place_with_more_room_stays(path: Path) -> None:
