@@ -28,6 +28,10 @@ def outline_onnx(path: Path) -> Outline:
 
     try:
         model = onnx.load(path, format="protobuf", load_external_data=False)
+        tensors = {
+            printable(weight.name, 200): TensorOutline(tuple(weight.dims), _type(weight.data_type))
+            for weight in model.graph.initializer
+        }
     except (DecodeError, OSError, ValueError) as error:
         raise CheckpointError(
             "an ONNX file must be intact",
@@ -46,10 +50,7 @@ def outline_onnx(path: Path) -> Outline:
             printable(part) for part in (model.producer_name, model.producer_version) if part
         )
         or "not stated",
-        tensors={
-            printable(weight.name, 200): TensorOutline(tuple(weight.dims), _type(weight.data_type))
-            for weight in graph.initializer
-        },
+        tensors=tensors,
         facts={
             "ONNX": f"IR {model.ir_version}, opset "
             + ", ".join(_opset(o) for o in model.opset_import),

@@ -313,6 +313,15 @@ def _write_onnx(path: Path) -> None:
     onnx.save(model, path)
 
 
+def test_onnx_with_a_tensor_that_cannot_be_is_damaged(tmp_path: Path) -> None:
+    _write_onnx(tmp_path / "net.onnx")
+    model = onnx.load(tmp_path / "net.onnx")
+    model.graph.initializer.add(name="huge", data_type=TensorProto.FLOAT, dims=[2**40, 2**40])
+    onnx.save(model, tmp_path / "net.onnx")
+    with pytest.raises(CheckpointError, match="must be intact"):
+        inspect_model(tmp_path / "net.onnx")
+
+
 def test_onnx(tmp_path: Path) -> None:
     _write_onnx(tmp_path / "net.pt")
     found = inspect_model(tmp_path / "net.pt")
