@@ -14,8 +14,9 @@ from torch import Tensor
 from lrq_deploy import __version__, classify
 from lrq_deploy.errors import BundleError
 from lrq_deploy.export.image_grid import grid_png
-from lrq_deploy.export.manifest import MANIFEST_NAME, FileRecord, Manifest, regular_bytes
+from lrq_deploy.export.manifest import MANIFEST_NAME, FileRecord, Manifest
 from lrq_deploy.export.output_directory import check_output, publish
+from lrq_deploy.export.own_document import regular_bytes
 from lrq_deploy.export.student_file import check_answers, read_student, student_bytes
 from lrq_deploy.student.frozen import QuantizedModel
 

@@ -1,32 +1,25 @@
 """``manifest.json``: what a bundle holds, what it was made from, and how good it is."""
 
-import errno
 import hashlib
 import json
-import stat
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lrq_deploy.errors import BundleError
-
-if TYPE_CHECKING:
-    from pydantic import ValidationError
+from lrq_deploy.export.own_document import PRODUCER, read_document
 
 __all__ = [
     "MANIFEST_NAME",
     "MANIFEST_SCHEMA",
     "FileRecord",
     "Manifest",
-    "regular_bytes",
-    "wrong_field",
 ]
 
 MANIFEST_NAME = "manifest.json"
 MANIFEST_SCHEMA = 3
 _READABLE = (1, 2, MANIFEST_SCHEMA)  # 1: no widths per layer in the scheme; 2: no class names
-_PRODUCER = "lrq-deploy"
 
 
 @dataclass(frozen=True)
@@ -83,7 +76,7 @@ class Manifest:
 
     def to_bytes(self) -> bytes:
         """Indented JSON with sorted keys."""
-        document = {"producer": _PRODUCER, "schema_version": MANIFEST_SCHEMA, **asdict(self)}
+        document = {"producer": PRODUCER, "schema_version": MANIFEST_SCHEMA, **asdict(self)}
         text = json.dumps(document, indent=2, sort_keys=True, allow_nan=False)
         return f"{text}\n".encode()
 
@@ -94,50 +87,15 @@ class Manifest:
         Raises:
             BundleError: there is none, it is not ours, or of another schema.
         """
-        from pydantic import TypeAdapter, ValidationError
-
         path = Path(folder) / MANIFEST_NAME
-        try:
-            raw = regular_bytes(path)
-            document = json.loads(raw)
-        except (OSError, RecursionError, ValueError) as error:
-            raise _not_ours(path, f"{type(error).__name__}: {error}") from error
-        if not isinstance(document, dict) or document.get("producer") != _PRODUCER:
-            raise _not_ours(path, "another producer")
-        version = document.get("schema_version")
-        if version not in _READABLE:
-            raise BundleError(
-                f"manifest schema_version must be one of {_READABLE}",
-                f"{version!r} in {path}",
-                "use the lrq-deploy version that wrote the bundle, or a newer one",
-            )
-        try:
-            found = TypeAdapter(Manifest).validate_json(raw, strict=True)
-        except ValidationError as error:
-            raise _not_ours(path, wrong_field(error)) from error
+        again = "use the lrq-deploy version that wrote the bundle, or a newer one"
+        found = read_document(path, Manifest, _READABLE, _not_ours, again)
         if len(found.input_shape) != 3 or min(found.input_shape) < 1:
             raise _not_ours(path, f"input_shape: {found.input_shape} is not C,H,W")
         if len(found.class_names) not in (0, found.num_classes):
             told = f"{len(found.class_names)} names of {found.num_classes} classes"
             raise _not_ours(path, f"class_names: {told}")
         return found
-
-
-def regular_bytes(path: Path) -> bytes:
-    """What a file holds.
-
-    Raises:
-        OSError: it cannot be read, or is a device or a pipe, which may never end.
-    """
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise OSError(errno.EINVAL, "it is no regular file", str(path))
-    return path.read_bytes()
-
-
-def wrong_field(error: "ValidationError") -> str:
-    """The first field that is not of its type, and why."""
-    first = error.errors()[0]
-    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
 
 
 def _not_ours(path: Path, reason: str) -> BundleError:

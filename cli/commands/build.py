@@ -9,6 +9,7 @@ import typer
 from lrq_deploy.cli.commands.build_document import BUILD_SCHEMA, print_document
 from lrq_deploy.cli.commands.device_folder import write_for_onnxruntime, write_for_trtexec
 from lrq_deploy.cli.flags import quantize_parameters as parameter
+from lrq_deploy.cli.flags.quantize_flags import whole_numbers
 from lrq_deploy.errors import OptionError
 
 if TYPE_CHECKING:
@@ -237,7 +238,8 @@ def _options(
 ) -> "EngineOptions":
     from lrq_deploy.export.engine.options import BatchProfile, EngineOptions
 
-    sizes = _numbers("--batch", _BATCH if batch is None else batch, _BATCH)
+    given = _BATCH if batch is None else batch
+    sizes = whole_numbers("--batch", given, f"pass --batch {_BATCH}")
     if len(sizes) == 1:
         sizes *= 3
     if len(sizes) != 3:
@@ -246,20 +248,10 @@ def _options(
             str(batch),
             f"pass for instance --batch 8, or --batch {_BATCH}",
         )
-    sms = () if sm is None else _numbers("--sm", sm, _times_ten(sm) or "86,89")
+    meant = f"pass --sm {_times_ten(sm or '') or '86,89'}"
+    sms = () if sm is None else whole_numbers("--sm", sm, meant)
     kind: Any = engine  # judged by EngineOptions
     return EngineOptions(kind, sms, BatchProfile(*sizes), workspace, fp16_rest)
-
-
-def _numbers(option: str, text: str, example: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise OptionError(
-            f"{option} must be whole numbers separated by commas",
-            repr(text),
-            f"pass {option} {example}",
-        ) from None
 
 
 def _times_ten(text: str) -> str:

@@ -27,6 +27,7 @@ __all__ = [
     "parse_integers",
     "parse_width",
     "run_command",
+    "whole_numbers",
 ]
 
 Width = int | Literal["same"]
@@ -131,16 +132,21 @@ def parse_integers(name: str, text: str | None, example: str = "3,32,32") -> tup
     Raises:
         OptionError: a part is no whole number.
     """
-    if text is None:
-        return None
+    remedy = f"pass for instance --{name} {example}"
+    return None if text is None else whole_numbers(name, text, remedy)
+
+
+def whole_numbers(option: str, text: str, remedy: str) -> tuple[int, ...]:
+    """Those of ``text``, separated by commas.
+
+    Raises:
+        OptionError: a part is no whole number.
+    """
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise OptionError(
-            f"{name} must be whole numbers separated by commas",
-            repr(text),
-            f"pass for instance --{name} {example}",
-        ) from None
+        rule = f"{option} must be whole numbers separated by commas"
+        raise OptionError(rule, repr(text), remedy) from None
 
 
 def parse_floats(name: str, text: str | None) -> tuple[float, ...] | None:

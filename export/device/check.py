@@ -1,34 +1,33 @@
 """``expected.json`` of a device folder: what a network must answer on the device."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from torch import Tensor
 
 from lrq_deploy.errors import BundleError
 from lrq_deploy.export.bundle import Bundle
 from lrq_deploy.export.device.run import EXPECTED_NAME, OUTPUTS_NAME
-from lrq_deploy.export.manifest import wrong_field
+from lrq_deploy.export.own_document import PRODUCER, read_document
 from lrq_deploy.export.parity.compare import Parity
 from lrq_deploy.task import Task
 
 __all__ = [
     "DEVICE_SCHEMA",
     "EXPECTED_NAME",
+    "OUTDATED",
     "OUTPUTS_NAME",
     "CheckRuns",
     "DeviceCheck",
     "images_name",
-    "read_document",
     "short",
 ]
 
 DEVICE_SCHEMA = 2
-_PRODUCER = "lrq-deploy"
-T = TypeVar("T")
+OUTDATED = "use the lrq-deploy version that wrote the folder, or write it again"
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ class DeviceCheck:
 
     def to_bytes(self) -> bytes:
         """JSON with sorted keys, one line."""
-        document = {"producer": _PRODUCER, "schema_version": DEVICE_SCHEMA, **asdict(self)}
+        document = {"producer": PRODUCER, "schema_version": DEVICE_SCHEMA, **asdict(self)}
         return f"{json.dumps(document, sort_keys=True, allow_nan=False)}\n".encode()
 
     @staticmethod
@@ -100,7 +99,7 @@ class DeviceCheck:
             BundleError: there is none, it is not ours, or of another schema.
         """
         path = folder / EXPECTED_NAME
-        found = read_document(path, DeviceCheck, DEVICE_SCHEMA, _refused)
+        found = read_document(path, DeviceCheck, (DEVICE_SCHEMA,), _refused, OUTDATED)
         rows = (*found.logits, *(found.here or ()), *((found.step,) if found.step else ()))
         if not found.logits or len({len(row) for row in rows}) != 1:
             raise _refused(path, "logits: rows and steps of different lengths, or none")
@@ -129,42 +128,6 @@ class DeviceCheck:
                 "--for-device",
             )
         return check, path
-
-
-def read_document(
-    path: Path, kind: type[T], schema: int, refused: Callable[[Path, str], BundleError]
-) -> T:
-    """Read a JSON file of a device folder.
-
-    Args:
-        path: the file.
-        kind: dataclass of its fields.
-        schema: its version.
-        refused: the error where it is no such file, of the path and the reason.
-
-    Raises:
-        BundleError: it is no such file, or of another schema.
-    """
-    from pydantic import TypeAdapter, ValidationError
-
-    try:
-        raw = path.read_bytes()
-        document = json.loads(raw)
-    except (OSError, RecursionError, ValueError) as error:
-        raise refused(path, f"{type(error).__name__}: {error}") from error
-    stated = document if isinstance(document, dict) else {}
-    if stated.get("producer") != _PRODUCER:
-        raise refused(path, "another producer")
-    if stated.get("schema_version") != schema:
-        raise BundleError(
-            f"{path.name} must have schema_version {schema}",
-            f"{stated.get('schema_version')!r} in {path}",
-            "use the lrq-deploy version that wrote the folder, or write it again",
-        )
-    try:
-        return TypeAdapter(kind).validate_json(raw, strict=True)
-    except ValidationError as error:
-        raise refused(path, wrong_field(error)) from error
 
 
 def _refused(path: Path, reason: str) -> BundleError:

@@ -8,10 +8,11 @@ import torch
 
 from lrq_deploy.errors import BundleError
 from lrq_deploy.export.bundle import Bundle
-from lrq_deploy.export.device.check import EXPECTED_NAME, DeviceCheck, read_document
+from lrq_deploy.export.device.check import EXPECTED_NAME, OUTDATED, DeviceCheck
 from lrq_deploy.export.device.run import LEAST_RUNS, OUTPUTS_SCHEMA
 from lrq_deploy.export.latency import BatchLatency, Benchmark, BenchmarkOptions, DeviceFacts
 from lrq_deploy.export.manifest import FileRecord
+from lrq_deploy.export.own_document import read_document
 from lrq_deploy.export.parity.bounds import Bound, integer_bound
 from lrq_deploy.export.parity.compare import Parity, compare
 from lrq_deploy.student.frozen import QuantizedModel
@@ -54,7 +55,7 @@ class RunOutputs:
             BundleError: there is none, it is damaged or partial, of another schema, or of another
                 folder.
         """
-        found = read_document(path, RunOutputs, OUTPUTS_SCHEMA, _refused)
+        found = read_document(path, RunOutputs, (OUTPUTS_SCHEMA,), _refused, OUTDATED)
         expected = (path.parent / EXPECTED_NAME).read_bytes()
         if found.expected_sha256 != FileRecord.of(expected).sha256:
             raise BundleError(

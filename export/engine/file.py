@@ -10,8 +10,9 @@ from lrq_deploy.durable import write_atomically
 from lrq_deploy.errors import BundleError, WriteError
 from lrq_deploy.export.bundle import Bundle
 from lrq_deploy.export.engine.options import EngineKind
-from lrq_deploy.export.manifest import FileRecord, wrong_field
+from lrq_deploy.export.manifest import FileRecord
 from lrq_deploy.export.output_file import check_output_file
+from lrq_deploy.export.own_document import PRODUCER, read_document
 
 __all__ = [
     "ENGINE_SCHEMA",
@@ -24,7 +25,6 @@ __all__ = [
 ]
 
 ENGINE_SCHEMA = 3
-_PRODUCER = "lrq-deploy"
 _AGAIN = "build it again with lrq-deploy build"
 
 
@@ -67,7 +67,7 @@ class EngineRecord:
 
     def to_bytes(self) -> bytes:
         """Indented JSON with sorted keys."""
-        document = {"producer": _PRODUCER, "schema_version": ENGINE_SCHEMA, **asdict(self)}
+        document = {"producer": PRODUCER, "schema_version": ENGINE_SCHEMA, **asdict(self)}
         return f"{json.dumps(document, indent=2, sort_keys=True, allow_nan=False)}\n".encode()
 
 
@@ -176,25 +176,9 @@ def _must_match(
 
 
 def _read_record(path: Path) -> EngineRecord:
-    from pydantic import TypeAdapter, ValidationError
-
-    try:
-        raw = path.read_bytes()
-        document = json.loads(raw)
-    except (OSError, RecursionError, ValueError) as error:
-        raise _no_record(path, f"{type(error).__name__}: {error}") from error
-    stated = document if isinstance(document, dict) else {}
-    producer, schema = stated.get("producer"), stated.get("schema_version")
-    if producer != _PRODUCER or schema != ENGINE_SCHEMA:
-        raise BundleError(
-            f"an engine's record must be of lrq-deploy, schema_version {ENGINE_SCHEMA}",
-            f"{producer!r}, {schema!r} in {path}",
-            "build the engine again with this version of lrq-deploy",
-        )
-    try:
-        return TypeAdapter(EngineRecord).validate_json(raw, strict=True)
-    except ValidationError as error:
-        raise _no_record(path, wrong_field(error)) from error
+    again = "build the engine again with this version of lrq-deploy"
+    what = "an engine's record"
+    return read_document(path, EngineRecord, (ENGINE_SCHEMA,), _no_record, again, what)
 
 
 def _no_record(path: Path, reason: str) -> BundleError:

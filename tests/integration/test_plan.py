@@ -1,17 +1,16 @@
 """The plan against what really comes out: kernels, multiply-adds, sizes."""
 
 import pytest
-import torch
 from support.small_networks import (
     CENTRED,
     SHAPE,
+    ConvolutionHead,
     Residual,
     Shuffle,
     Upsampling,
     calibrated,
-    conv_bn,
 )
-from torch import Tensor, nn
+from torch import nn
 
 from lrq_deploy.export.coverage import audit
 from lrq_deploy.export.forecast import OnnxRuntimeForecast
@@ -26,20 +25,6 @@ pytestmark = pytest.mark.integration
 SCHEME = Scheme(4, 4, 8)
 # Names and attributes of a graph are estimated, and dominate networks as small as these.
 SIZE_TOLERANCE = 0.25
-
-
-class ConvolutionHead(nn.Module):
-    """The logits come from a convolution with padding, which ONNX Runtime runs in float."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = conv_bn(3, 8)
-        self.head = nn.Conv2d(8, 5, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = torch.relu(self.stem(x)).mean((2, 3), keepdim=True)
-        result: Tensor = self.head(x).flatten(1)
-        return result
 
 
 @pytest.mark.parametrize(

@@ -290,7 +290,7 @@ def test_bundles_that_are_refused(bundle: Path, tmp_path: Path) -> None:
     (later / "manifest.json").write_text(json.dumps({**manifest, "schema_version": 99}))
     for path, message in (
         (changed, "SHA-256"),
-        (later, "manifest schema_version must be one of"),
+        (later, "manifest.json must have schema_version 1 or 2 or 3"),
         (bundle / "model.onnx", "pass the directory"),
         (tmp_path / "missing", "pass the directory"),
     ):

@@ -3,9 +3,7 @@
 import argparse
 import io
 import os
-import struct
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +11,16 @@ import onnx
 import pytest
 import torch
 import torchvision
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from onnx import TensorProto, helper
-from rich.console import Console
+from onnx import TensorProto
 from safetensors.torch import save_file
 from support.architecture_index import inspected, keep_indexes
+from support.model_files import small_network, write_onnx
 from torch import nn
 
 from lrq_deploy.checkpoint.read import read_state_dict
-from lrq_deploy.cli.reports.inspect import print_inspection
-from lrq_deploy.errors import CheckpointError, LrqError
+from lrq_deploy.errors import CheckpointError
 from lrq_deploy.inspection.advice import Run, advise
 from lrq_deploy.inspection.inspect import inspect_model
-from lrq_deploy.inspection.outline import TensorOutline
-from lrq_deploy.inspection.stand_ins import unpickle_outlines
 
 pytestmark = pytest.mark.unit
 
@@ -40,16 +33,6 @@ SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "models"
 @pytest.fixture(autouse=True)
 def _kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keep_indexes(tmp_path / "cache", monkeypatch)
-
-
-def _small() -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(3, 4, 3),
-        nn.BatchNorm2d(4),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(4, 6),
-    ).eval()
 
 
 def test_a_config_json_beside_the_weights_tells_twins_apart(tmp_path: Path) -> None:
@@ -167,7 +150,7 @@ class _Bomb:
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
 def test_a_bomb_is_named_and_does_not_go_off(tmp_path: Path, legacy: bool) -> None:
-    content = {"state_dict": _small().state_dict(), "extra": _Bomb(tmp_path / "executed")}
+    content = {"state_dict": small_network().state_dict(), "extra": _Bomb(tmp_path / "executed")}
     path = tmp_path / "c.pt"
     found = inspected(content, path, _use_new_zipfile_serialization=not legacy)
     assert found.outline.unsafe_globals == (f"{os.system.__module__}.system",)
@@ -179,7 +162,7 @@ def test_a_bomb_is_named_and_does_not_go_off(tmp_path: Path, legacy: bool) -> No
 def _exported(path: Path, network: nn.Module | None = None) -> None:
     batch = torch.export.Dim("batch")
     program = torch.export.export(
-        network or _small(), (torch.zeros(2, 3, 16, 24),), dynamic_shapes=({0: batch},)
+        network or small_network(), (torch.zeros(2, 3, 16, 24),), dynamic_shapes=({0: batch},)
     )
     stream = io.BytesIO()
     torch.export.save(program, stream)
@@ -195,7 +178,7 @@ def test_an_export_archive(tmp_path: Path) -> None:
     assert found.outline.written_by == f"torch {torch.__version__}"
     assert found.outline.input_shape == (-1, 3, 16, 24)
     assert (found.num_classes, found.batch_norms, found.input_channels) == (6, 1, 3)
-    wanted = {name: tuple(t.shape) for name, t in _small().state_dict().items()}
+    wanted = {name: tuple(t.shape) for name, t in small_network().state_dict().items()}
     assert {name: t.shape for name, t in found.outline.tensors.items()} == wanted
     assert "torch.export" in found.outline.description
     assert advise(found).runs == (Run(str(path), "", "", False, *BLANKS),)
@@ -227,7 +210,7 @@ def test_an_archive_that_was_exported_in_training_is_told(
 
 @pytest.mark.filterwarnings("ignore:Expect archive file")
 def test_an_archive_of_other_floats_is_told(tmp_path: Path) -> None:
-    program = torch.export.export(_small().double(), (torch.zeros(2, 3, 16, 24).double(),))
+    program = torch.export.export(small_network().double(), (torch.zeros(2, 3, 16, 24).double(),))
     torch.export.save(program, tmp_path / "a.pt2")
     advice = advise(inspect_model(tmp_path / "a.pt2"))
     assert "Call float() on the network" in advice.sentence
@@ -236,7 +219,7 @@ def test_an_archive_of_other_floats_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 def test_a_network_that_is_quantized_already_is_told(tmp_path: Path) -> None:
-    state = _small().state_dict()
+    state = small_network().state_dict()
     state["0.weight"] = torch.quantize_per_tensor(state["0.weight"], 0.1, 0, torch.qint8)
     advice = advise(inspected(state, tmp_path / "a.pt"))
     assert "quantized already (0.weight is qint8)" in advice.sentence
@@ -297,24 +280,8 @@ def test_an_export_archive_with_code_is_told(tmp_path: Path) -> None:
     assert advise(found).runs == ()
 
 
-def _write_onnx(path: Path) -> None:
-    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, 8, 8])
-    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 5])
-    weight = helper.make_tensor("w", TensorProto.FLOAT, [5, 192], [0.0] * 960)
-    nodes = [
-        helper.make_node("Flatten", ["image"], ["flat"]),
-        helper.make_node("Gemm", ["flat", "w"], ["logits"], transB=1),
-    ]
-    graph = helper.make_graph(nodes, "g", [image], [logits], [weight])
-    model = helper.make_model(
-        graph, producer_name="acme", opset_imports=[helper.make_opsetid("", 17)]
-    )
-    model.producer_version = "2.5"
-    onnx.save(model, path)
-
-
 def test_onnx_with_a_tensor_that_cannot_be_is_damaged(tmp_path: Path) -> None:
-    _write_onnx(tmp_path / "net.onnx")
+    write_onnx(tmp_path / "net.onnx")
     model = onnx.load(tmp_path / "net.onnx")
     model.graph.initializer.add(name="huge", data_type=TensorProto.FLOAT, dims=[2**40, 2**40])
     onnx.save(model, tmp_path / "net.onnx")
@@ -323,7 +290,7 @@ def test_onnx_with_a_tensor_that_cannot_be_is_damaged(tmp_path: Path) -> None:
 
 
 def test_onnx(tmp_path: Path) -> None:
-    _write_onnx(tmp_path / "net.pt")
+    write_onnx(tmp_path / "net.pt")
     found = inspect_model(tmp_path / "net.pt")
     assert (found.kind, found.outline.description) == ("onnx", "ONNX graph")
     assert found.outline.written_by == "acme 2.5"
@@ -346,105 +313,10 @@ def test_a_network_without_batch_norm_is_told(tmp_path: Path) -> None:
 
 
 def test_a_script_is_run_where_it_is_trusted_or_known(tmp_path: Path) -> None:
-    torch.jit.save(torch.jit.trace(_small(), torch.zeros(1, 3, 8, 8)), tmp_path / "own.pt")
+    torch.jit.save(torch.jit.trace(small_network(), torch.zeros(1, 3, 8, 8)), tmp_path / "own.pt")
     (run,) = advise(inspect_model(tmp_path / "own.pt")).runs
     assert run == Run(str(tmp_path / "own.pt"), "", "3,H,W", True, *BLANKS)
     known = torch.jit.trace(torchvision.models.resnet18().eval(), torch.zeros(1, 3, 64, 64))
     torch.jit.save(known, tmp_path / "known.pt")
     (run,) = advise(inspect_model(tmp_path / "known.pt")).runs
     assert (run.arch, run.trusted) == ("torchvision:resnet18", False)
-
-
-def _write_text(path: Path) -> None:
-    path.write_text("weights")
-
-
-def _write_no_tensors(path: Path) -> None:
-    torch.save({"epoch": 3}, path)
-
-
-def _write_half(path: Path) -> None:
-    torch.save(_small().state_dict(), path)
-    data = path.read_bytes()
-    path.write_bytes(data[: len(data) // 2])
-
-
-def _write_half_onnx(path: Path) -> None:
-    _write_onnx(path)
-    path.write_bytes(path.read_bytes()[:-40])
-
-
-@pytest.mark.parametrize(
-    ("write", "said"),
-    [
-        (Path.exists, "no file"),
-        (Path.mkdir, "directory"),
-        (_write_text, "text file"),
-        (_write_no_tensors, "named tensors"),
-        (lambda path: torch.save(torch.zeros(3), path), "one tensor instead of a mapping"),
-        (_write_half, "must be complete"),
-        (_write_half_onnx, "."),
-    ],
-)
-def test_refusals(tmp_path: Path, write: Callable[[Path], object], said: str) -> None:
-    path = tmp_path / "model.pt"
-    write(path)
-    with pytest.raises(CheckpointError, match=said):
-        inspect_model(path)
-
-
-@pytest.mark.parametrize("shape", ["1e400", f"{2**62},4", "9" * 4000])
-def test_sides_that_no_tensor_has_are_refused(tmp_path: Path, shape: str) -> None:
-    header = f'{{"a":{{"dtype":"F32","shape":[{shape}],"data_offsets":[0,4]}}}}'.encode()
-    path = tmp_path / "a.safetensors"
-    path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
-    with pytest.raises(CheckpointError, match="shape and a dtype"):
-        inspect_model(path)
-
-
-def test_what_a_file_calls_things_reaches_no_terminal(tmp_path: Path) -> None:
-    red = "\x1b[31m"
-    weights = {f"{red}{name}": value for name, value in _small().state_dict().items()}
-    torch.save({f"{red}net": weights, "epoch": -(10**5000), red: red}, tmp_path / "c.pt")
-    header = f'{{"{red}":{{"dtype":"{red}","shape":[1],"data_offsets":[0,4]}}}}'
-    header = header.replace("\x1b", "\\u001b")
-    (tmp_path / "a.pt").write_bytes(struct.pack("<Q", len(header)) + header.encode() + bytes(4))
-    _write_onnx(tmp_path / "o.pt")
-    graph = onnx.load(tmp_path / "o.pt")
-    graph.graph.node[0].op_type = red
-    (tmp_path / "o.pt").write_bytes(graph.SerializeToString())
-    for name in ("c.pt", "a.pt", "o.pt"):
-        shown = io.StringIO()
-        print_inspection(Console(file=shown, width=100), inspect_model(tmp_path / name), True)
-        assert "[31m" in shown.getvalue()
-        assert "\x1b" not in shown.getvalue()
-
-
-def test_a_file_sets_attributes_of_stand_ins_alone(tmp_path: Path) -> None:
-    torch.save({"a.weight": torch.ones(2)}, tmp_path / "c.pt")
-    with zipfile.ZipFile(tmp_path / "c.pt") as archive:
-        data = archive.read("c/data.pkl")
-    built = data.removesuffix(b"s.") + b"}(X\x05\x00\x00\x00shapeX\x01\x00\x00\x00xubs."
-    content, _ = unpickle_outlines(built)
-    assert content == {"a.weight": TensorOutline((2,), "float32")}
-
-
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.data(), kind=st.sampled_from(["zip", "legacy", "safetensors"]))
-def test_changed_bytes_give_an_inspection_or_a_stated_error(
-    tmp_path: Path, data: st.DataObject, kind: str
-) -> None:
-    path = tmp_path / "c.pt"
-    state = _small().state_dict()
-    if kind == "safetensors":
-        save_file(state, path)
-    else:
-        torch.save(state, path, _use_new_zipfile_serialization=kind == "zip")
-    changed = bytearray(path.read_bytes())
-    for _ in range(data.draw(st.integers(1, 4))):
-        changed[data.draw(st.integers(0, len(changed) - 1))] = data.draw(st.integers(0, 255))
-    path.write_bytes(changed)
-    try:
-        advise(inspect_model(path))
-    except LrqError:
-        return

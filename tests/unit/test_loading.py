@@ -1,8 +1,6 @@
 """From options to a network with weights: precedence, and every refusal on the way."""
 
-import argparse
 import dataclasses
-import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -10,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 from support.architecture_index import keep_indexes
-from torch import Tensor, nn
+from support.model_files import logits_of, options_for
+from torch import nn
 from torch.export import ExportedProgram
 
 from lrq_deploy.errors import CheckpointError, LrqError, OptionError
@@ -47,23 +46,11 @@ def files(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def _options(folder: Path, model: str = "weights.pt", **changes: Any) -> QuantizeOptions:
-    options = QuantizeOptions(model=folder / model, out=folder / "out")
-    return dataclasses.replace(options, **changes)
-
-
-def _logits(program: object, images: Tensor) -> Tensor:
-    assert isinstance(program, nn.Module)
-    with torch.no_grad():
-        result: Tensor = program(images)
-    return result
-
-
 def test_a_state_dict_with_its_file(files: Path) -> None:
     arch = f"{files / 'net.py'}:build"
-    found = load_model(_options(files, arch=arch, input_shape=(3, 16, 24)))
+    found = load_model(options_for(files, arch=arch, input_shape=(3, 16, 24)))
     images = torch.randn(2, 3, 16, 24)
-    assert torch.equal(_logits(found.program, images), _network()(images))
+    assert torch.equal(logits_of(found.program, images), _network()(images))
     assert (found.name, found.input_shape) == ("build", (3, 16, 24))
     assert found.origin == "torch.save archive weights.pt under state_dict"
     assert found.preprocessing == Preprocessing((0.0,) * 3, (1.0,) * 3, known=False)
@@ -74,7 +61,7 @@ def test_the_name_tells_what_the_options_do_not(tmp_path: Path) -> None:
 
     network = torchvision.models.resnet18(num_classes=10)
     torch.save(network.state_dict(), tmp_path / "weights.pt")
-    options = _options(tmp_path, arch="torchvision:resnet18")
+    options = options_for(tmp_path, arch="torchvision:resnet18")
     found = load_model(options)
     assert found.input_shape == (3, 224, 224)
     imagenet = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -95,13 +82,13 @@ def test_googlenet_answers_as_released(tmp_path: Path) -> None:
         num_classes=4, aux_logits=True, transform_input=True, init_weights=False
     ).eval()
     torch.save(released.state_dict(), tmp_path / "weights.pt")
-    found = load_model(_options(tmp_path, arch="torchvision:googlenet"))
+    found = load_model(options_for(tmp_path, arch="torchvision:googlenet"))
     pixels = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     imagenet = torchvision.transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     own = torchvision.transforms.Normalize(found.preprocessing.mean, found.preprocessing.std)
     with torch.no_grad():
         wanted = released(imagenet(pixels))
-    torch.testing.assert_close(_logits(found.program, own(pixels)), wanted, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(logits_of(found.program, own(pixels)), wanted, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -116,8 +103,8 @@ def test_googlenet_answers_as_released(tmp_path: Path) -> None:
 def test_the_shared_networks(stem: str, factory: str, shape: tuple[int, int, int]) -> None:
     if not SHARED.exists():
         pytest.skip(f"no {SHARED}")
-    options = _options(SHARED, f"{stem}.pt", arch=f"{SHARED}/{factory}", input_shape=shape)
-    logits = _logits(load_model(options).program, torch.zeros(2, *shape))
+    options = options_for(SHARED, f"{stem}.pt", arch=f"{SHARED}/{factory}", input_shape=shape)
+    logits = logits_of(load_model(options).program, torch.zeros(2, *shape))
     assert logits.shape == (2, 2 if stem == "mobilenet_vww" else 10)
     assert torch.isfinite(logits).all()
 
@@ -140,7 +127,7 @@ def archives(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", ["fixed", "model"])
 def test_an_archive_is_complete(archives: Path, name: str) -> None:
-    found = load_model(_options(archives, f"{name}.pt"))
+    found = load_model(options_for(archives, f"{name}.pt"))
     assert isinstance(found.program, ExportedProgram)
     assert (found.name, found.input_shape) == (name, (3, 16, 24))
     assert not found.preprocessing.known
@@ -150,44 +137,44 @@ def test_an_archive_is_complete(archives: Path, name: str) -> None:
 
 def test_options_that_contradict_an_archive(archives: Path) -> None:
     with pytest.raises(OptionError, match="1 values for 3 channels"):
-        load_model(_options(archives, "model.pt", mean=(0.5,), std=(0.5,)))
+        load_model(options_for(archives, "model.pt", mean=(0.5,), std=(0.5,)))
     with pytest.raises(OptionError, match=r"3,24,16 for .*3,16,24"):
-        load_model(_options(archives, "model.pt", input_shape=(3, 24, 16)))
+        load_model(options_for(archives, "model.pt", input_shape=(3, 24, 16)))
     with pytest.raises(OptionError, match="leave out --arch"):
-        load_model(_options(archives, "model.pt", arch="torchvision:resnet18"))
+        load_model(options_for(archives, "model.pt", arch="torchvision:resnet18"))
 
 
 def test_a_dynamic_side_comes_from_the_option(archives: Path) -> None:
     with pytest.raises(OptionError, match="--input-shape"):
-        load_model(_options(archives, "tall.pt"))
-    found = load_model(_options(archives, "tall.pt", input_shape=(3, 32, 24)))
+        load_model(options_for(archives, "tall.pt"))
+    found = load_model(options_for(archives, "tall.pt", input_shape=(3, 32, 24)))
     assert found.input_shape == (3, 32, 24)
     with pytest.raises(OptionError, match="exported with"):
-        load_model(_options(archives, "tall.pt", input_shape=(3, 32, 32)))
+        load_model(options_for(archives, "tall.pt", input_shape=(3, 32, 32)))
 
 
 def test_a_trusted_module_needs_no_arch(tmp_path: Path) -> None:
     torch.save(_network(), tmp_path / "net.pt")
-    options = _options(tmp_path, "net.pt", input_shape=(3, 16, 16))
+    options = options_for(tmp_path, "net.pt", input_shape=(3, 16, 16))
     with pytest.raises(CheckpointError, match=r"torch\.nn\.modules\.conv\.Conv2d"):
         load_model(options)
     found = load_model(dataclasses.replace(options, trust_pickle=True))
     images = torch.randn(2, 3, 16, 16)
-    assert torch.equal(_logits(found.program, images), _network()(images))
+    assert torch.equal(logits_of(found.program, images), _network()(images))
     assert found.name == "net"
 
 
 def _no_arch(files: Path) -> QuantizeOptions:
-    return _options(files, input_shape=(3, 16, 16))
+    return options_for(files, input_shape=(3, 16, 16))
 
 
 def _no_shape(files: Path) -> QuantizeOptions:
-    return _options(files, arch=f"{files / 'net.py'}:build")
+    return options_for(files, arch=f"{files / 'net.py'}:build")
 
 
 def _other_net(files: Path) -> QuantizeOptions:
     (files / "other.py").write_text(NET.replace("4, 3)", "5, 3)").replace("2d(4)", "2d(5)"))
-    return _options(files, arch=f"{files / 'other.py'}:build", input_shape=(3, 16, 16))
+    return options_for(files, arch=f"{files / 'other.py'}:build", input_shape=(3, 16, 16))
 
 
 def _mean_of_one_channel(files: Path) -> QuantizeOptions:
@@ -195,7 +182,7 @@ def _mean_of_one_channel(files: Path) -> QuantizeOptions:
     import torchvision
 
     torch.save(torchvision.models.squeezenet1_1().state_dict(), files / "weights.pt")
-    return _options(files, arch=arch, mean=(0.5,), std=(0.5,))
+    return options_for(files, arch=arch, mean=(0.5,), std=(0.5,))
 
 
 @pytest.mark.parametrize(
@@ -228,101 +215,9 @@ def test_a_wrong_guess_of_the_class_count_falls_back(tmp_path: Path) -> None:
     weights |= {"head.weight": torch.ones(4, 8), "head.bias": torch.ones(4)}
     torch.save(weights, tmp_path / "weights.pt")
     arch = f"{tmp_path / 'net.py'}:Net"
-    found = load_model(_options(tmp_path, arch=arch, input_shape=(1, 8, 8)))
+    found = load_model(options_for(tmp_path, arch=arch, input_shape=(1, 8, 8)))
     assert isinstance(found.program, nn.Module)
     assert torch.equal(found.program.state_dict()["answer.weight"], torch.ones(3, 4))
-
-
-def test_without_arch_the_one_known_network_is_taken(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import torchvision
-
-    keep_indexes(tmp_path / "cache", monkeypatch)
-    network = torchvision.models.resnet18(num_classes=4).eval()
-    named = {f"module.{name}": value for name, value in network.state_dict().items()}
-    torch.save({"model": named}, tmp_path / "weights.pt")
-    found = load_model(_options(tmp_path))
-    assert (found.name, found.input_shape) == ("resnet18", (3, 224, 224))
-    assert found.origin.endswith("under model, recognised as torchvision:resnet18")
-    images = torch.randn(1, 3, 64, 64)
-    assert torch.equal(_logits(found.program, images), _logits(network, images))
-
-
-def test_without_arch_several_or_near_networks_are_listed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import torchvision
-
-    timm = pytest.importorskip("timm")
-    keep_indexes(tmp_path / "cache", monkeypatch)
-    torch.save(timm.create_model("efficientnet_lite0").state_dict(), tmp_path / "weights.pt")
-    with pytest.raises(OptionError, match="timm:efficientnet_lite0, timm:tf_efficientnet_lite0"):
-        load_model(_options(tmp_path))
-    state = torchvision.models.resnet18().state_dict()
-    torch.save(state | {"conv1.weight": torch.ones(64, 3, 3, 3)}, tmp_path / "weights.pt")
-    with pytest.raises(OptionError, match=r"conv1\.weight \(file \[64,3,3,3\], resnet18"):
-        load_model(_options(tmp_path))
-
-
-TWIN = "tf_efficientnet_lite0"
-
-
-@pytest.mark.parametrize("where", ["checkpoint", "config.json"])
-def test_without_arch_the_twin_that_was_trained_is_taken(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
-) -> None:
-    timm = pytest.importorskip("timm")
-    keep_indexes(tmp_path / "cache", monkeypatch)
-    network = timm.create_model(TWIN, num_classes=5).eval()
-    content: dict[str, Any] = {"state_dict": network.state_dict()}
-    if where == "checkpoint":
-        content["args"] = argparse.Namespace(model=TWIN)
-    else:
-        known = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "input_size": [3, 192, 160]}
-        known |= {"crop_pct": 0.8, "interpolation": "bilinear"}
-        told = {"architecture": TWIN, "pretrained_cfg": known}
-        (tmp_path / "config.json").write_text(json.dumps(told))
-    torch.save(content, tmp_path / "weights.pt")
-    found = load_model(_options(tmp_path))
-    assert f"recognised as timm:{TWIN}" in found.origin
-    images = torch.randn(1, 3, 64, 64)
-    assert torch.equal(_logits(found.program, images), _logits(network, images))
-    if where == "checkpoint":
-        assert (found.input_shape, found.preprocessing.resize) == ((3, 224, 224), 256)
-        return
-    assert found.origin.endswith(", with the config.json beside it")
-    assert found.input_shape == (3, 192, 160)
-    as_told = Preprocessing((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), True, 200, "bilinear")
-    assert found.preprocessing == as_told
-    # Options stand above it, and it says nothing of another network.
-    given = load_model(_options(tmp_path, mean=(0.0,) * 3, std=(1.0,) * 3))
-    assert given.preprocessing == dataclasses.replace(as_told, mean=(0.0,) * 3, std=(1.0,) * 3)
-    told["pretrained_cfg"] = {"mean": "auto"}
-    (tmp_path / "config.json").write_text(json.dumps(told))
-    with pytest.raises(CheckpointError, match=r"mean of a config\.json"):
-        load_model(_options(tmp_path))
-    other = load_model(_options(tmp_path, arch="timm:efficientnet_lite0"))
-    assert (other.input_shape, other.preprocessing.interpolation) == ((3, 224, 224), "bicubic")
-
-
-def test_without_arch_the_error_gives_the_advice_of_inspect(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import torchvision
-
-    keep_indexes(tmp_path / "cache", monkeypatch)
-    state = torchvision.models.resnet18().state_dict()
-    torch.save(state | {"loss.w": torch.ones(2)}, tmp_path / "weights.pt")
-    with pytest.raises(OptionError, match=r"outside of it: 1 \(loss\.w\)") as caught:
-        load_model(_options(tmp_path))
-    assert caught.value.remedy.startswith("save the network alone (import torch; ")
-    assert caught.value.remedy.endswith("weights-weights.pt with --arch torchvision:resnet18")
-    state["fc.0.weight"] = state.pop("fc.weight")
-    torch.save(state, tmp_path / "weights.pt")
-    with pytest.raises(OptionError, match="head is another one") as caught:
-        load_model(_options(tmp_path))
-    assert "\n        network.fc = " in caught.value.remedy
 
 
 def _in_memory() -> QuantizeOptions:
@@ -339,7 +234,7 @@ def test_a_wrapped_network_in_memory_is_unwrapped(wrap: Any) -> None:
     loaded = adopt_module(nn.DataParallel(wrap(network)), _in_memory())
     assert type(loaded.program) is type(network)
     images = torch.rand(2, 3, 16, 16)
-    torch.testing.assert_close(_logits(loaded.program, images), _logits(network, images))
+    torch.testing.assert_close(logits_of(loaded.program, images), logits_of(network, images))
 
 
 def test_a_network_in_memory_that_cannot_be_copied_is_refused() -> None:
@@ -362,10 +257,10 @@ def test_torchscript_in_memory_is_copied() -> None:
     scripted = _scripted(network)
     loaded = adopt_module(scripted, _in_memory())
     images = torch.rand(2, 3, 16, 16)
-    expected = _logits(network, images)
+    expected = logits_of(network, images)
     for tensor in scripted.parameters():
         tensor.data.zero_()
-    torch.testing.assert_close(_logits(loaded.program, images), expected)
+    torch.testing.assert_close(logits_of(loaded.program, images), expected)
     with pytest.raises(CheckpointError, match=r"must be a module.*method"):
         adopt_module(_network().forward, _in_memory())  # type: ignore[arg-type]
 
@@ -374,13 +269,13 @@ def test_torchscript_runs_where_it_is_trusted(files: Path) -> None:
     network = _network().eval()
     torch.jit.save(_scripted(network), files / "script.pt")
     with pytest.raises(OptionError, match="--trust-pickle with --input-shape"):
-        load_model(_options(files, "script.pt"))
+        load_model(options_for(files, "script.pt"))
     with pytest.raises(OptionError, match="input shape must be known"):
-        load_model(_options(files, "script.pt", trust_pickle=True))
+        load_model(options_for(files, "script.pt", trust_pickle=True))
     shape = (3, 16, 16)
-    loaded = load_model(_options(files, "script.pt", trust_pickle=True, input_shape=shape))
+    loaded = load_model(options_for(files, "script.pt", trust_pickle=True, input_shape=shape))
     images = torch.rand(2, 3, 16, 16)
-    torch.testing.assert_close(_logits(loaded.program, images), _logits(network, images))
+    torch.testing.assert_close(logits_of(loaded.program, images), logits_of(network, images))
     assert (loaded.name, loaded.origin) == ("script", "TorchScript script.pt")
 
 
@@ -392,10 +287,10 @@ def test_torchscript_of_a_known_network_needs_no_trust(
     keep_indexes(tmp_path / "cache", monkeypatch)
     network = torchvision.models.resnet18(num_classes=4).eval()
     torch.jit.save(torch.jit.trace(network, torch.zeros(1, 3, 64, 64)), tmp_path / "weights.pt")
-    found = load_model(_options(tmp_path))
+    found = load_model(options_for(tmp_path))
     assert found.origin == "TorchScript weights.pt, recognised as torchvision:resnet18"
     images = torch.randn(1, 3, 64, 64)
-    assert torch.equal(_logits(found.program, images), _logits(network, images))
+    assert torch.equal(logits_of(found.program, images), logits_of(network, images))
 
 
 def test_torchscript_without_finite_weights(files: Path) -> None:
@@ -403,4 +298,4 @@ def test_torchscript_without_finite_weights(files: Path) -> None:
     network.get_parameter("0.weight").data[0] = float("nan")
     torch.jit.save(_scripted(network), files / "script.pt")
     with pytest.raises(CheckpointError, match=r"0\.weight"):
-        load_model(_options(files, "script.pt", trust_pickle=True, input_shape=(3, 16, 16)))
+        load_model(options_for(files, "script.pt", trust_pickle=True, input_shape=(3, 16, 16)))

@@ -9,10 +9,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from support.contexts import ON_CPU
-from support.small_networks import SHAPE, Residual, calibrated, conv_bn, images, placed
-from torch import Tensor, fx, nn
+from support.small_networks import (
+    SHAPE,
+    ConvolutionHead,
+    Residual,
+    calibrated,
+    images,
+)
+from torch import Tensor, fx
 
-from lrq_deploy.calibration.observe import calibrate
 from lrq_deploy.errors import DivergenceError
 from lrq_deploy.method.fitting.augmented_batches import VIEWS, AugmentedBatches
 from lrq_deploy.method.fitting.student_training import (
@@ -36,20 +41,6 @@ pytestmark = pytest.mark.unit
 SETTINGS = RecipeSettings(student_steps=2, batch_size=16)
 SWITCHES = MethodSwitches(margin="off")
 POOL = images(64)
-
-
-class ConvolutionHead(nn.Module):
-    """The logits come from a convolution, whose padding keeps it one."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = conv_bn(3, 8)
-        self.head = nn.Conv2d(8, 5, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = torch.relu(self.stem(x)).mean((2, 3), keepdim=True)
-        result: Tensor = self.head(x).flatten(1)
-        return result
 
 
 @pytest.fixture(scope="module")
@@ -284,55 +275,6 @@ def test_an_infinite_rate_is_divergence_and_the_state_comes_back(start: fx.Graph
         train_student(student, float_twin(student), POOL, settings, SWITCHES, "multiclass", ON_CPU)
     assert bool(state(student).isfinite().all())
     assert torch.equal(state(student), state(start))
-
-
-def test_the_width_of_the_weights_decides_how_far_they_move() -> None:
-    """Adam's first step is the learning rate itself, whatever the gradient."""
-    one_step = replace(SETTINGS, student_steps=1)
-    moved: dict[str, dict[int, float]] = {"weight": {}, "bias": {}}
-    for bits in (2, 3, 4, 8):
-        start = calibrated(Residual(), Scheme(bits, 8, None), count=16)
-        student, _ = trained(start, one_step)
-        for name, largest in moved.items():
-            largest[bits] = max(
-                (getattr(after, name) - getattr(before, name)).detach().abs().max().item()
-                for after, before in zip(layers(student), layers(start), strict=True)
-            )
-    for name, factors in {"weight": {2: 16, 3: 4, 8: 1 / 16}, "bias": {2: 1, 8: 1 / 16}}.items():
-        for bits, factor in factors.items():
-            assert moved[name][bits] == pytest.approx(moved[name][4] * factor, rel=0.02)
-
-
-@pytest.mark.parametrize("factor", [1e-3, 1e-5, 1e3])
-def test_weights_of_any_size_move_as_far(factor: float) -> None:
-    """A layer times a factor and the next one divided by it are the same function."""
-    moved = []
-    for by in (1.0, factor):
-        start = two_layers(by)
-        student, _ = trained(start, replace(SETTINGS, student_steps=4))
-        pairs = zip(layers(start), layers(student), strict=True)
-        moved.append(torch.stack([_step(before, after) for before, after in pairs]))
-    torch.testing.assert_close(moved[1], moved[0], rtol=0.1, atol=0)
-
-
-def two_layers(factor: float) -> fx.GraphModule:
-    network = nn.Sequential(
-        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(512, 5)
-    )
-    student = placed(network, Scheme(4, 4, 8))
-    first, second, _ = layers(student)
-    with torch.no_grad():
-        for values in (first.weight, first.bias):
-            if values is not None:
-                values.mul_(factor)
-        second.weight.div_(factor)
-    calibrate(student, images(16), symmetric=True, seed=0)
-    return student
-
-
-def _step(before: QuantizedLayer, after: QuantizedLayer) -> Tensor:
-    change = (after.weight - before.weight).detach().square().mean()
-    return (change / before.weight.detach().square().mean()).sqrt()
 
 
 def layers(student: fx.GraphModule) -> list[QuantizedLayer]:
