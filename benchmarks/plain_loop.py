@@ -1,25 +1,16 @@
-"""The plain PyTorch loop of the reference recipes, and the accuracy that it reaches.
+"""The plain PyTorch loop of the reference recipes.
 
-Our own few-line rendering of GDFQ's loop (arXiv 2003.03603) with the schedule that
-``../shared/docs/method.md`` states, not its code: fake quantization by minimum and maximum in plain
-operators, a generator of 115 million multiply-adds per 32 x 32 image, teacher and student forward
-in each student step, 400 epochs of 200 steps of which 4 train the generator alone and observe the
-ranges of activations. All layers have ``BITS``, sums and poolings stay in float.
+Our own few-line rendering of GDFQ's loop (arXiv 2003.03603), not its code, with the schedule that
+``../shared/docs/method.md`` states and the temperature of its public configuration: fake
+quantization by minimum and maximum in plain operators, a generator of 115 million multiply-adds per
+32 x 32 image, 400 epochs of 200 steps of which 4 train the generator alone and observe the ranges
+of activations. All layers have ``BITS``; the image, sums and poolings stay in float.
 
-    python benchmarks/plain_loop.py --network resnet20_jpeg --out runs/plain --minutes 100
-
-trains on where an earlier run into ``--out`` stopped, and writes one line per 2,000 steps: the drop
-against the float network and the share of equal answers. The state of the last step counts, no
-better one is searched for. 80,000 steps take days on two cores: ``--minutes`` ends a sitting.
+``speed.py`` times its steps, ``plain_accuracy.py`` trains it to the end.
 """
 
-import argparse
 import copy
-import json
-import os
 import sys
-import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +20,6 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from accuracy import NETWORKS
-from profile_steps import model_options
-
-from lrq_deploy.images import ImageSet, read_image_folder
 from lrq_deploy.loading import load_model
 from lrq_deploy.options import QuantizeOptions
 
@@ -44,10 +31,8 @@ OBSERVING = 4
 """Epochs that train the generator alone."""
 DECAYS = (100, 200, 300)
 """Epochs from which both rates are a tenth of what they were."""
-MEASURED = 2000
-"""Steps between two measurements."""
-KEPT = 200
-"""Steps between two files to go on from."""
+TEMPERATURE = 20.0
+"""Of the distillation."""
 
 
 class PlainQuantizer(nn.Module):
@@ -84,12 +69,18 @@ class PlainQuantizer(nn.Module):
 
 
 class PlainLayer(nn.Module):
-    """A convolution or linear layer with quantized weight and input."""
+    """A convolution or linear layer with a quantized weight.
 
-    def __init__(self, layer: nn.Conv2d | nn.Linear) -> None:
+    Args:
+        layer: what it does.
+        rounded: its input is quantized too.
+    """
+
+    def __init__(self, layer: nn.Conv2d | nn.Linear, rounded: bool) -> None:
         super().__init__()
         self.layer = layer
-        self.of_input, self.of_weight = PlainQuantizer(rows=False), PlainQuantizer(rows=True)
+        self.of_input = PlainQuantizer(rows=False) if rounded else nn.Identity()
+        self.of_weight = PlainQuantizer(rows=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """As the layer."""
@@ -117,9 +108,9 @@ class PlainGenerator(nn.Module):
             *(nn.Conv2d(64, 3, 3, padding=1), nn.Tanh(), nn.BatchNorm2d(3, affine=False)),
         )
 
-    def forward(self, labels: Tensor) -> Tensor:
-        """Images ``[N, 3, 32, 32]``, normalised, of the classes ``[N]``."""
-        images: Tensor = self.layers(self.of_class(labels) * torch.randn(len(labels), 100))
+    def forward(self, labels: Tensor, noise: Tensor) -> Tensor:
+        """Images ``[N, 3, 32, 32]``, normalised, of classes ``[N]`` and noise ``[N, 100]``."""
+        images: Tensor = self.layers(self.of_class(labels) * noise)
         return images
 
 
@@ -137,10 +128,7 @@ class PlainLoop:
         self.teacher, self.student = (copy.deepcopy(network).eval() for _ in range(2))
         self.teacher.requires_grad_(False)
         self.student.requires_grad_(True)
-        for parent in list(self.student.modules()):
-            for name, layer in list(parent.named_children()):
-                if isinstance(layer, nn.Conv2d | nn.Linear) and not isinstance(parent, PlainLayer):
-                    setattr(parent, name, PlainLayer(layer))
+        quantize(self.student)
         self.generator = PlainGenerator()
         self._taps: list[tuple[nn.BatchNorm2d, Tensor]] = []
         self._norms = [m for m in self.teacher.modules() if isinstance(m, nn.BatchNorm2d)]
@@ -150,12 +138,23 @@ class PlainLoop:
         )
         self.labels = torch.arange(batch) % CLASSES
         self.images = torch.zeros(batch, 3, 32, 32)
+        self.wanted = torch.zeros(batch, CLASSES)
 
     def observe(self, observing: bool) -> None:
         """Widen the ranges of activations in each call, or keep them."""
         for module in self.student.modules():
             if isinstance(module, PlainQuantizer):
                 module.observing = observing
+
+    def make_images(self) -> Tensor:
+        """Of the classes ``labels``."""
+        images: Tensor = self.generator(self.labels, torch.randn(self.batch, 100))
+        return images
+
+    @staticmethod
+    def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and biased variance of each channel of ``[N, C, H, W]``."""
+        return x.mean((0, 2, 3)), x.var((0, 2, 3), unbiased=False)
 
     def generator_step(self) -> None:
         """Make images of random classes, and train the generator on the teacher's BatchNorms."""
@@ -165,30 +164,39 @@ class PlainLoop:
             norm.register_forward_hook(lambda module, x, _: self._taps.append((module, x[0])))
             for norm in self._norms
         ]
-        images = self.generator(self.labels)
+        images = self.make_images()
         logits = self.teacher(images)
         for hook in hooks:
             hook.remove()
         distances = [
-            F.mse_loss(x.mean((0, 2, 3)), norm.running_mean)
-            + F.mse_loss(x.var((0, 2, 3)), norm.running_var)
+            F.mse_loss(mean, norm.running_mean) + F.mse_loss(variance, norm.running_var)
             for norm, x in self._taps
             if norm.running_mean is not None and norm.running_var is not None
+            for mean, variance in [self.moments(x)]
         ]
         self.make.zero_grad()
-        (F.cross_entropy(logits, self.labels) + 0.1 * torch.stack(distances).sum()).backward()
+        (F.cross_entropy(logits, self.labels) + 0.1 * torch.stack(distances).mean()).backward()
         self.make.step()
-        self.images = images.detach()
+        self.images, self.wanted = images.detach(), logits.detach()
 
     def student_step(self) -> None:
-        """Train the student on the images of the generator's step."""
-        with torch.no_grad():
-            wanted = self.teacher(self.images)
-        given = self.student(self.images)
-        soft = F.kl_div(given.log_softmax(1), wanted.softmax(1), reduction="batchmean")
+        """Train the student on the images and answers of the generator's step."""
         self.fit.zero_grad()
-        (soft + F.cross_entropy(given, self.labels)).backward()
+        self.student_loss().backward()
         self.fit.step()
+
+    def student_loss(self) -> Tensor:
+        """Distillation, averaged over images and classes, and cross entropy."""
+        given = self.student(self.images)
+        soft, wanted = (x / TEMPERATURE for x in (given, self.wanted))
+        apart = F.kl_div(soft.log_softmax(1), wanted.softmax(1), reduction="batchmean") / CLASSES
+        return TEMPERATURE**2 * apart + F.cross_entropy(given, self.labels)
+
+    def asking_student_step(self) -> None:
+        """As ``student_step`` where a recipe trains on stored images: the teacher answers again."""
+        with torch.no_grad():
+            self.wanted = self.teacher(self.images)
+        self.student_step()
 
     def advance(self) -> None:
         """The next step of the schedule."""
@@ -226,96 +234,14 @@ class PlainLoop:
         torch.set_rng_state(state["random"])
 
 
-@dataclass(frozen=True)
-class Measured:
-    """What the student answers after ``step`` steps; shares in per cent."""
-
-    step: int
-    float_accuracy: float
-    accuracy: float
-    same: float
-    seconds: float
-
-    @property
-    def drop(self) -> float:
-        """Points lost."""
-        return self.float_accuracy - self.accuracy
-
-
-@torch.no_grad()
-def measure(loop: PlainLoop, images: ImageSet, seconds: float) -> Measured:
-    """Teacher and student on labelled images, after ``seconds`` of steps."""
-    loop.observe(False)
-    right = torch.zeros(2)
-    same = 0
-    for batch, labels in images.labelled_batches(250):
-        if labels is None:
-            raise ValueError(f"{images.source} has no class folders")
-        answers = [network(batch).argmax(1) for network in (loop.teacher, loop.student)]
-        right += torch.tensor([int((a == labels).sum()) for a in answers])
-        same += int((answers[0] == answers[1]).sum())
-    of_teacher, of_student = (100 * right / len(images)).tolist()
-    return Measured(loop.step, of_teacher, of_student, 100 * same / len(images), seconds)
-
-
-def main() -> None:
-    """Train on, and measure."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--shared", type=Path, default="../shared")
-    parser.add_argument("--network", default="resnet20_jpeg", choices=["resnet20", "resnet20_jpeg"])
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=EPOCH * EPOCHS)
-    parser.add_argument("--minutes", type=float, default=float("inf"))
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(options.seed)
-    network = NETWORKS[options.network]
-    model = model_options(network, options.shared)
-    loop = PlainLoop(module_of(model), options.batch)
-    images = _images(options.shared / "data" / network.images, model)
-    options.out.mkdir(parents=True, exist_ok=True)
-    about = {"network": options.network, "batch": options.batch, "seed": options.seed}
-    kept = options.out / "state.pt"
-    seconds = 0.0
-    if kept.exists():
-        found = torch.load(kept, weights_only=True)
-        if found["about"] != about:
-            parser.error(f"--out must be of the same run: {kept} is of {found['about']}")
-        loop.restore(found["loop"])
-        seconds = found["seconds"]
-    end = time.monotonic() + 60 * options.minutes
-    while loop.step < options.steps and time.monotonic() < end:
-        start = time.perf_counter()
-        loop.advance()
-        seconds += time.perf_counter() - start
-        if loop.step % MEASURED == 0 or loop.step == options.steps:
-            _tell(measure(loop, images, seconds), options.out / "measured.jsonl")
-        if loop.step % KEPT == 0:
-            _keep(loop, seconds, about, kept)
-    _keep(loop, seconds, about, kept)
-
-
-def _keep(loop: PlainLoop, seconds: float, about: dict[str, Any], kept: Path) -> None:
-    partial = kept.with_suffix(".partial")
-    torch.save({"loop": loop.state(), "seconds": seconds, "about": about}, partial)
-    os.replace(partial, kept)
-
-
-def _tell(measured: Measured, file: Path) -> None:
-    with file.open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(vars(measured)) + "\n")
-    print(
-        f"{measured.step} steps: drop {measured.drop:.2f}, {measured.same:.2f} % the same answers, "
-        f"{measured.seconds:.0f} s",
-        flush=True,
-    )
-
-
-def _images(folder: Path, options: QuantizeOptions) -> ImageSet:
-    return read_image_folder(folder, (3, 32, 32), load_model(options).preprocessing, CLASSES)
+def quantize(network: nn.Module) -> None:
+    """Give each layer of ``network`` its quantizers; the image and what is pooled stay in float."""
+    image = next(m for m in network.modules() if isinstance(m, nn.Conv2d))
+    for parent in list(network.modules()):
+        for name, layer in list(parent.named_children()):
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                rounded = isinstance(layer, nn.Conv2d) and layer is not image
+                setattr(parent, name, PlainLayer(layer, rounded))
 
 
 def module_of(options: QuantizeOptions) -> nn.Module:
@@ -324,7 +250,3 @@ def module_of(options: QuantizeOptions) -> nn.Module:
     if not isinstance(program, nn.Module):
         raise TypeError(f"the plain loop trains modules, not {type(program).__name__}")
     return program
-
-
-if __name__ == "__main__":
-    main()

@@ -7,12 +7,8 @@ from types import ModuleType
 import pytest
 import torch
 from support.benchmark_scripts import benchmark_script
-from support.image_files import write_png
 from support.small_networks import Residual
 from torch import Tensor
-
-from lrq_deploy.images import read_image_folder
-from lrq_deploy.teacher import Preprocessing
 
 pytestmark = pytest.mark.unit
 
@@ -76,6 +72,39 @@ def test_the_first_epochs_train_the_generator_alone(script: ModuleType) -> None:
     assert rates == pytest.approx([1e-4, 1e-4, 1e-5, 1e-5, 1e-6])
 
 
+def test_the_image_and_what_is_pooled_stay_in_float(script: ModuleType) -> None:
+    loop = script.PlainLoop(Residual(classes=10), 4)
+    layers = [m for m in loop.student.modules() if isinstance(m, script.PlainLayer)]
+    assert len(layers) > 3
+    rounded = [isinstance(m.of_input, script.PlainQuantizer) for m in layers]
+    assert rounded == [False, *[True] * (len(layers) - 2), False]
+
+
+def test_a_teacher_that_is_asked_answers_as_the_generator_step_did(script: ModuleType) -> None:
+    network = Residual(classes=10)
+    students = []
+    for asking in (False, True):
+        torch.manual_seed(0)
+        loop = script.PlainLoop(network, 4)
+        loop.generator_step()
+        (loop.asking_student_step if asking else loop.student_step)()
+        students.append(loop.student.state_dict())
+    left, right = (list(state.values()) for state in students)
+    assert same(left, right)
+    assert not torch.equal(left[0], network.state_dict()[next(iter(network.state_dict()))])
+
+
+def test_the_student_loss_is_the_published_one(script: ModuleType) -> None:
+    torch.manual_seed(0)
+    loop = script.PlainLoop(Residual(classes=10), 4)
+    loop.wanted = torch.randn(4, 10)
+    given = loop.student(loop.images).detach().double()
+    soft, wanted = ((x / 20).softmax(1) for x in (given, loop.wanted.double()))
+    apart = (wanted * (wanted.log() - soft.log())).mean()
+    right = -given.softmax(1).log()[torch.arange(4), loop.labels].mean()
+    assert loop.student_loss().item() == pytest.approx(float(400 * apart + right), rel=1e-5)
+
+
 def test_a_sitting_goes_on_where_the_last_one_stopped(script: ModuleType, tmp_path: Path) -> None:
     network = Residual(classes=10)
     torch.manual_seed(0)
@@ -98,50 +127,3 @@ def test_a_sitting_goes_on_where_the_last_one_stopped(script: ModuleType, tmp_pa
     for name in ("student", "generator"):
         left, right = (getattr(loop, name).state_dict() for loop in (whole, second))
         assert same(list(left.values()), list(right.values()))
-
-
-def test_answers_are_counted_beside_those_of_the_float_network(
-    script: ModuleType, tmp_path: Path
-) -> None:
-    torch.manual_seed(0)
-    loop = script.PlainLoop(Residual(classes=10), 4)
-    for index in range(10):
-        (tmp_path / str(index)).mkdir()
-        write_png(tmp_path / str(index) / "image.png", index, 32, 32)
-    folder = read_image_folder(tmp_path, (3, 32, 32), Preprocessing((0.5,) * 3, (0.5,) * 3), 10)
-    assert folder.labels is not None
-    (batch,) = folder.batches(10)
-    answers = loop.teacher(batch).argmax(1)
-    right = 100 * float((answers == folder.labels).float().mean())
-    loop.student = copy.deepcopy(loop.teacher)
-    measured = script.measure(loop, folder, 1.0)
-    assert (measured.drop, measured.same) == (0, 100)
-    assert measured.float_accuracy == pytest.approx(right)
-    with torch.no_grad():
-        list(loop.student.parameters())[-1][(int(answers[0]) + 1) % 10] += 1e6
-    other = script.measure(loop, folder, 1.0)
-    assert other.same < 100
-    assert other.float_accuracy == measured.float_accuracy
-
-
-def test_the_command_keeps_what_it_did_and_refuses_another_run(
-    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    network = Residual(classes=10)
-    monkeypatch.setattr(script, "module_of", lambda options: network)
-    monkeypatch.setattr(script, "_images", lambda folder, options: None)
-    told: list[int] = []
-    monkeypatch.setattr(script, "measure", lambda loop, images, seconds: loop.step)
-    monkeypatch.setattr(script, "_tell", lambda measured, file: told.append(measured))
-    command = ["plain_loop.py", "--out", str(tmp_path), "--batch", "4"]
-    for steps in ("3", "5"):
-        monkeypatch.setattr("sys.argv", [*command, "--steps", steps])
-        script.main()
-    assert told == [3, 5]
-    assert torch.load(tmp_path / "state.pt", weights_only=True)["loop"]["step"] == 5
-    monkeypatch.setattr("sys.argv", [*command, "--steps", "6", "--minutes", "0"])
-    script.main()
-    assert told == [3, 5]
-    monkeypatch.setattr("sys.argv", [*command, "--steps", "6", "--network", "resnet20"])
-    with pytest.raises(SystemExit):
-        script.main()
