@@ -2,9 +2,6 @@
 
 import ast
 import re
-import shlex
-import subprocess
-import sys
 import tomllib
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
@@ -27,8 +24,6 @@ PUBLIC_DOOR = {Path("lrq_deploy/__init__.py"), Path("lrq_deploy/__main__.py")}
 MAX_LINES = 400
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-SHOWN = README + (ROOT / "docs" / "quantize.md").read_text(encoding="utf-8")
-"""The pages that name commands and options."""
 
 
 def sources(folder: str) -> list[Path]:
@@ -155,40 +150,3 @@ def test_constraints_pin_every_direct_requirement() -> None:
     wanted = PYPROJECT["project"]["dependencies"] + extras["dev"] + extras["timm"]
     names = {re.split(r"[<>=!~\[; ]", line)[0].lower().replace("_", "-") for line in wanted}
     assert names - pinned == set()
-
-
-def shown_commands() -> list[list[str]]:
-    """Every ``lrq-deploy`` command in a code block, as words."""
-    blocks = re.findall(r"```\n(.*?)```", SHOWN, flags=re.DOTALL)
-    text = "\n".join(blocks).replace("\\\n", " ")
-    return [
-        shlex.split(line[line.index("lrq-deploy") :])
-        for line in text.splitlines()
-        if re.search(r"(^|/)lrq-deploy ", line)
-    ]
-
-
-def test_pages_show_only_commands_and_options_that_exist() -> None:
-    commands = shown_commands()
-    names = {words[1] for words in commands} | set(re.findall(r"`lrq-deploy (\w+)", SHOWN))
-    assert names >= {"quantize", "demo"}
-    helps = {
-        name: subprocess.run(
-            [sys.executable, "-m", "lrq_deploy", name, "--help"],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        for name in names
-    }
-    for words in commands:
-        for option in (word.split("=")[0] for word in words if word.startswith("--")):
-            assert re.search(rf"{option}\b", helps[words[1]]), (words[1], option)
-    for option in re.findall(r"`(--[a-z0-9-]+)", SHOWN):
-        assert any(re.search(rf"{option}\b", text) for text in helps.values()), option
-
-
-def test_the_readme_links_only_to_files_that_exist() -> None:
-    targets = re.findall(r"\]\(([^)#:]+)\)", README)
-    assert targets
-    assert [name for name in targets if not (ROOT / name).exists()] == []
