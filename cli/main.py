@@ -81,7 +81,7 @@ app.command(cls=GroupedCommand, short_help="What quantize would do, in seconds."
 app.command(short_help="Which layers lose how much at which width.")(sensitivity)
 app.command(short_help="Whether every form of a bundle computes the same.")(validate)
 app.command(short_help="Latency, size and memory against the float network.")(bench)
-app.command(short_help="A TensorRT engine from a bundle.")(build)
+app.command(short_help="An engine or a graph for a device, from a bundle.")(build)
 
 
 def _print_version(wanted: bool) -> None:

@@ -87,7 +87,7 @@ ForDevice = Annotated[
         metavar="DIR",
         show_default=False,
         help="With tensorrt: write a folder from which trtexec builds on the device (Jetson). With "
-        "onnxruntime: one that runs, checks and times the network there, with numpy alone.",
+        "onnxruntime: one that runs, checks and times the network where numpy and onnxruntime are.",
     ),
 ]
 Out = Annotated[

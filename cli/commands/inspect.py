@@ -20,7 +20,8 @@ AnyModel = Annotated[
     typer.Argument(
         metavar="MODEL",
         show_default=False,
-        help="Any checkpoint: torch.save, safetensors, torch.export archive or ONNX.",
+        help="Any checkpoint: torch.save, safetensors, torch.export archive, TorchScript or ONNX; "
+        "or a folder with one.",
     ),
 ]
 AllTensors = Annotated[

@@ -65,7 +65,7 @@ Model = Annotated[
         show_default=False,
         help="A state dict (.pt, .pth, .th, .safetensors; with --arch unless exactly one known "
         "network fits), a torch.export archive, TorchScript, or a whole module in a pickle, "
-        "which needs --trust-pickle.",
+        "which needs --trust-pickle; or a folder with one such file.",
     ),
 ]
 

@@ -166,8 +166,8 @@ def _not_readable(path: Path, head: bytes, size: int) -> CheckpointError:
         return _foreign(path, "a plain pickle that torch.save did not write")
     if is_onnx(path, size):
         return CheckpointError(
-            "the model must be a PyTorch network: an exporter folds the BatchNorm away that "
-            "replaces the data",
+            "the model must be a PyTorch network: exporters fold away the BatchNorms that stand in "
+            "for the data",
             f"the ONNX file {path}",
             "get the checkpoint that it was exported from (inspect names its producer), and pass "
             "that, or torch.export.save it as .pt2 where the file was exported",
