@@ -19,9 +19,9 @@ _MULTIPLE = 4
 """ONNX Runtime's integer kernels read pixels in place where their channels are a multiple of it;
 others are first copied into a matrix, tap by tap."""
 _FEWEST_OUTPUTS = 16
-"""Fewer output channels take another kernel, which gains nothing (docs/latency.md)."""
+"""Fewer output channels take another kernel, which gains nothing (docs/experiments/latency.md)."""
 _LONGEST_ROW = {"padded": 24, "blocks": 40}
-"""Bytes of one row of taps up to which each layout was faster than the copy (docs/latency.md)."""
+"""Bytes of a row of taps up to which a layout beat the copy (docs/experiments/latency.md)."""
 _BLOCK_GAIN = 1.2
 """Blocks may take this many times the products: their runs are longer."""
 

@@ -18,7 +18,7 @@ class RequantizationPass(ir.passes.InPlacePass):
 
     ONNX Runtime has no requantization and would turn the integers into floats and back, as slow
     as a convolution. Its integer sum is vectorized, and with one scalar operand it is a
-    requantization: three times as fast as a table of 256 entries (docs/latency.md).
+    requantization: three times as fast as a table of 256 entries (docs/experiments/latency.md).
 
     Requires: activation quantizers are lowered, and movement runs on integers.
     Ensures: the same integers, where the scale of the result has no ties with those it rounds
