@@ -207,7 +207,7 @@ def _label_free(run: Any, result: Any, data: Path, folder: str) -> dict[str, flo
     import torch
 
     from lrq_deploy.cli.job.preparing import load_teacher
-    from lrq_deploy.export.session import open_session
+    from lrq_deploy.export.runtime.session import open_session
     from lrq_deploy.images import read_image_folder
 
     teacher = load_teacher(run)

@@ -17,9 +17,9 @@ import torch
 from torchvision.models import get_model
 
 from lrq_deploy.calibration.observe import calibrate
-from lrq_deploy.export.latency import BenchmarkOptions, measure_latency
+from lrq_deploy.export.derived.static_baseline import static_baseline
+from lrq_deploy.export.measures.latency import BenchmarkOptions, measure_latency
 from lrq_deploy.export.onnx_graph import float_onnx, save_onnx, to_onnx
-from lrq_deploy.export.static_baseline import static_baseline
 from lrq_deploy.export.targets import targets
 from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
 from lrq_deploy.graph.teach import make_teacher

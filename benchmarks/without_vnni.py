@@ -41,13 +41,13 @@ from profile_steps import model_options
 
 from lrq_deploy.cli.job.preparing import load_teacher
 from lrq_deploy.errors import LrqError
-from lrq_deploy.export.bundle import load_bundle
+from lrq_deploy.export.bundle.folder import load_bundle
+from lrq_deploy.export.derived.static_baseline import CALIBRATION_IMAGES, static_baseline
+from lrq_deploy.export.dialects.onnxruntime import OnnxRuntimeTarget
 from lrq_deploy.export.onnx_graph import float_onnx, save_onnx, to_onnx
-from lrq_deploy.export.onnxruntime_dialect import OnnxRuntimeTarget
 from lrq_deploy.export.parity.bounds import MIN_SAME_ROWS_NARROW, Bound
 from lrq_deploy.export.parity.compare import Parity, compare
 from lrq_deploy.export.parity.simulation import exact_logits
-from lrq_deploy.export.static_baseline import CALIBRATION_IMAGES, static_baseline
 from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
 from lrq_deploy.images import ImageSet, read_image_folder
 from lrq_deploy.scheme import Scheme

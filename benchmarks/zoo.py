@@ -17,10 +17,10 @@ from torch import nn
 
 from lrq_deploy.calibration.observe import calibrate
 from lrq_deploy.errors import LrqError
-from lrq_deploy.export.coverage import audit
+from lrq_deploy.export.measures.coverage import audit
 from lrq_deploy.export.onnx_graph import to_onnx
 from lrq_deploy.export.parity.student import student_parity
-from lrq_deploy.export.session import open_session
+from lrq_deploy.export.runtime.session import open_session
 from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
 from lrq_deploy.graph.teach import make_teacher
 from lrq_deploy.scheme import Scheme

@@ -17,7 +17,7 @@ from lrq_deploy.task import Task
 if TYPE_CHECKING:
     from torch import nn
 
-    from lrq_deploy.export.bundle import Bundle
+    from lrq_deploy.export.bundle.folder import Bundle
 
 __all__ = ["quantize"]
 
@@ -206,7 +206,7 @@ def quantize(
     options = options_from(path, flags)
 
     from lrq_deploy.cli.job.pipeline import quantize as run_pipeline
-    from lrq_deploy.export.bundle import load_bundle
+    from lrq_deploy.export.bundle.folder import load_bundle
 
     with _TURN:
         result = run_pipeline(options, progress or silent, network, control=control_from(flags))

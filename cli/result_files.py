@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lrq_deploy.durable import write_atomically
 from lrq_deploy.errors import OutputError, WriteError
-from lrq_deploy.export.output_directory import check_writable
+from lrq_deploy.export.bundle.output_directory import check_writable
 
 __all__ = ["check_folder", "write_files"]
 

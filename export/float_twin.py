@@ -25,7 +25,7 @@ from lrq_deploy.export.passes._matching import (
     is_weight,
     string_attribute,
 )
-from lrq_deploy.export.signs import Sign, Signs
+from lrq_deploy.export.passes.signs import Sign, Signs
 from lrq_deploy.graph.clipping import Limits
 from lrq_deploy.student.frozen import QuantizedModel
 

@@ -15,7 +15,7 @@ from lrq_deploy.errors import ExportError
 from lrq_deploy.export.float_twin import Replaced, WithoutQuantizersPass, image_sign
 from lrq_deploy.export.missing_form import place_of
 from lrq_deploy.export.onnx_graph import finish
-from lrq_deploy.export.session import open_session
+from lrq_deploy.export.runtime.session import open_session
 from lrq_deploy.graph.capture import example_input
 from lrq_deploy.graph.clipping import Limits
 from lrq_deploy.student.frozen import FrozenQuantizer, QuantizedModel

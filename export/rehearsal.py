@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 from lrq_deploy.errors import ExportError
+from lrq_deploy.export.bundle.student_file import student_bytes
 from lrq_deploy.export.neutral import neutral_graph
 from lrq_deploy.export.onnx_graph import to_onnx
 from lrq_deploy.export.operator_check import check_operators
-from lrq_deploy.export.session import OptimizationLevel, open_session
-from lrq_deploy.export.student_file import student_bytes
+from lrq_deploy.export.runtime.session import OptimizationLevel, open_session
 from lrq_deploy.export.targets import REFERENCE, Target
 from lrq_deploy.graph.capture import example_input
 from lrq_deploy.student.frozen import QuantizedModel

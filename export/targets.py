@@ -136,7 +136,7 @@ class TargetRegistry:
 
 def targets() -> TargetRegistry:
     """The registry with every target of this project."""
-    from lrq_deploy.export.onnxruntime_dialect import OnnxRuntimeTarget
-    from lrq_deploy.export.tensorrt_dialect import TensorRTTarget
+    from lrq_deploy.export.dialects.onnxruntime import OnnxRuntimeTarget
+    from lrq_deploy.export.dialects.tensorrt import TensorRTTarget
 
     return TargetRegistry([OnnxRuntimeTarget(), TensorRTTarget()])

@@ -4,15 +4,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lrq_deploy.cli.api import quantize
-    from lrq_deploy.export.bundle import Bundle, load_bundle
+    from lrq_deploy.export.bundle.folder import Bundle, load_bundle
 
 __all__ = ["Bundle", "__version__", "load_bundle", "quantize"]
 
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "Bundle": "lrq_deploy.export.bundle",
-    "load_bundle": "lrq_deploy.export.bundle",
+    "Bundle": "lrq_deploy.export.bundle.folder",
+    "load_bundle": "lrq_deploy.export.bundle.folder",
     "quantize": "lrq_deploy.cli.api",
 }
 

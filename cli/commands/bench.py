@@ -122,7 +122,7 @@ def bench(
 
     from lrq_deploy.cli.reports.bench import print_benchmark
     from lrq_deploy.cli.reports.progress_view import progress_view
-    from lrq_deploy.export.latency import BenchmarkOptions
+    from lrq_deploy.export.measures.latency import BenchmarkOptions
 
     if out is not None:
         check_folder(out, (JSON_NAME, PICTURE_NAME), force)

@@ -162,7 +162,7 @@ def _build_engine(
 ) -> None:
     from rich.console import Console
 
-    from lrq_deploy.export.bundle import load_bundle
+    from lrq_deploy.export.bundle.folder import load_bundle
     from lrq_deploy.export.engine.from_bundle import build_from_bundle, default_engine_path
 
     loaded = load_bundle(folder)
@@ -192,8 +192,8 @@ def _refuse_options_of_engines(stated: dict[str, bool], built: str) -> None:
 def _preoptimize(folder: Path, out: Path | None, force: bool, json: bool) -> None:
     from dataclasses import asdict
 
-    from lrq_deploy.export.bundle import load_bundle
-    from lrq_deploy.export.preoptimized import preoptimize
+    from lrq_deploy.export.bundle.folder import load_bundle
+    from lrq_deploy.export.derived.preoptimized import preoptimize
 
     loaded = load_bundle(folder)
     result = preoptimize(loaded, out or loaded.beside(".optimized.onnx"), force)
@@ -207,9 +207,9 @@ def _preoptimize(folder: Path, out: Path | None, force: bool, json: bool) -> Non
 def _for_runtime(folder: Path, version: str, out: Path | None, force: bool, json: bool) -> None:
     from dataclasses import asdict
 
-    from lrq_deploy.export.bundle import load_bundle
-    from lrq_deploy.export.older_runtime import write_for_runtime
-    from lrq_deploy.export.runtime_version import parse_version, version_text
+    from lrq_deploy.export.bundle.folder import load_bundle
+    from lrq_deploy.export.derived.older_runtime import write_for_runtime
+    from lrq_deploy.export.runtime.version import parse_version, version_text
 
     wanted = parse_version(version)
     loaded = load_bundle(folder)

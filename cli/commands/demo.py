@@ -89,7 +89,7 @@ def demo_flags(
 
 
 def _check_folder(out: Path, options: QuantizeOptions) -> None:
-    from lrq_deploy.export.output_directory import check_output
+    from lrq_deploy.export.bundle.output_directory import check_output
 
     used = out.is_dir() and any(out.iterdir())
     if used and not options.force:

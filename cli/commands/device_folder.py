@@ -63,7 +63,7 @@ def write_for_onnxruntime(
         )
     _refuse("--engine onnxruntime takes --for-device and --onnxruntime alone", refused)
     from lrq_deploy.export.device.onnxruntime_kit import OnnxRuntimeKit
-    from lrq_deploy.export.runtime_version import parse_version
+    from lrq_deploy.export.runtime.version import parse_version
 
     kit = OnnxRuntimeKit(None if version is None else parse_version(version))
     holds = (
@@ -88,7 +88,7 @@ def _write(
     script: str,
     commands: tuple[str, ...],
 ) -> None:
-    from lrq_deploy.export.bundle import load_bundle
+    from lrq_deploy.export.bundle.folder import load_bundle
     from lrq_deploy.export.device.folder import write_device_folder
 
     found = write_device_folder(load_bundle(bundle), kit, out)

@@ -52,7 +52,7 @@ def _print(
     from lrq_deploy.cli.job.rehearsing import rehearse_student
     from lrq_deploy.cli.reports.plan import print_plan
     from lrq_deploy.cli.reports.progress_view import progress_view
-    from lrq_deploy.export.forecast import forecasts
+    from lrq_deploy.export.measures.forecast import forecasts
     from lrq_deploy.export.targets import targets
     from lrq_deploy.planning.make import make_plan
 

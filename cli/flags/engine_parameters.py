@@ -8,7 +8,7 @@ import typer
 from lrq_deploy.errors import BoundError
 
 if TYPE_CHECKING:
-    from lrq_deploy.export.bundle import Bundle
+    from lrq_deploy.export.bundle.folder import Bundle
 
 __all__ = ["DeviceOutputs", "EngineFile", "RequireEngine", "check_engine_file", "no_engine"]
 
@@ -40,8 +40,8 @@ def check_engine_file(file: Path | None, bundle: "Bundle") -> None:
     Raises:
         BundleError: the file or its record is missing, changed, of another schema or graph.
     """
+    from lrq_deploy.export.dialects.tensorrt import TensorRTTarget
     from lrq_deploy.export.engine.file import read_engine
-    from lrq_deploy.export.tensorrt_dialect import TensorRTTarget
 
     if file is not None:
         graph = bundle.manifest.files.get(TensorRTTarget().file_name)

@@ -11,8 +11,8 @@ from lrq_deploy.errors import BundleError, OptionError
 from lrq_deploy.progress import ProgressCallback, silent
 
 if TYPE_CHECKING:
-    from lrq_deploy.export.bundle import Bundle
-    from lrq_deploy.export.latency import Benchmark, BenchmarkOptions, EngineBenchmark
+    from lrq_deploy.export.bundle.folder import Bundle
+    from lrq_deploy.export.measures.latency import Benchmark, BenchmarkOptions, EngineBenchmark
     from lrq_deploy.images import ImageSet
     from lrq_deploy.student.frozen import QuantizedModel
 
@@ -63,9 +63,9 @@ def bench_bundle(
         ImageError: ``static_images`` is no folder of images.
         ExportError: ONNX Runtime does not accept a graph, or the graphs do not compare.
     """
-    from lrq_deploy.export.bundle import load_bundle
+    from lrq_deploy.export.bundle.folder import load_bundle
+    from lrq_deploy.export.derived.graph_identity import check_graph
     from lrq_deploy.export.engine.options import check_batch
-    from lrq_deploy.export.graph_identity import check_graph
 
     bundle = load_bundle(path)
     check_batch(max(options.batch_sizes), bundle.manifest.input_shape)
@@ -91,10 +91,10 @@ def _graphs_measured(
     """The graphs in ONNX Runtime."""
     import tempfile
 
+    from lrq_deploy.export.derived.static_baseline import agreements, static_baseline
     from lrq_deploy.export.float_twin import float_twin
-    from lrq_deploy.export.latency import measure_latency
+    from lrq_deploy.export.measures.latency import measure_latency
     from lrq_deploy.export.onnx_graph import save_onnx
-    from lrq_deploy.export.static_baseline import agreements, static_baseline
 
     graph, model = bundle.file("model.onnx"), bundle.model()
     images = None if static_images is None else _images(static_images, model)
@@ -158,7 +158,7 @@ def bench_document(bundle: Path, found: "Benchmark") -> dict[str, Any]:
 
 def bench_files(document: dict[str, Any], found: "Benchmark") -> dict[str, bytes]:
     """The document, and a picture of the latencies, by file name."""
-    from lrq_deploy.export.latency_picture import latency_png
+    from lrq_deploy.export.measures.latency_picture import latency_png
 
     text = dumps(document, indent=2, sort_keys=True, allow_nan=False)
     return {JSON_NAME: f"{text}\n".encode(), PICTURE_NAME: latency_png(found)}
@@ -176,7 +176,7 @@ def bench_of_device(path: Path, outputs: Path, measuring: Mapping[str, object]) 
         OptionError: one of them is given.
         BundleError: not a bundle, or the outputs are not of it.
     """
-    from lrq_deploy.export.bundle import load_bundle
+    from lrq_deploy.export.bundle.folder import load_bundle
     from lrq_deploy.export.device.onnxruntime_outputs import device_benchmark
 
     given = " and ".join(flag for flag, value in measuring.items() if value is not None)

@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lrq_deploy.export.accuracy import Fidelity, measure
-from lrq_deploy.export.coverage import Coverage, audit
-from lrq_deploy.export.latency import Benchmark, BenchmarkOptions, measure_latency
+from lrq_deploy.export.measures.accuracy import Fidelity, measure
+from lrq_deploy.export.measures.coverage import Coverage, audit
+from lrq_deploy.export.measures.latency import Benchmark, BenchmarkOptions, measure_latency
 from lrq_deploy.export.parity.compare import Parity
 from lrq_deploy.export.parity.ladder import Ladder, climb
 from lrq_deploy.export.parity.student import student_parity
-from lrq_deploy.export.session import open_session
+from lrq_deploy.export.runtime.session import open_session
 from lrq_deploy.export.targets import REFERENCE, targets
 from lrq_deploy.images import ImageSet
 from lrq_deploy.progress import ProgressCallback, StageProgress

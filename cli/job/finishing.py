@@ -15,12 +15,12 @@ from lrq_deploy.cli.job.result import QuantizeResult
 from lrq_deploy.cli.job.run import Fitted, Prepared, Run
 from lrq_deploy.cli.job.run_identity import plain_options
 from lrq_deploy.cli.job.verdict import Verdict, judge
-from lrq_deploy.export.bundle import write_bundle
+from lrq_deploy.export.bundle.folder import write_bundle
+from lrq_deploy.export.dialects.onnxruntime import oldest_version
 from lrq_deploy.export.float_twin import float_twin
 from lrq_deploy.export.neutral import neutral_graph
 from lrq_deploy.export.onnx_graph import to_onnx
-from lrq_deploy.export.onnxruntime_dialect import oldest_version
-from lrq_deploy.export.runtime_version import needed_version, version_text
+from lrq_deploy.export.runtime.version import needed_version, version_text
 from lrq_deploy.export.targets import REFERENCE, TargetChoice, targets
 from lrq_deploy.method.suited import default_method
 from lrq_deploy.process_memory import peak_bytes

@@ -5,10 +5,14 @@ from functools import partial
 from lrq_deploy.cli.job.checking import Checked
 from lrq_deploy.cli.job.sizes import PACKED_BITS, wider_in_same_room
 from lrq_deploy.cli.job.verdict import MAX_DROP_POINTS, MIN_AGREEMENT, limit_in_doubt
-from lrq_deploy.export.accuracy import Fidelity
-from lrq_deploy.export.coverage import Coverage
-from lrq_deploy.export.intervals import images_to_decide, paired_drop_interval, share_interval
-from lrq_deploy.export.latency import Benchmark
+from lrq_deploy.export.measures.accuracy import Fidelity
+from lrq_deploy.export.measures.coverage import Coverage
+from lrq_deploy.export.measures.intervals import (
+    images_to_decide,
+    paired_drop_interval,
+    share_interval,
+)
+from lrq_deploy.export.measures.latency import Benchmark
 from lrq_deploy.export.targets import REFERENCE, TargetChoice, targets
 from lrq_deploy.options import QuantizeOptions
 from lrq_deploy.scheme import Scheme

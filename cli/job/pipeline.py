@@ -26,8 +26,8 @@ from lrq_deploy.cli.job.sensitivity_files import sensitivity_files
 from lrq_deploy.cli.job.stage_clock import StageClock
 from lrq_deploy.cli.result_files import write_files
 from lrq_deploy.errors import BundleError, DivergenceError, OptionError, OutputError, WriteError
-from lrq_deploy.export.manifest import Manifest
-from lrq_deploy.export.output_directory import check_output, check_writable
+from lrq_deploy.export.bundle.manifest import Manifest
+from lrq_deploy.export.bundle.output_directory import check_output, check_writable
 from lrq_deploy.export.targets import TargetChoice, targets
 from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
 from lrq_deploy.images import ImageSet, read_image_folder

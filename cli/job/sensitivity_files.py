@@ -14,7 +14,7 @@ PICTURE_NAME = "sensitivity.png"
 
 def sensitivity_files(table: "SensitivityTable") -> dict[str, bytes]:
     """The table as JSON and as a picture, by file name."""
-    from lrq_deploy.export.sensitivity_picture import sensitivity_png
+    from lrq_deploy.export.measures.sensitivity_picture import sensitivity_png
 
     text = dumps(table.to_json(), indent=2, sort_keys=True, allow_nan=False)
     return {JSON_NAME: f"{text}\n".encode(), PICTURE_NAME: sensitivity_png(table)}

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from lrq_deploy.export.bundle import Bundle
-    from lrq_deploy.export.coverage import Coverage
+    from lrq_deploy.export.bundle.folder import Bundle
+    from lrq_deploy.export.measures.coverage import Coverage
     from lrq_deploy.export.parity.ladder import Ladder
     from lrq_deploy.student.frozen import QuantizedModel
 
@@ -173,10 +173,10 @@ def validate_bundle(options: ValidateOptions, progress: ProgressCallback = silen
         ImageError: the image folder cannot be used.
         ParityError: logits are not finite.
     """
-    from lrq_deploy.export.bundle import load_bundle
-    from lrq_deploy.export.coverage import audit
+    from lrq_deploy.export.bundle.folder import load_bundle
     from lrq_deploy.export.device.outputs import judge_outputs
     from lrq_deploy.export.engine.run import open_engine
+    from lrq_deploy.export.measures.coverage import audit
     from lrq_deploy.export.parity.ladder import Ladder, climb
 
     bundle = load_bundle(options.bundle)
@@ -216,7 +216,7 @@ def validate_bundle(options: ValidateOptions, progress: ProgressCallback = silen
 
 def _graphs(bundle: "Bundle") -> dict[str, Path]:
     """The graph for each runtime that the bundle has one for, each its own."""
-    from lrq_deploy.export.graph_identity import check_graph
+    from lrq_deploy.export.derived.graph_identity import check_graph
     from lrq_deploy.export.targets import targets
 
     found: dict[str, Path] = {}
@@ -233,7 +233,7 @@ def _images(
 ) -> "tuple[Iterator[Tensor], int, tuple[str, ...]]":
     """Batches, how many images there are in all, and remarks on them."""
     if options.images is None:
-        from lrq_deploy.export.validation_images import synthetic_batches
+        from lrq_deploy.export.bundle.validation_images import synthetic_batches
 
         return synthetic_batches(bundle, model, options.count, _BATCH), options.count, ()
     from lrq_deploy.image_listing import FolderOption

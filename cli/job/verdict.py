@@ -8,8 +8,8 @@ from typing import Any
 from lrq_deploy.cli.flags.quantize_flags import QuantizeFlags, command_line
 from lrq_deploy.cli.job.checking import Checked
 from lrq_deploy.cli.job.sizes import size_change, wider_in_same_room
-from lrq_deploy.export.accuracy import Fidelity
-from lrq_deploy.export.latency import Benchmark
+from lrq_deploy.export.measures.accuracy import Fidelity
+from lrq_deploy.export.measures.latency import Benchmark
 from lrq_deploy.method.images.normalisation import PixelCheck, normalisation_flags
 from lrq_deploy.options import QuantizeOptions
 from lrq_deploy.teacher import Preprocessing

@@ -7,7 +7,12 @@ from rich.text import Text
 
 from lrq_deploy.cli.job.sizes import size_change, size_text
 from lrq_deploy.export.engine.latency import timed_runs
-from lrq_deploy.export.latency import BatchLatency, Benchmark, Distribution, EngineBenchmark
+from lrq_deploy.export.measures.latency import (
+    BatchLatency,
+    Benchmark,
+    Distribution,
+    EngineBenchmark,
+)
 
 __all__ = ["print_benchmark"]
 

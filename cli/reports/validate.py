@@ -6,7 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lrq_deploy.cli.job.validation import Validation
-from lrq_deploy.export.coverage import Coverage
+from lrq_deploy.export.measures.coverage import Coverage
 from lrq_deploy.export.parity.ladder import Ladder, Rung
 
 __all__ = ["print_validation"]

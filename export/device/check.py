@@ -9,10 +9,10 @@ from typing import Any
 from torch import Tensor
 
 from lrq_deploy.errors import BundleError
-from lrq_deploy.export.bundle import Bundle
-from lrq_deploy.export.device.run import EXPECTED_NAME, OUTPUTS_NAME
-from lrq_deploy.export.own_document import PRODUCER, read_document
+from lrq_deploy.export.bundle.folder import Bundle
+from lrq_deploy.export.bundle.own_document import PRODUCER, read_document
 from lrq_deploy.export.parity.compare import Parity
+from lrq_deploy.export.runtime.run import EXPECTED_NAME, OUTPUTS_NAME
 from lrq_deploy.task import Task
 
 __all__ = [

@@ -11,7 +11,10 @@ import torch
 from torch import Tensor, fx
 
 from lrq_deploy.errors import OutputError, WriteError
-from lrq_deploy.export.bundle import Bundle
+from lrq_deploy.export.bundle.folder import Bundle
+from lrq_deploy.export.bundle.manifest import FileRecord
+from lrq_deploy.export.bundle.output_directory import check_writable, publish
+from lrq_deploy.export.bundle.validation_images import synthetic_batches
 from lrq_deploy.export.device.check import (
     EXPECTED_NAME,
     CheckRuns,
@@ -20,11 +23,8 @@ from lrq_deploy.export.device.check import (
     short,
 )
 from lrq_deploy.export.engine.options import BatchProfile
-from lrq_deploy.export.manifest import FileRecord
-from lrq_deploy.export.output_directory import check_writable, publish
 from lrq_deploy.export.parity.compare import compare
 from lrq_deploy.export.parity.simulation import exact_logits
-from lrq_deploy.export.validation_images import synthetic_batches
 from lrq_deploy.student.frozen import FrozenLayer, QuantizedModel
 
 __all__ = ["Contents", "DeviceFolder", "DeviceKit", "check_runs", "write_device_folder"]

@@ -7,16 +7,16 @@ import onnx
 import torch
 from torch import Tensor
 
-from lrq_deploy.export.bundle import Bundle
-from lrq_deploy.export.device import run
+from lrq_deploy.export.bundle.folder import Bundle
+from lrq_deploy.export.derived.older_runtime import graph_for_runtime
 from lrq_deploy.export.device.check import CheckRuns
 from lrq_deploy.export.device.folder import Contents, check_runs
+from lrq_deploy.export.dialects.onnxruntime import oldest_version
 from lrq_deploy.export.engine.options import BatchProfile
 from lrq_deploy.export.float_twin import float_twin
-from lrq_deploy.export.older_runtime import graph_for_runtime
-from lrq_deploy.export.onnxruntime_dialect import oldest_version
-from lrq_deploy.export.runtime_version import RuntimeVersion, needed_version, version_text
-from lrq_deploy.export.session import open_session
+from lrq_deploy.export.runtime import run
+from lrq_deploy.export.runtime.session import open_session
+from lrq_deploy.export.runtime.version import RuntimeVersion, needed_version, version_text
 from lrq_deploy.student.frozen import QuantizedModel
 
 __all__ = ["OnnxRuntimeKit"]

@@ -7,14 +7,19 @@ from pathlib import Path
 import torch
 
 from lrq_deploy.errors import BundleError
-from lrq_deploy.export.bundle import Bundle
+from lrq_deploy.export.bundle.folder import Bundle
+from lrq_deploy.export.bundle.manifest import FileRecord
+from lrq_deploy.export.bundle.own_document import read_document
 from lrq_deploy.export.device.check import EXPECTED_NAME, OUTDATED, DeviceCheck
-from lrq_deploy.export.device.run import LEAST_RUNS, OUTPUTS_SCHEMA
-from lrq_deploy.export.latency import BatchLatency, Benchmark, BenchmarkOptions, DeviceFacts
-from lrq_deploy.export.manifest import FileRecord
-from lrq_deploy.export.own_document import read_document
+from lrq_deploy.export.measures.latency import (
+    BatchLatency,
+    Benchmark,
+    BenchmarkOptions,
+    DeviceFacts,
+)
 from lrq_deploy.export.parity.bounds import Bound, integer_bound
 from lrq_deploy.export.parity.compare import Parity, compare
+from lrq_deploy.export.runtime.run import LEAST_RUNS, OUTPUTS_SCHEMA
 from lrq_deploy.student.frozen import QuantizedModel
 from lrq_deploy.wording import printable
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Protocol
 
 from lrq_deploy.errors import BundleError
-from lrq_deploy.export.bundle import Bundle
+from lrq_deploy.export.bundle.folder import Bundle
 from lrq_deploy.export.device.check import EXPECTED_NAME, DeviceCheck
 from lrq_deploy.export.device.onnxruntime_outputs import OnnxRuntimeReader
 from lrq_deploy.export.device.trtexec_outputs import TrtexecReader

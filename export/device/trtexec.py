@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from lrq_deploy.errors import OptionError
-from lrq_deploy.export.bundle import Bundle
+from lrq_deploy.export.bundle.folder import Bundle
 from lrq_deploy.export.device.check import CheckRuns
 from lrq_deploy.export.device.folder import Contents, check_runs
 from lrq_deploy.export.engine.from_bundle import graph_of, with_half_rest

@@ -8,11 +8,11 @@ from typing import Any
 
 from lrq_deploy.durable import write_atomically
 from lrq_deploy.errors import BundleError, WriteError
-from lrq_deploy.export.bundle import Bundle
+from lrq_deploy.export.bundle.folder import Bundle
+from lrq_deploy.export.bundle.manifest import FileRecord
+from lrq_deploy.export.bundle.output_file import check_output_file
+from lrq_deploy.export.bundle.own_document import PRODUCER, read_document
 from lrq_deploy.export.engine.options import EngineKind
-from lrq_deploy.export.manifest import FileRecord
-from lrq_deploy.export.output_file import check_output_file
-from lrq_deploy.export.own_document import PRODUCER, read_document
 
 __all__ = [
     "ENGINE_SCHEMA",

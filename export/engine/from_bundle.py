@@ -8,8 +8,9 @@ import onnx_ir as ir
 
 from lrq_deploy import __version__
 from lrq_deploy.errors import BundleError
-from lrq_deploy.export.bundle import Bundle
-from lrq_deploy.export.coverage import Coverage
+from lrq_deploy.export.bundle.folder import Bundle
+from lrq_deploy.export.bundle.manifest import FileRecord
+from lrq_deploy.export.dialects.tensorrt import TensorRTTarget
 from lrq_deploy.export.engine.build import build_engine, load_builder
 from lrq_deploy.export.engine.file import EngineRecord, check_engine_output, write_engine
 from lrq_deploy.export.engine.gpu_facts import built_on_gpu
@@ -20,10 +21,9 @@ from lrq_deploy.export.engine.options import (
     check_batch,
     trtexec_command,
 )
-from lrq_deploy.export.manifest import FileRecord
+from lrq_deploy.export.measures.coverage import Coverage
 from lrq_deploy.export.onnx_graph import finish
 from lrq_deploy.export.passes.half_rest import HalfRestPass
-from lrq_deploy.export.tensorrt_dialect import TensorRTTarget
 
 __all__ = ["EngineResult", "build_from_bundle", "default_engine_path", "graph_of", "with_half_rest"]
 

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from lrq_deploy.errors import ExportError
-from lrq_deploy.export.bundle import Bundle
+from lrq_deploy.export.bundle.folder import Bundle
+from lrq_deploy.export.bundle.manifest import FileRecord
 from lrq_deploy.export.engine.build import build_engine, load_builder
 from lrq_deploy.export.engine.file import EngineRecord
 from lrq_deploy.export.engine.options import BatchProfile, EngineOptions
@@ -27,13 +28,12 @@ from lrq_deploy.export.engine.run import (
     open_engine,
 )
 from lrq_deploy.export.float_twin import float_twin
-from lrq_deploy.export.latency import (
+from lrq_deploy.export.measures.latency import (
     BatchLatency,
     BenchmarkOptions,
     Distribution,
     EngineBenchmark,
 )
-from lrq_deploy.export.manifest import FileRecord
 from lrq_deploy.progress import ProgressCallback, StageProgress, silent
 from lrq_deploy.student.frozen import QuantizedModel
 

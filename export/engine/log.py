@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from lrq_deploy.export.coverage import Coverage, LayerCoverage, kept_reason, strays
 from lrq_deploy.export.engine.options import EngineKind
-from lrq_deploy.export.multiply_adds import multiply_adds
+from lrq_deploy.export.measures.coverage import Coverage, LayerCoverage, kept_reason, strays
+from lrq_deploy.export.measures.multiply_adds import multiply_adds
 from lrq_deploy.student.frozen import QuantizedModel
 from lrq_deploy.student.weighted import WeightedLayer, weighted_layers
 

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from lrq_deploy.errors import BundleError, ExportError, LrqError, OptionError
-from lrq_deploy.export.bundle import Bundle
+from lrq_deploy.export.bundle.folder import Bundle
+from lrq_deploy.export.dialects.tensorrt import TensorRTTarget
 from lrq_deploy.export.engine.build import load_builder, logged_errors, logger_of, start
 from lrq_deploy.export.engine.file import EngineRecord, check_runtime, read_engine
 from lrq_deploy.export.engine.from_bundle import default_engine_path
 from lrq_deploy.export.engine.options import EngineKind
-from lrq_deploy.export.tensorrt_dialect import TensorRTTarget
 
 __all__ = [
     "EngineSession",

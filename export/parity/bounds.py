@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from lrq_deploy.export.intervals import share_interval
+from lrq_deploy.export.measures.intervals import share_interval
 from lrq_deploy.export.parity.compare import Parity
 from lrq_deploy.student.frozen import QuantizedModel
 from lrq_deploy.student.weighted import weight_only_layers

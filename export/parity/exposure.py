@@ -13,7 +13,7 @@ from torch import Tensor, fx
 
 from lrq_deploy.export.parity.reference import Reference, call_labels
 from lrq_deploy.export.parity.simulation import ExactInterpreter
-from lrq_deploy.export.session import OptimizationLevel, open_session
+from lrq_deploy.export.runtime.session import OptimizationLevel, open_session
 from lrq_deploy.student.frozen import QuantizedModel
 
 __all__ = [

@@ -39,7 +39,7 @@ from lrq_deploy.export.parity.reference import (
     reference_logits,
 )
 from lrq_deploy.export.parity.simulation import exact_logits
-from lrq_deploy.export.session import OptimizationLevel, open_session
+from lrq_deploy.export.runtime.session import OptimizationLevel, open_session
 from lrq_deploy.progress import ProgressCallback, StageProgress, silent
 from lrq_deploy.student.frozen import QuantizedModel
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from lrq_deploy.export.session import batches_of
+from lrq_deploy.export.runtime.session import batches_of
 from lrq_deploy.qparams import QParams
 from lrq_deploy.student.frozen import FrozenLayer, FrozenQuantizer, QuantizedModel
 

@@ -10,7 +10,7 @@ from lrq_deploy.export.parity.bounds import Bound, as_close_as
 from lrq_deploy.export.parity.compare import Parity, compare
 from lrq_deploy.export.parity.reference import float_operator
 from lrq_deploy.export.parity.simulation import exact_logits
-from lrq_deploy.export.session import Session, batches_of
+from lrq_deploy.export.runtime.session import Session, batches_of
 from lrq_deploy.student.frozen import QuantizedModel
 
 __all__ = ["student_parity"]

@@ -12,7 +12,7 @@ from lrq_deploy.export.passes._weight_lowering import (
     bias_and_step,
     bias_integers,
 )
-from lrq_deploy.export.saturation import pair_sums_fit
+from lrq_deploy.export.passes.saturation import pair_sums_fit
 
 __all__ = ["IntegerWeightsPass"]
 

@@ -15,8 +15,8 @@ from lrq_deploy.export.passes._matching import (
     require_lowered,
 )
 from lrq_deploy.export.passes.integer_movement import MOVES
-from lrq_deploy.export.saturation import pair_sums_fit
-from lrq_deploy.export.signs import Sign, Signs
+from lrq_deploy.export.passes.saturation import pair_sums_fit
+from lrq_deploy.export.passes.signs import Sign, Signs
 
 __all__ = ["UpperSaturationPass"]
 

@@ -11,7 +11,7 @@ from lrq_deploy.export.engine.from_bundle import build_from_bundle, default_engi
 from lrq_deploy.export.engine.latency import measure_engine
 from lrq_deploy.export.engine.options import BatchProfile, EngineOptions
 from lrq_deploy.export.engine.run import compute_capability
-from lrq_deploy.export.latency import BenchmarkOptions
+from lrq_deploy.export.measures.latency import BenchmarkOptions
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
 pytestmark = [

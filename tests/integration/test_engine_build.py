@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from lrq_deploy.calibration.observe import calibrate
 from lrq_deploy.cli.main import app
 from lrq_deploy.errors import BundleError, ExportError, LrqError, OptionError, OutputError
-from lrq_deploy.export.bundle import Bundle
+from lrq_deploy.export.bundle.folder import Bundle
 from lrq_deploy.export.engine.build import build_engine
 from lrq_deploy.export.engine.file import read_engine
 from lrq_deploy.export.engine.from_bundle import build_from_bundle, default_engine_path

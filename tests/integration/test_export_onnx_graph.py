@@ -17,12 +17,12 @@ from support.frozen_graphs import (
 from torch import nn
 
 from lrq_deploy.errors import ExportError, OptionError
-from lrq_deploy.export.coverage import audit
+from lrq_deploy.export.dialects.onnxruntime import OnnxRuntimeTarget
+from lrq_deploy.export.measures.coverage import audit
 from lrq_deploy.export.onnx_graph import float_onnx, to_onnx
-from lrq_deploy.export.onnxruntime_dialect import OnnxRuntimeTarget
 from lrq_deploy.export.parity.compare import compare
-from lrq_deploy.export.runtime_version import NEWEST_NEED, OLDEST, RuntimeVersion
-from lrq_deploy.export.session import open_session
+from lrq_deploy.export.runtime.session import open_session
+from lrq_deploy.export.runtime.version import NEWEST_NEED, OLDEST, RuntimeVersion
 from lrq_deploy.graph.specification import LayerSpec
 from lrq_deploy.student.frozen import QuantizedModel
 

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from lrq_deploy.calibration.observe import calibrate
-from lrq_deploy.export.bundle import load_bundle, write_bundle
-from lrq_deploy.export.coverage import audit
+from lrq_deploy.export.bundle.folder import load_bundle, write_bundle
 from lrq_deploy.export.float_twin import float_twin
+from lrq_deploy.export.measures.coverage import audit
 from lrq_deploy.export.onnx_graph import float_onnx, to_onnx
 from lrq_deploy.export.parity.compare import compare
 from lrq_deploy.export.parity.simulation import exact_logits
 from lrq_deploy.export.parity.student import student_parity
-from lrq_deploy.export.session import open_session
+from lrq_deploy.export.runtime.session import open_session
 from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
 from lrq_deploy.graph.teach import make_teacher
 from lrq_deploy.method.images.normalisation import normalisation_remark

@@ -10,12 +10,12 @@ from support.small_networks import conv_bn, images, with_statistics
 from torch import nn
 
 from lrq_deploy.calibration.observe import calibrate
-from lrq_deploy.export.coverage import audit
+from lrq_deploy.export.measures.coverage import audit
 from lrq_deploy.export.onnx_graph import to_onnx
 from lrq_deploy.export.parity.compare import compare
 from lrq_deploy.export.parity.reference import reference_logits
 from lrq_deploy.export.parity.simulation import exact_logits
-from lrq_deploy.export.session import open_session
+from lrq_deploy.export.runtime.session import open_session
 from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
 from lrq_deploy.graph.teach import make_teacher
 from lrq_deploy.loading import adopt_module

@@ -7,8 +7,8 @@ import torch
 from support.bundles import agreeing_forms, bundle_of
 from support.small_networks import CENTRED, SHAPE, Mobile, calibrated, images
 
-from lrq_deploy.export.bundle import Bundle
-from lrq_deploy.export.coverage import WEIGHT_ONLY, audit
+from lrq_deploy.export.bundle.folder import Bundle
+from lrq_deploy.export.measures.coverage import WEIGHT_ONLY, audit
 from lrq_deploy.scheme import Scheme
 from lrq_deploy.student.freeze import freeze
 from lrq_deploy.student.frozen import QuantizedModel

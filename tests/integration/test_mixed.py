@@ -20,7 +20,7 @@ from lrq_deploy.cli.job.mixed_widths import MEGABYTE, FileSizes, file_sizes
 from lrq_deploy.cli.job.pipeline import quantize
 from lrq_deploy.cli.job.preparing import load_teacher
 from lrq_deploy.errors import OptionError
-from lrq_deploy.export.bundle import load_bundle
+from lrq_deploy.export.bundle.folder import load_bundle
 from lrq_deploy.export.targets import targets
 from lrq_deploy.options import QuantizeOptions
 from lrq_deploy.scheme import LayerBits, Scheme

@@ -13,8 +13,8 @@ from lrq_deploy.cli import main
 from lrq_deploy.cli.commands.demo_network import DigitNetwork, TrainedDigits, load_digit_data
 from lrq_deploy.cli.flags.quantize_flags import QuantizeFlags, options_from
 from lrq_deploy.cli.job.pipeline import quantize
-from lrq_deploy.export.bundle import Bundle, load_bundle
-from lrq_deploy.export.session import open_session
+from lrq_deploy.export.bundle.folder import Bundle, load_bundle
+from lrq_deploy.export.runtime.session import open_session
 from lrq_deploy.method.recipe import RecipeSettings
 
 pytestmark = pytest.mark.integration

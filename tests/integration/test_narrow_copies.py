@@ -10,7 +10,7 @@ from support.small_networks import ALL, graph_of
 from lrq_deploy.calibration.observe import calibrate
 from lrq_deploy.export.onnx_graph import to_onnx
 from lrq_deploy.export.parity.simulation import exact_logits
-from lrq_deploy.export.session import open_session
+from lrq_deploy.export.runtime.session import open_session
 from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
 from lrq_deploy.scheme import Scheme
 from lrq_deploy.student.freeze import freeze

@@ -24,7 +24,7 @@ from lrq_deploy.cli.commands.demo_network import TrainedDigits
 from lrq_deploy.cli.job.pipeline import quantize
 from lrq_deploy.cli.job.validation import ValidateOptions, validate_bundle
 from lrq_deploy.errors import ImageError, OptionError
-from lrq_deploy.export.bundle import CLASSIFY_NAME, load_bundle
+from lrq_deploy.export.bundle.folder import CLASSIFY_NAME, load_bundle
 from lrq_deploy.method.methods import METHODS, method_settings
 from lrq_deploy.options import Method, QuantizeOptions
 from lrq_deploy.progress import ProgressEvent

@@ -12,8 +12,8 @@ from support.small_networks import (
 )
 from torch import nn
 
-from lrq_deploy.export.coverage import audit
-from lrq_deploy.export.forecast import OnnxRuntimeForecast
+from lrq_deploy.export.measures.coverage import audit
+from lrq_deploy.export.measures.forecast import OnnxRuntimeForecast
 from lrq_deploy.export.onnx_graph import to_onnx
 from lrq_deploy.planning.survey import estimate_sizes, survey_layers, survey_quantizers
 from lrq_deploy.scheme import Scheme

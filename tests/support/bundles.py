@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from lrq_deploy.export.bundle import Bundle, write_bundle
+from lrq_deploy.export.bundle.folder import Bundle, write_bundle
 from lrq_deploy.export.onnx_graph import to_onnx
 from lrq_deploy.export.parity.ladder import climb
 from lrq_deploy.export.targets import targets

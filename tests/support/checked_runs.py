@@ -5,9 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from lrq_deploy.cli.job.checking import Checked
-from lrq_deploy.export.accuracy import Fidelity
-from lrq_deploy.export.coverage import Coverage, LayerCoverage
-from lrq_deploy.export.latency import BatchLatency, Benchmark, BenchmarkOptions, Distribution
+from lrq_deploy.export.measures.accuracy import Fidelity
+from lrq_deploy.export.measures.coverage import Coverage, LayerCoverage
+from lrq_deploy.export.measures.latency import (
+    BatchLatency,
+    Benchmark,
+    BenchmarkOptions,
+    Distribution,
+)
 from lrq_deploy.export.parity.bounds import Bound
 from lrq_deploy.export.parity.compare import Parity
 from lrq_deploy.export.parity.ladder import Ladder, Rung

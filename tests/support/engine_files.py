@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from lrq_deploy.export.bundle import Bundle
+from lrq_deploy.export.bundle.folder import Bundle
+from lrq_deploy.export.bundle.manifest import FileRecord
 from lrq_deploy.export.engine.file import EngineRecord, write_engine
 from lrq_deploy.export.engine.options import EngineKind
-from lrq_deploy.export.manifest import FileRecord
 from support.fake_tensorrt import VERSION
 
 __all__ = ["write_engine_of"]

@@ -19,7 +19,7 @@ import torch
 
 from lrq_deploy.cli.job.pipeline import quantize
 from lrq_deploy.errors import OutputError
-from lrq_deploy.export.bundle import load_bundle
+from lrq_deploy.export.bundle.folder import load_bundle
 from lrq_deploy.method.recipe import RecipeSettings
 from lrq_deploy.options import QuantizeOptions
 from lrq_deploy.progress import ProgressCallback, ProgressEvent, silent

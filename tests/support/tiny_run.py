@@ -7,7 +7,7 @@ from typing import Any
 from lrq_deploy.cli.commands.demo_network import TrainedDigits
 from lrq_deploy.cli.job.pipeline import quantize
 from lrq_deploy.cli.job.result import QuantizeResult
-from lrq_deploy.export.bundle import Bundle, load_bundle
+from lrq_deploy.export.bundle.folder import Bundle, load_bundle
 from lrq_deploy.method.recipe import RecipeSettings
 from lrq_deploy.options import MethodSwitches, QuantizeOptions
 from lrq_deploy.progress import ProgressCallback, silent

@@ -22,8 +22,8 @@ from support.frozen_graphs import residual_student
 
 from lrq_deploy import classify
 from lrq_deploy.classify import main, normalise
-from lrq_deploy.export.bundle import CLASSIFY_NAME, Bundle
-from lrq_deploy.export.older_runtime import write_for_runtime
+from lrq_deploy.export.bundle.folder import CLASSIFY_NAME, Bundle
+from lrq_deploy.export.derived.older_runtime import write_for_runtime
 from lrq_deploy.images import read_image_folder
 
 pytestmark = pytest.mark.unit

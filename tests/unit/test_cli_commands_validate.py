@@ -34,8 +34,8 @@ from lrq_deploy.errors import (
     OptionError,
     ParityError,
 )
-from lrq_deploy.export.bundle import load_bundle, write_bundle
-from lrq_deploy.export.latency import BenchmarkOptions
+from lrq_deploy.export.bundle.folder import load_bundle, write_bundle
+from lrq_deploy.export.measures.latency import BenchmarkOptions
 from lrq_deploy.export.onnx_graph import to_onnx
 from lrq_deploy.export.parity.ladder import Ladder
 

@@ -10,7 +10,7 @@ from support.checked_runs import checked, fidelity
 from lrq_deploy.cli.flags.accuracy_gates import AccuracyGates, Measured
 from lrq_deploy.cli.job.verdict import judge
 from lrq_deploy.errors import BoundError, OptionError
-from lrq_deploy.export.labelling import AtChance
+from lrq_deploy.export.measures.labelling import AtChance
 
 pytestmark = pytest.mark.unit
 

@@ -12,8 +12,8 @@ from support.small_networks import CENTRED, SHAPE, Mobile, calibrated, graph_of
 
 from lrq_deploy.cli.flags.quantize_flags import QuantizeFlags, options_from
 from lrq_deploy.cli.job.improvement import improvements
-from lrq_deploy.export.coverage import Coverage
-from lrq_deploy.export.labelling import AtChance
+from lrq_deploy.export.measures.coverage import Coverage
+from lrq_deploy.export.measures.labelling import AtChance
 from lrq_deploy.export.targets import targets
 from lrq_deploy.options import QuantizeOptions
 from lrq_deploy.scheme import LayerBits, Scheme

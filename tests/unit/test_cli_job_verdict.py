@@ -18,10 +18,10 @@ from lrq_deploy.cli.job.verdict import (
     judge,
     next_commands,
 )
-from lrq_deploy.export.accuracy import LabelAgreement
-from lrq_deploy.export.coverage import KEPT_FLOAT, WEIGHT_ONLY, Coverage, LayerCoverage
-from lrq_deploy.export.intervals import share_interval
-from lrq_deploy.export.labelling import AtChance
+from lrq_deploy.export.measures.accuracy import LabelAgreement
+from lrq_deploy.export.measures.coverage import KEPT_FLOAT, WEIGHT_ONLY, Coverage, LayerCoverage
+from lrq_deploy.export.measures.intervals import share_interval
+from lrq_deploy.export.measures.labelling import AtChance
 from lrq_deploy.export.parity.ladder import Ladder
 from lrq_deploy.method.images.normalisation import PixelCheck
 from lrq_deploy.teacher import Preprocessing

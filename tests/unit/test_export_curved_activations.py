@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from lrq_deploy.export.dialects.onnxruntime import OnnxRuntimeTarget
 from lrq_deploy.export.neutral import DOMAIN, QUANTIZE
-from lrq_deploy.export.onnxruntime_dialect import OnnxRuntimeTarget
 from lrq_deploy.export.passes.curved_activations import CurvedActivationsPass
-from lrq_deploy.export.session import OptimizationLevel, open_session
+from lrq_deploy.export.runtime.session import OptimizationLevel, open_session
 
 pytestmark = pytest.mark.unit
 

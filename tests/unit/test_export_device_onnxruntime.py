@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 
 from lrq_deploy.cli.main import app
 from lrq_deploy.errors import BoundError, BundleError, OptionError, ParityError
-from lrq_deploy.export.bundle import Bundle, write_bundle
-from lrq_deploy.export.device import run
+from lrq_deploy.export.bundle.folder import Bundle, write_bundle
+from lrq_deploy.export.bundle.manifest import FileRecord
+from lrq_deploy.export.bundle.validation_images import synthetic_batches
 from lrq_deploy.export.device.check import DeviceCheck
 from lrq_deploy.export.device.folder import write_device_folder
 from lrq_deploy.export.device.onnxruntime_kit import OnnxRuntimeKit
@@ -24,13 +25,12 @@ from lrq_deploy.export.device.onnxruntime_outputs import device_benchmark
 from lrq_deploy.export.device.outputs import judge_outputs
 from lrq_deploy.export.device.trtexec import TrtexecKit
 from lrq_deploy.export.engine.options import EngineOptions
-from lrq_deploy.export.manifest import FileRecord
 from lrq_deploy.export.onnx_graph import to_onnx
 from lrq_deploy.export.parity import ladder
 from lrq_deploy.export.parity.bounds import as_close_as, integer_bound
 from lrq_deploy.export.parity.simulation import exact_logits
-from lrq_deploy.export.runtime_version import OLDEST, needed_version
-from lrq_deploy.export.validation_images import synthetic_batches
+from lrq_deploy.export.runtime import run
+from lrq_deploy.export.runtime.version import OLDEST, needed_version
 from lrq_deploy.scheme import Scheme
 
 pytestmark = pytest.mark.unit

@@ -24,7 +24,8 @@ from lrq_deploy.errors import (
     ParityError,
     WriteError,
 )
-from lrq_deploy.export.bundle import Bundle, write_bundle
+from lrq_deploy.export.bundle.folder import Bundle, write_bundle
+from lrq_deploy.export.bundle.validation_images import synthetic_batches
 from lrq_deploy.export.device.check import CheckRuns, DeviceCheck
 from lrq_deploy.export.device.folder import check_runs, write_device_folder
 from lrq_deploy.export.device.outputs import judge_outputs
@@ -33,7 +34,6 @@ from lrq_deploy.export.engine import build as engine_build
 from lrq_deploy.export.engine.options import BatchProfile, EngineOptions, trtexec_arguments
 from lrq_deploy.export.onnx_graph import to_onnx
 from lrq_deploy.export.parity.simulation import exact_logits
-from lrq_deploy.export.validation_images import synthetic_batches
 
 pytestmark = pytest.mark.unit
 
@@ -283,7 +283,7 @@ def test_a_full_disk_is_said_in_the_words_of_the_option(
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lrq_deploy.export.output_directory.os.fsync", full)
+    monkeypatch.setattr("lrq_deploy.export.bundle.output_directory.os.fsync", full)
     with pytest.raises(WriteError, match="folder of --for-device must be written completely"):
         write_device_folder(bundle, KIT, tmp_path / "dev")
     assert list(tmp_path.iterdir()) == []

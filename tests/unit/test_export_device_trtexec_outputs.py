@@ -9,7 +9,7 @@ import torch
 from support.frozen_graphs import residual_student
 
 from lrq_deploy.errors import BundleError, ParityError
-from lrq_deploy.export.bundle import Bundle, write_bundle
+from lrq_deploy.export.bundle.folder import Bundle, write_bundle
 from lrq_deploy.export.device import trtexec_outputs
 from lrq_deploy.export.device.folder import DeviceFolder, write_device_folder
 from lrq_deploy.export.device.outputs import judge_outputs

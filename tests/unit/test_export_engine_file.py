@@ -12,7 +12,8 @@ from support.small_disk import largest_file
 
 from lrq_deploy.durable import write_atomically
 from lrq_deploy.errors import BundleError, OutputError, WriteError
-from lrq_deploy.export.bundle import Bundle, load_bundle
+from lrq_deploy.export.bundle.folder import Bundle, load_bundle
+from lrq_deploy.export.bundle.manifest import FileRecord
 from lrq_deploy.export.engine import file as engine_file
 from lrq_deploy.export.engine.file import (
     ENGINE_SCHEMA,
@@ -22,7 +23,6 @@ from lrq_deploy.export.engine.file import (
     sidecar_of,
     write_engine,
 )
-from lrq_deploy.export.manifest import FileRecord
 
 pytestmark = pytest.mark.unit
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from lrq_deploy.export.bundle.manifest import FileRecord
 from lrq_deploy.export.engine.file import EngineRecord
 from lrq_deploy.export.engine.gpu_facts import GpuFacts, built_on_gpu, gpu_facts
-from lrq_deploy.export.manifest import FileRecord
 
 pytestmark = pytest.mark.unit
 

@@ -20,7 +20,8 @@ from lrq_deploy.cli.job import benchmark
 from lrq_deploy.cli.main import app
 from lrq_deploy.cli.reports.bench import print_benchmark
 from lrq_deploy.errors import BoundError, BundleError, ExportError
-from lrq_deploy.export.bundle import Bundle
+from lrq_deploy.export.bundle.folder import Bundle
+from lrq_deploy.export.bundle.manifest import FileRecord
 from lrq_deploy.export.engine import latency as engine_latency
 from lrq_deploy.export.engine.build import BuiltEngine
 from lrq_deploy.export.engine.file import EngineRecord
@@ -35,14 +36,13 @@ from lrq_deploy.export.engine.latency import (
     timed_runs,
 )
 from lrq_deploy.export.engine.options import EngineKind, EngineOptions
-from lrq_deploy.export.latency import (
+from lrq_deploy.export.measures.latency import (
     BatchLatency,
     Benchmark,
     BenchmarkOptions,
     Distribution,
     EngineBenchmark,
 )
-from lrq_deploy.export.manifest import FileRecord
 
 pytestmark = pytest.mark.unit
 

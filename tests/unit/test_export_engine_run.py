@@ -13,7 +13,7 @@ from support.fake_tensorrt import VERSION, FakeGpu, install
 from support.frozen_graphs import residual_student
 
 from lrq_deploy.errors import ExportError, OptionError
-from lrq_deploy.export.bundle import Bundle
+from lrq_deploy.export.bundle.folder import Bundle
 from lrq_deploy.export.engine import run as engine_run
 from lrq_deploy.export.engine.file import sidecar_of
 from lrq_deploy.export.engine.from_bundle import default_engine_path

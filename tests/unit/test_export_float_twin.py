@@ -20,9 +20,9 @@ from support.small_networks import (
 from torch import Tensor, nn
 
 from lrq_deploy.calibration.observe import calibrate
+from lrq_deploy.export.bundle.student_file import read_student, student_bytes
 from lrq_deploy.export.float_twin import float_twin
-from lrq_deploy.export.session import open_session
-from lrq_deploy.export.student_file import read_student, student_bytes
+from lrq_deploy.export.runtime.session import open_session
 from lrq_deploy.graph.operators import RECTIFIERS, is_call
 from lrq_deploy.graph.teach import make_teacher
 from lrq_deploy.scheme import ActSymmetry, Scheme

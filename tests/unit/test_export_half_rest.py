@@ -9,7 +9,7 @@ from support.frozen_graphs import mobile_student, residual_student
 
 from lrq_deploy.export.engine.from_bundle import with_half_rest
 from lrq_deploy.export.onnx_graph import to_onnx
-from lrq_deploy.export.session import open_session
+from lrq_deploy.export.runtime.session import open_session
 
 pytestmark = pytest.mark.unit
 

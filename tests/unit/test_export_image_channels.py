@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from lrq_deploy.export.dialects.onnxruntime import OnnxRuntimeTarget
 from lrq_deploy.export.neutral import DOMAIN, QUANTIZE, WEIGHT
-from lrq_deploy.export.onnxruntime_dialect import OnnxRuntimeTarget
 from lrq_deploy.export.passes._matching import add_initializer
 from lrq_deploy.export.passes.image_channels import ImageChannelsPass
-from lrq_deploy.export.session import open_session
+from lrq_deploy.export.runtime.session import open_session
 
 pytestmark = pytest.mark.unit
 

@@ -12,7 +12,7 @@ from onnx import numpy_helper
 from support.frozen_graphs import mobile_student, residual_student
 
 from lrq_deploy.export.onnx_graph import to_onnx
-from lrq_deploy.export.session import open_session
+from lrq_deploy.export.runtime.session import open_session
 from lrq_deploy.student.frozen import QuantizedModel
 
 pytestmark = pytest.mark.unit

@@ -26,7 +26,7 @@ from lrq_deploy.export.parity.compare import Parity
 from lrq_deploy.export.parity.ladder import climb
 from lrq_deploy.export.parity.reference import float_operator
 from lrq_deploy.export.parity.student import student_parity
-from lrq_deploy.export.session import open_session
+from lrq_deploy.export.runtime.session import open_session
 from lrq_deploy.scheme import Scheme
 from lrq_deploy.student.freeze import frozen_model
 from lrq_deploy.student.frozen import QuantizedModel

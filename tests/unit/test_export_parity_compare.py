@@ -10,9 +10,9 @@ from onnx import helper, numpy_helper
 from torch import Tensor, fx
 
 from lrq_deploy.errors import ExportError, ImageError, ParityError
-from lrq_deploy.export.accuracy import measure
+from lrq_deploy.export.measures.accuracy import measure
 from lrq_deploy.export.parity.compare import Parity, compare
-from lrq_deploy.export.session import Session, batches_of, open_session
+from lrq_deploy.export.runtime.session import Session, batches_of, open_session
 from lrq_deploy.teacher import Preprocessing, Teacher
 
 pytestmark = pytest.mark.unit

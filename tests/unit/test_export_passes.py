@@ -11,18 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lrq_deploy.errors import ExportError, OptionError
+from lrq_deploy.export.dialects.onnxruntime import OnnxRuntimeTarget
 from lrq_deploy.export.neutral import DOMAIN, QUANTIZE
-from lrq_deploy.export.onnxruntime_dialect import OnnxRuntimeTarget
 from lrq_deploy.export.passes._matching import add_initializer, int_attribute
 from lrq_deploy.export.passes._weight_lowering import bias_integers
 from lrq_deploy.export.passes.fold_activation import FoldActivationPass
 from lrq_deploy.export.passes.global_pool import GlobalPoolPass
 from lrq_deploy.export.passes.integer_movement import IntegerMovementPass
 from lrq_deploy.export.passes.requantization import RequantizationPass
+from lrq_deploy.export.passes.saturation import pair_sums_fit
 from lrq_deploy.export.passes.uint8_activations import Uint8ActivationsPass
-from lrq_deploy.export.runtime_version import OLDEST
-from lrq_deploy.export.saturation import pair_sums_fit
-from lrq_deploy.export.session import open_session
+from lrq_deploy.export.runtime.session import open_session
+from lrq_deploy.export.runtime.version import OLDEST
 from lrq_deploy.export.targets import TargetRegistry, targets
 
 pytestmark = pytest.mark.unit

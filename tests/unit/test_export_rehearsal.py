@@ -25,7 +25,7 @@ from lrq_deploy.export.missing_form import describe_failure
 from lrq_deploy.export.neutral import neutral_graph
 from lrq_deploy.export.operator_check import check_operators
 from lrq_deploy.export.rehearsal import rehearse
-from lrq_deploy.export.session import Session, open_session
+from lrq_deploy.export.runtime.session import Session, open_session
 from lrq_deploy.export.targets import targets
 from lrq_deploy.graph.capture import capture
 from lrq_deploy.graph.fold_batch_norm import fold_batch_norm

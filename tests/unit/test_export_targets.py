@@ -7,10 +7,10 @@ import pytest
 from support.small_networks import CENTRED, SHAPE, Residual, graph_of, images
 
 from lrq_deploy.calibration.observe import calibrate
-from lrq_deploy.export.coverage import audit
+from lrq_deploy.export.measures.coverage import audit
 from lrq_deploy.export.onnx_graph import to_onnx
 from lrq_deploy.export.parity.student import student_parity
-from lrq_deploy.export.session import open_session
+from lrq_deploy.export.runtime.session import open_session
 from lrq_deploy.export.targets import targets
 from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
 from lrq_deploy.scheme import Scheme

@@ -13,7 +13,7 @@ from lrq_deploy.export.onnx_graph import save_onnx, to_onnx
 from lrq_deploy.export.parity.exposure import exact_trace, first_divergence, onnx_trace
 from lrq_deploy.export.passes.integer_weights import IntegerWeightsPass
 from lrq_deploy.export.passes.upper_saturation import UpperSaturationPass
-from lrq_deploy.export.session import OptimizationLevel, open_session
+from lrq_deploy.export.runtime.session import OptimizationLevel, open_session
 from lrq_deploy.scheme import Scheme
 from lrq_deploy.student.freeze import freeze
 from lrq_deploy.student.frozen import QuantizedModel

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from lrq_deploy.export.onnx_graph import to_onnx
 from lrq_deploy.export.parity.simulation import exact_logits
-from lrq_deploy.export.session import open_session
+from lrq_deploy.export.runtime.session import open_session
 from lrq_deploy.graph.attributes import take_name, tensor_of
 from lrq_deploy.scheme import Scheme
 from lrq_deploy.student.freeze import frozen_model

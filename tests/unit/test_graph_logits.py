@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lrq_deploy.errors import UnsupportedNetworkError
 from lrq_deploy.export.neutral import float_graph
 from lrq_deploy.export.onnx_graph import float_onnx
-from lrq_deploy.export.session import open_session
+from lrq_deploy.export.runtime.session import open_session
 from lrq_deploy.graph.capture import capture, example_input
 from lrq_deploy.task import Task
 

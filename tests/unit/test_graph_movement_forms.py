@@ -19,12 +19,12 @@ from support.small_networks import (
 )
 from torch import Tensor, nn
 
-from lrq_deploy.export.coverage import audit
+from lrq_deploy.export.measures.coverage import audit
 from lrq_deploy.export.onnx_graph import to_onnx
 from lrq_deploy.export.parity.compare import compare
 from lrq_deploy.export.parity.reference import reference_logits
 from lrq_deploy.export.parity.simulation import exact_logits
-from lrq_deploy.export.session import open_session
+from lrq_deploy.export.runtime.session import open_session
 from lrq_deploy.graph.operators import CONCATENATIONS, is_call, is_movement
 from lrq_deploy.scheme import Scheme
 from lrq_deploy.student.freeze import freeze

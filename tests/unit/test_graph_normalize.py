@@ -11,7 +11,7 @@ from support.small_networks import SHAPE, graph_of, images, targets, with_statis
 from torch import Tensor, nn
 
 from lrq_deploy.errors import UnsupportedNetworkError
-from lrq_deploy.export.graph_document import graph_from_json, graph_to_json
+from lrq_deploy.export.bundle.graph_document import graph_from_json, graph_to_json
 from lrq_deploy.graph.capture import capture
 from lrq_deploy.graph.operators import RECTIFIERS, WEIGHTED, is_call, is_movement, tensor_inputs
 

@@ -7,12 +7,12 @@ import torch
 from support.small_networks import CENTRED, SHAPE, calibrated, conv_bn, images
 from torch import Tensor, nn
 
-from lrq_deploy.export.coverage import audit
+from lrq_deploy.export.measures.coverage import audit
 from lrq_deploy.export.onnx_graph import to_onnx
 from lrq_deploy.export.parity.compare import compare
 from lrq_deploy.export.parity.reference import reference_logits
 from lrq_deploy.export.parity.simulation import exact_logits
-from lrq_deploy.export.session import open_session
+from lrq_deploy.export.runtime.session import open_session
 from lrq_deploy.scheme import Scheme
 from lrq_deploy.student.freeze import freeze
 from lrq_deploy.student.frozen import QuantizedModel

@@ -92,3 +92,11 @@ def test_names_stand_in_the_files_that_are_said_to_hold_them(page: Path) -> None
         if not any(re.search(rf"\b{name}\b", text_of(path)) for path in holders):
             lost.append((name, file))
     assert lost == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_sources_that_are_named_exist(page: Path) -> None:
+    named = re.findall(
+        r"`((?:lrq_deploy|cli|calibration|export|tests|benchmarks)/[\w/]+\.py)`", text_of(page)
+    )
+    assert [name for name in named if not (ROOT / name).exists()] == []

@@ -1,0 +1,1 @@
+"""What a bundle holds: written whole, hashed, read again."""

@@ -1,0 +1,1 @@
+"""One module a runtime: the neutral graph in what it executes."""

@@ -1,0 +1,81 @@
+"""The dialect of ONNX Runtime's CPU kernels."""
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from lrq_deploy.errors import OptionError
+from lrq_deploy.export.passes.curved_activations import CurvedActivationsPass
+from lrq_deploy.export.passes.float_layers import FloatLayersPass
+from lrq_deploy.export.passes.fold_activation import FoldActivationPass
+from lrq_deploy.export.passes.global_pool import GlobalPoolPass
+from lrq_deploy.export.passes.image_channels import ImageChannelsPass
+from lrq_deploy.export.passes.int4_weights import Int4WeightsPass
+from lrq_deploy.export.passes.integer_movement import IntegerMovementPass
+from lrq_deploy.export.passes.integer_weights import IntegerWeightsPass
+from lrq_deploy.export.passes.requantization import RequantizationPass
+from lrq_deploy.export.passes.uint8_activations import Uint8ActivationsPass
+from lrq_deploy.export.passes.upper_saturation import UpperSaturationPass
+from lrq_deploy.export.runtime.version import (
+    DEQUANTIZES_INT4,
+    MOVES_INTEGERS_TO_CHANNELS,
+    NEWEST_NEED,
+    OLDEST,
+    UNPACKS_INT4,
+    RuntimeVersion,
+    version_text,
+)
+from lrq_deploy.scheme import Scheme
+
+__all__ = ["OnnxRuntimeTarget", "oldest_version"]
+
+
+def oldest_version(scheme: Scheme) -> RuntimeVersion:
+    """The oldest ONNX Runtime that a graph of the scheme can be written for."""
+    return DEQUANTIZES_INT4 if scheme.int4_linear else OLDEST
+
+
+@dataclass(frozen=True)
+class OnnxRuntimeTarget:
+    """uint8 activations, int8 or uint8 weights, integer clips, int32 biases.
+
+    Attributes:
+        oldest: version of ONNX Runtime that must load the graph. Older ones store weights of at
+            most 4 bits in bytes instead of packed, and read images pixel by pixel.
+    """
+
+    oldest: RuntimeVersion = NEWEST_NEED
+    name: str = "onnxruntime"
+    file_name: str = "model.onnx"
+    carrier_qmax: int = 255
+
+    def check(self, scheme: Scheme) -> None:
+        """Every scheme of the project runs here, INT4 linear layers not in the oldest versions.
+
+        Raises:
+            OptionError: the version cannot dequantize INT4.
+        """
+        oldest = oldest_version(scheme)
+        if self.oldest < oldest:
+            raise OptionError(
+                f"--int4-linear needs ONNX Runtime {version_text(oldest)} or later",
+                version_text(self.oldest),
+                "name a later version, or leave --int4-linear out",
+            )
+
+    def lower(self, model: ir.Model) -> None:
+        """Apply the passes of the dialect in order."""
+        for graph_pass in (
+            GlobalPoolPass(),
+            FoldActivationPass(),
+            ImageChannelsPass(self.oldest >= MOVES_INTEGERS_TO_CHANNELS),
+            FloatLayersPass(),
+            Uint8ActivationsPass(),
+            IntegerMovementPass(),
+            RequantizationPass(),
+            CurvedActivationsPass(),
+            UpperSaturationPass(),
+            IntegerWeightsPass(self.oldest >= UNPACKS_INT4),
+            Int4WeightsPass(),
+        ):
+            graph_pass(model)

@@ -1,0 +1,1 @@
+"""Figures of a graph: accuracy, integer share, latency, and their pictures."""

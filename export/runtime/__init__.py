@@ -1,0 +1,1 @@
+"""ONNX Runtime on this CPU, and the script that runs graphs where lrq-deploy is not."""
