@@ -8,6 +8,7 @@ from lrq_deploy.student.frozen import QuantizedModel
 from lrq_deploy.student.weighted import weight_only_layers
 
 __all__ = [
+    "FLOAT_GRAPH",
     "FLOAT_SUMS",
     "MIN_SAME_ROWS",
     "MIN_SAME_ROWS_NARROW",
@@ -72,6 +73,9 @@ class Bound:
 FLOAT_SUMS = Bound(within_chance=True)
 """Of forms whose float32 sums may fall on the other side of a rounding tie."""
 
+FLOAT_GRAPH = replace(FLOAT_SUMS, same_rows=MIN_SAME_ROWS, rows_within_chance=True)
+"""Of graphs that ONNX Runtime runs as they are written: no builder chooses where they round."""
+
 
 def integer_bound(model: QuantizedModel) -> Bound:
     """Of the fused graph of ONNX Runtime, whose layers add integers."""
@@ -84,10 +88,16 @@ def integer_bound(model: QuantizedModel) -> Bound:
 
 
 def with_ties_of(simulation: Parity, bound: Bound) -> Bound:
-    """Where torch's float32 meets ties that no scale avoids, so may a graph of many integers."""
+    """Where torch's float32 meets ties that no scale avoids, so may a graph of many integers.
+
+    A form that adds floats itself meets ties of its own: rows are the same where neither does.
+    """
     if not bound.rows_within_chance:
         return bound
     reached = share_interval(simulation.same_rows, simulation.count)[0]
+    if bound.within_chance:
+        # Another order of the same float sums may meet as many ties on top of these.
+        reached *= reached
     return replace(bound, same_rows=min(reached, bound.same_rows))
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from lrq_deploy.errors import ParityError
 from lrq_deploy.export.onnx_graph import to_onnx
 from lrq_deploy.export.parity.bounds import (
+    FLOAT_GRAPH,
     MIN_SAME_TOP1,
     Bound,
     as_close_as,
@@ -93,6 +94,24 @@ def test_ties_that_torch_meets_too_are_no_fault_of_a_graph() -> None:
     assert with_ties_of(parity(1.0, 8, 0.0), bound).holds(parity(1.0, 8, 0.0))
     narrow = integer_bound(student(False))
     assert with_ties_of(parity(1.0, 8, 0.0), narrow) == narrow
+
+
+@pytest.mark.parametrize(
+    ("simulated", "shipped", "count", "holds"),
+    [
+        (1.0, 0.96, 300, True),
+        (1.0, 0.9, 300, False),
+        (0.935, 0.92, 5000, True),
+        (0.935, 0.8, 5000, False),
+        (0.5, 0.25, 1000, True),
+        (0.0, 0.0, 8, True),
+    ],
+)
+def test_a_graph_of_floats_may_meet_as_many_ties_of_its_own(
+    simulated: float, shipped: float, count: int, holds: bool
+) -> None:
+    bound = with_ties_of(parity(1.0, count, simulated), FLOAT_GRAPH)
+    assert bound.holds(parity(1.0, count, shipped)) == holds
 
 
 class Attending(nn.Module):
