@@ -23,11 +23,11 @@ MIN_SAME_TOP1 = 0.999
 """Bound of the project. A rounding tie that falls differently may move a tensor by one step."""
 
 MIN_SAME_ROWS_NARROW = 0.99
-"""Rows of the same integers where weights and activations have at most 4 bits: few values, so
-few ties, and no pair of products can saturate."""
+"""Rows of the same integers, within chance, where weights and activations have at most 4 bits: few
+values, so few ties, and no pair of products can saturate."""
 
 MIN_SAME_ROWS = 0.95
-"""The same of more bits, within chance: answers alone do not tell a layer that is a percent off."""
+"""The same of more bits: answers alone do not tell a layer that is a percent off."""
 
 _NARROW_BITS = 4
 
@@ -85,9 +85,9 @@ def integer_bound(model: QuantizedModel) -> Bound:
     # Layers that are kept in float may round to either side of a tie.
     if model.float_layers() or weight_only_layers(model):
         return Bound()
-    if max(model.scheme.weight_bits, model.scheme.act_bits) <= _NARROW_BITS:
-        return Bound(same_rows=MIN_SAME_ROWS_NARROW)
-    return Bound(same_rows=MIN_SAME_ROWS, rows_within_chance=True)
+    narrow = max(model.scheme.weight_bits, model.scheme.act_bits) <= _NARROW_BITS
+    rows = MIN_SAME_ROWS_NARROW if narrow else MIN_SAME_ROWS
+    return Bound(same_rows=rows, rows_within_chance=True)
 
 
 def with_ties_of(simulation: Parity, bound: Bound) -> Bound:
