@@ -24,6 +24,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -126,13 +127,30 @@ def main() -> None:
 
 def _cells(options: argparse.Namespace) -> list[Cell]:
     return [
-        Cell(network, setting, recipe, method, int(seed))
-        for network in options.networks.split(",")
-        for setting in options.settings.split(",")
+        Cell(network, setting, recipe, method, seed)
+        for network in options.networks
+        for setting in options.settings
         for recipe in options.recipes.split(",")
         for method in options.methods.split(",")
-        for seed in options.seeds.split(",")
+        for seed in options.seeds
     ]
+
+
+def _of(known: Collection[str]) -> Callable[[str], list[str]]:
+    """Reads words between commas, each of which must be known."""
+
+    def words(text: str) -> list[str]:
+        if unknown := [word for word in text.split(",") if word not in known]:
+            must = f"each must be one of {', '.join(known)}"
+            raise argparse.ArgumentTypeError(f"{must}; got {', '.join(map(repr, unknown))}")
+        return text.split(",")
+
+    return words
+
+
+def seeds(text: str) -> list[int]:
+    """Whole numbers between commas."""
+    return [int(word) for word in text.split(",")]
 
 
 def _options() -> argparse.Namespace:
@@ -140,8 +158,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--shared", default="../shared")
     parser.add_argument("--models", help="folder of the checkpoints; that of --shared if left out")
     parser.add_argument("--out", default="runs/accuracy")
-    parser.add_argument("--networks", default="resnet20,resnet20_jpeg,mobilenet_vww")
-    parser.add_argument("--settings", default="w8a8,w4a4")
+    networks = "resnet20,resnet20_jpeg,mobilenet_vww"
+    parser.add_argument("--networks", type=_of(NETWORKS | FAMILIES), default=networks)
+    parser.add_argument("--settings", type=_of(SETTINGS), default="w8a8,w4a4")
     parser.add_argument("--recipes", default="balanced")
     parser.add_argument(
         "--methods",
@@ -149,7 +168,7 @@ def _options() -> argparse.Namespace:
         default="lrq",
         help="lrq, lrq-blocks, lrq-paper, gdfq, zeroq, calibrate",
     )
-    parser.add_argument("--seeds", default="0")
+    parser.add_argument("--seeds", type=seeds, default="0")
     parser.add_argument("--cache", help="folder where the images of cells are kept and reused")
     only = parser.add_mutually_exclusive_group()
     only.add_argument("--list", action="store_true", help="number the cells of the grid")

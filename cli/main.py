@@ -36,6 +36,7 @@ __all__ = [
     "EXIT_FAULT",
     "EXIT_INPUT",
     "EXIT_INTERRUPTED",
+    "EXIT_PIPE",
     "EXIT_RUN",
     "app",
     "exit_code",
@@ -49,6 +50,7 @@ EXIT_INPUT = 2
 EXIT_CHECK = 3
 EXIT_RUN = 4
 EXIT_INTERRUPTED = 130
+EXIT_PIPE = 141
 
 EXIT_CODES: dict[type[LrqError], int] = {
     BoundError: EXIT_CHECK,
@@ -107,7 +109,8 @@ def run() -> None:
 
     0 done; 1 a fault of the program; 2 bad input or usage, before anything is written; 3 a check
     failed or a bound was missed; 4 the work could not be finished: the disk or the memory was full,
-    the training diverged, or a process died or was not found; 130 interrupted, 143 ended.
+    the training diverged, or a process died or was not found; 130 interrupted, 141 nobody reads
+    the output any more, 143 ended.
     """
     encode_everything()
     try:
@@ -120,6 +123,9 @@ def run() -> None:
             _keep_exit_code()
             if not speaker():
                 _say("interrupted")
+        # So do typer and rich with this, as code 1. The signal would end training and sockets too.
+        if isinstance(done.__context__, BrokenPipeError):
+            sys.exit(EXIT_PIPE)
         raise
     except Exception as error:  # noqa: BLE001  the outermost frame: nothing is swallowed
         if isinstance(error, OSError) and error.errno in NO_ROOM:

@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import nn
 
+from lrq_deploy.checkpoint.lazy import refuse_lazy
 from lrq_deploy.errors import CheckpointError, OptionError
 
 __all__ = ["build_from_file"]
@@ -37,7 +38,8 @@ def build_from_file(path: Path, factory: str, num_classes: int | None) -> nn.Mod
     Raises:
         OptionError: the file or the factory does not exist, or the factory wants more
             arguments.
-        CheckpointError: the import or the call fails, or gives no ``nn.Module``.
+        CheckpointError: the import or the call fails, or gives no ``nn.Module``, or one with layers
+            of no size.
     """
     if not path.is_file():
         meant = [place for place in (Path(f"{path}.py"), _as_module(path)) if place.is_file()]
@@ -51,7 +53,9 @@ def build_from_file(path: Path, factory: str, num_classes: int | None) -> nn.Mod
         module = _import(path.resolve())
         function = _find(module, path, factory)
         arguments = _arguments(function, path, factory, num_classes)
-        return _call(function, arguments, path, factory)
+        network = _call(function, arguments, path, factory)
+    refuse_lazy(network, f"{path}:{factory}")
+    return network
 
 
 def _as_module(path: Path) -> Path:

@@ -15,6 +15,7 @@ from lrq_deploy.checkpoint.export_archive import read_export_archive
 from lrq_deploy.checkpoint.fit import fit_state_dict, infer_num_classes
 from lrq_deploy.checkpoint.hub_config import HubConfig, names_of, read_hub_config
 from lrq_deploy.checkpoint.identify import CheckpointFile, identify
+from lrq_deploy.checkpoint.lazy import refuse_lazy
 from lrq_deploy.checkpoint.quantized import refuse_quantized
 from lrq_deploy.checkpoint.read import StateDict, check_finite, read_state_dict
 from lrq_deploy.checkpoint.torchscript import TRUST, read_script
@@ -128,6 +129,7 @@ def adopt_module(network: nn.Module, options: QuantizeOptions) -> LoadedModel:
         )
     network = _unwrapped(network)
     refuse_quantized(network, name)
+    refuse_lazy(network, name)
     module = (
         ScriptedNetwork.copy_of(network)
         if isinstance(network, torch.jit.ScriptModule)

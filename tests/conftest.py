@@ -1,5 +1,7 @@
 """Fixtures of every tier: threads kept low, and one small real teacher per session."""
 
+import signal
+
 import hypothesis
 import pytest
 import torch
@@ -9,6 +11,10 @@ from lrq_deploy.cli.commands.demo_network import TrainedDigits, train_digits
 # How long an example takes says how busy the machine is.
 hypothesis.settings.register_profile("any machine", deadline=None)
 hypothesis.settings.load_profile("any machine")
+
+# A shell starts jobs in the background with interrupts ignored, which tests send and expect.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -118,16 +118,15 @@ def bench(
         raise OptionError(
             "--max-latency-ratio must be above 0", f"{max_latency_ratio:g}", "pass 0.7"
         )
-    from rich.console import Console
-
     from lrq_deploy.cli.reports.bench import print_benchmark
+    from lrq_deploy.cli.reports.console import ReportConsole
     from lrq_deploy.cli.reports.progress_view import progress_view
     from lrq_deploy.export.measures.latency import BenchmarkOptions
 
     if out is not None:
         check_folder(out, (JSON_NAME, PICTURE_NAME), force)
-    console = Console()
-    screen = Console(stderr=True)
+    console = ReportConsole()
+    screen = ReportConsole(stderr=True)
     if device_outputs is not None:
         measuring = {
             "--float": float_model,

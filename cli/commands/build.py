@@ -13,8 +13,7 @@ from lrq_deploy.cli.flags.quantize_flags import whole_numbers
 from lrq_deploy.errors import OptionError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from lrq_deploy.cli.reports.console import ReportConsole
     from lrq_deploy.export.engine.from_bundle import EngineResult
     from lrq_deploy.export.engine.options import EngineOptions
 
@@ -160,15 +159,14 @@ def build(
 def _build_engine(
     folder: Path, options: "EngineOptions", out: Path | None, force: bool, json: bool
 ) -> None:
-    from rich.console import Console
-
+    from lrq_deploy.cli.reports.console import ReportConsole
     from lrq_deploy.export.bundle.folder import load_bundle
     from lrq_deploy.export.engine.from_bundle import build_from_bundle, default_engine_path
 
     loaded = load_bundle(folder)
     path = out or default_engine_path(loaded, options.kind)
     result = build_from_bundle(loaded, options, path, force)
-    console = Console()
+    console = ReportConsole()
     if json:
         console.print_json(data=_document(result))
     else:
@@ -223,9 +221,9 @@ def _for_runtime(folder: Path, version: str, out: Path | None, force: bool, json
 
 
 def _print_graph(path: Path, size_bytes: int, meant_for: str) -> None:
-    from rich.console import Console
+    from lrq_deploy.cli.reports.console import ReportConsole
 
-    console = Console()
+    console = ReportConsole()
     for line in (
         f"{path}  {size_bytes / _MIB:.2f} MiB",
         f"for {meant_for}; the same bits as model.onnx",
@@ -267,7 +265,7 @@ def _document(result: "EngineResult") -> dict[str, Any]:
     return {"schema_version": BUILD_SCHEMA, "path": str(result.path), **record}
 
 
-def _print(console: "Console", result: "EngineResult") -> None:
+def _print(console: "ReportConsole", result: "EngineResult") -> None:
     record, coverage = result.record, result.coverage
     smallest, usual, largest = record.batch
     size = record.engine.size_bytes / _MIB

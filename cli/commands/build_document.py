@@ -13,7 +13,7 @@ def print_document(values: dict[str, Any]) -> None:
     Args:
         values: ``path`` among them.
     """
-    from rich.console import Console
+    from lrq_deploy.cli.reports.console import ReportConsole
 
     document = {"schema_version": BUILD_SCHEMA, **values, "path": str(values["path"])}
-    Console().print_json(data=document)
+    ReportConsole().print_json(data=document)

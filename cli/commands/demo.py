@@ -35,12 +35,11 @@ def demo(
     flags = demo_flags(out, seed=seed, recipe=recipe, force=force)
     options = options_from(model, flags)
     _check_folder(out, options)
-    from rich.console import Console
-
     from lrq_deploy.cli.commands.demo_network import train_digits
+    from lrq_deploy.cli.reports.console import ReportConsole
     from lrq_deploy.cli.reports.progress_view import progress_view
 
-    screen = Console(stderr=json)
+    screen = ReportConsole(stderr=json)
     with progress_view(screen, quiet=quiet, plain=json) as view, _stoppable(view) as watched:
         trained = train_digits(out, options.seed, watched)
     if not quiet:

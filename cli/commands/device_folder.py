@@ -103,9 +103,9 @@ def _write(
 def _print(
     bundle: Path, found: "DeviceFolder", holds: str, script: str, commands: tuple[str, ...]
 ) -> None:
-    from rich.console import Console
+    from lrq_deploy.cli.reports.console import ReportConsole
 
-    console = Console()
+    console = ReportConsole()
     about = f"{shlex.quote(str(bundle))} --device-outputs {shlex.quote(str(found.path))}"
     for line in (
         f"{found.path}  {found.size_bytes / _MIB:.2f} MiB",

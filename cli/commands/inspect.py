@@ -36,14 +36,13 @@ def inspect(
     quiet: parameter.Quiet = False,
 ) -> None:
     """Say what a checkpoint is and how to quantize it. Nothing in the file is executed."""
-    from rich.console import Console
-
+    from lrq_deploy.cli.reports.console import ReportConsole
     from lrq_deploy.cli.reports.inspect import print_inspection
     from lrq_deploy.cli.reports.progress_view import progress_view
     from lrq_deploy.inspection.inspect import inspect_model
 
-    console = Console()
-    with progress_view(Console(stderr=True), quiet=quiet, plain=json) as view:
+    console = ReportConsole()
+    with progress_view(ReportConsole(stderr=True), quiet=quiet, plain=json) as view:
         found = inspect_model(model, view)
     if json:
         console.print_json(data=inspection_json(found))

@@ -47,9 +47,8 @@ def _one_width(text: str) -> int:
 def _print(
     model: Path, flags: QuantizeFlags, options: QuantizeOptions, json: bool, quiet: bool
 ) -> None:
-    from rich.console import Console
-
     from lrq_deploy.cli.job.rehearsing import rehearse_student
+    from lrq_deploy.cli.reports.console import ReportConsole
     from lrq_deploy.cli.reports.plan import print_plan
     from lrq_deploy.cli.reports.progress_view import progress_view
     from lrq_deploy.export.measures.forecast import forecasts
@@ -60,8 +59,8 @@ def _print(
     # What auto leaves out is shown too, with the reason.
     shown = {target.name for target in choice.targets} | set(choice.refused)
     runtimes = [forecast for forecast in forecasts() if forecast.name in shown]
-    console = Console()
-    screen = Console(stderr=True)
+    console = ReportConsole()
+    screen = ReportConsole(stderr=True)
     # Stdout is the plan's: the code of the network writes what it likes.
     with progress_view(screen, quiet=quiet, plain=json) as view, redirect_stdout(sys.stderr):
         found = make_plan(

@@ -107,15 +107,14 @@ def run_and_report(
         json: print JSON on stdout, and plain progress on stderr.
         quiet: show no progress.
     """
-    from rich.console import Console
-
     from lrq_deploy.cli.job.pipeline import quantize as run_pipeline
     from lrq_deploy.cli.job.verdict import next_commands
+    from lrq_deploy.cli.reports.console import ReportConsole
     from lrq_deploy.cli.reports.progress_view import view_beside
     from lrq_deploy.cli.reports.quantize import print_report
 
     options, control = options_from(model, flags), control_from(flags)
-    stdout = Console()
+    stdout = ReportConsole()
     first = launch().first
     try:
         with (

@@ -53,12 +53,11 @@ def sensitivity(
 
 
 def _run(options: QuantizeOptions, out: Path | None, json: bool, quiet: bool) -> None:
-    from rich.console import Console
-
+    from lrq_deploy.cli.reports.console import ReportConsole
     from lrq_deploy.cli.reports.progress_view import view_beside
     from lrq_deploy.cli.reports.sensitivity import print_sensitivity
 
-    stdout = Console()
+    stdout = ReportConsole()
     with view_beside(stdout, json=json, quiet=quiet) as view:
         table, remarks = _measure(options, view)
         if out is not None:

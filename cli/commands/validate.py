@@ -64,13 +64,12 @@ def validate(
     gates = (min_integer_coverage, engine, require_engine)
     accuracy = AccuracyGates(max_drop, min_agreement)
     options = ValidateOptions(bundle, images, *counts, *gates, device_outputs, accuracy)
-    from rich.console import Console
-
+    from lrq_deploy.cli.reports.console import ReportConsole
     from lrq_deploy.cli.reports.progress_view import progress_view
     from lrq_deploy.cli.reports.validate import print_validation
 
-    console = Console()
-    screen = Console(stderr=True)
+    console = ReportConsole()
+    screen = ReportConsole(stderr=True)
     with progress_view(screen, quiet=quiet, plain=json) as view, redirect_stdout(sys.stderr):
         found = validate_bundle(options, view)
     if json:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
+from lrq_deploy.cli.reports.console import ReportConsole
 from lrq_deploy.progress import ProgressEvent
 
 __all__ = ["LiveView", "PlainView", "ProgressView", "SilentView", "progress_view", "view_beside"]
@@ -57,7 +58,7 @@ def view_beside(stdout: Console, *, json: bool, quiet: bool) -> Iterator[Progres
 
     Libraries write to stdout as they like; scripts read it as JSON.
     """
-    screen = Console(stderr=True) if json else stdout
+    screen = ReportConsole(stderr=True) if json else stdout
     with ExitStack() as stack:
         view = stack.enter_context(progress_view(screen, quiet=quiet, plain=json))
         if json:

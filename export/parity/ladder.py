@@ -17,6 +17,7 @@ from torch import Tensor
 from lrq_deploy.errors import ImageError, ParityError
 from lrq_deploy.export.engine.run import EngineSession, EngineUnavailableError
 from lrq_deploy.export.parity.bounds import (
+    FLOAT_GRAPH,
     FLOAT_SUMS,
     Bound,
     as_close_as,
@@ -289,11 +290,13 @@ def _rungs(
     )
     fused = integer_bound(model)
     title = "ONNX Runtime plain"
-    yield _runtime("onnxruntime-off", title, model, graph, "off", threads, FLOAT_SUMS)
+    yield _runtime("onnxruntime-off", title, model, graph, "off", threads, FLOAT_GRAPH)
     yield _runtime("onnxruntime-all", "ONNX Runtime fused", model, graph, "all", threads, fused)
     if tensorrt_graph is not None:
         title = "TensorRT dialect"
-        yield _runtime("tensorrt-dialect", title, model, tensorrt_graph, "off", threads, FLOAT_SUMS)
+        yield _runtime(
+            "tensorrt-dialect", title, model, tensorrt_graph, "off", threads, FLOAT_GRAPH
+        )
 
 
 def _runtime(

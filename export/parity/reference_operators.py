@@ -20,6 +20,9 @@ Array = NDArray[Any]
 
 _erf = np.frompyfunc(math.erf, 1, 1)
 
+_SELU_ALPHA, _SELU_SCALE = 1.6732632423543772848, 1.0507009873554804934
+"""Klambauer et al. 2017, "Self-Normalizing Neural Networks", arXiv 1706.02515."""
+
 
 def _sigmoid(x: Array) -> Array:
     # The exponent is never positive, so it cannot overflow.
@@ -192,34 +195,56 @@ def _slice_scatter(
     return written
 
 
+_COMPARISONS = {
+    "eq": np.equal,
+    "ge": np.greater_equal,
+    "gt": np.greater,
+    "le": np.less_equal,
+    "lt": np.less,
+    "ne": np.not_equal,
+}
+
 FLOAT_OPERATORS: dict[str, Callable[..., Any]] = {
+    **{f"aten.{name}.Scalar": kernel for name, kernel in _COMPARISONS.items()},
+    **{f"aten.{name}.Tensor": kernel for name, kernel in _COMPARISONS.items()},
+    "aten._adaptive_avg_pool2d.default": _adaptive_average,
     "aten._to_copy.default": _cast,
     "aten.abs.default": np.abs,
     "aten.adaptive_avg_pool2d.default": _adaptive_average,
     "aten.add.Tensor": _add,
     "aten.add.Scalar": _add,
     "aten.addcmul.default": _addcmul,
+    "aten.any.dim": lambda x, axis, keepdim=False: x.any(axis, keepdims=keepdim),
     "aten.avg_pool1d.default": _average_pool_1d,
     "aten.avg_pool2d.default": _average_pool,
     "aten.bitwise_not.default": np.invert,
+    "aten.celu.default": lambda x, alpha=1.0: _elu(x, alpha, 1.0, 1 / alpha),
     "aten.clamp.default": _clamp,
     "aten.clamp_max.default": lambda x, high: np.minimum(x, high),
     "aten.clamp_min.default": lambda x, low: np.maximum(x, low),
     "aten.copy.default": lambda x, source, block=False: np.broadcast_to(source, x.shape),
     "aten.cos.default": np.cos,
     "aten.cumsum.default": lambda x, axis, dtype=None: _cast(x, dtype).cumsum(axis),
+    "aten.div.Scalar": lambda x, y: x / y,
     "aten.div.Tensor": lambda x, y: x / y,
     "aten.elu.default": _elu,
-    "aten.eq.Scalar": lambda x, value: x == value,
+    "aten.erf.default": lambda x: np.asarray(_erf(x), np.float64),
     "aten.exp.default": np.exp,
+    "aten.expm1.default": np.expm1,
     "aten.fill.Scalar": np.full_like,
+    "aten.full_like.default": lambda x, value, **rest: np.full_like(x, value),
     "aten.gelu.default": _gelu,
     "aten.hardsigmoid.default": _hardsigmoid,
     "aten.hardswish.default": lambda x: x * _hardsigmoid(x),
     "aten.hardtanh.default": lambda x, low=-1.0, high=1.0: _clamp(x, low, high),
     "aten.index.Tensor": _index,
     "aten.leaky_relu.default": lambda x, slope=0.01: np.where(x > 0, x, x * slope),
+    "aten.log.default": np.log,
+    "aten.log1p.default": np.log1p,
     "aten.log_sigmoid.default": lambda x: -_softplus(-x),
+    "aten.logical_and.default": np.logical_and,
+    "aten.logical_not.default": np.logical_not,
+    "aten.logical_or.default": np.logical_or,
     "aten.masked_fill.Scalar": lambda x, mask, value: np.where(mask, value, x),
     "aten.maximum.default": np.maximum,
     "aten.mean.dim": _mean,
@@ -227,25 +252,31 @@ FLOAT_OPERATORS: dict[str, Callable[..., Any]] = {
     "aten.mish.default": lambda x: x * np.tanh(_softplus(x)),
     "aten.mul.Tensor": lambda x, y: x * y,
     "aten.mul.Scalar": lambda x, y: x * y,
-    "aten.ne.Scalar": lambda x, value: x != value,
     "aten.neg.default": np.negative,
     "aten.new_zeros.default": lambda x, size, **rest: _zeros(size, **rest),
     "aten.pow.Tensor_Scalar": np.power,
+    "aten.pow.Tensor_Tensor": np.power,
     "aten.prelu.default": _prelu,
+    "aten.reciprocal.default": lambda x: 1 / x,
     "aten.relu.default": lambda x: np.maximum(x, 0),
     "aten.relu6.default": lambda x: _clamp(x, 0, 6),
     "aten.rsqrt.default": lambda x: 1 / np.sqrt(x),
     "aten.rsub.Scalar": lambda x, y, alpha=1: y - alpha * x,
+    "aten.selu.default": lambda x: _elu(x, _SELU_ALPHA, _SELU_SCALE),
     "aten.sigmoid.default": _sigmoid,
+    "aten.sign.default": np.sign,
     "aten.silu.default": lambda x: x * _sigmoid(x),
     "aten.sin.default": np.sin,
     "aten.slice_scatter.default": _slice_scatter,
     "aten.softplus.default": _softplus,
     "aten.sqrt.default": np.sqrt,
+    "aten.square.default": np.square,
+    "aten.sub.Scalar": _sub,
     "aten.sub.Tensor": _sub,
     "aten.sum.dim_IntList": _total,
     "aten.tanh.default": np.tanh,
     "aten.threshold.default": lambda x, limit, other: np.where(x > limit, x, other),
+    "aten.where.self": np.where,
     "aten.zeros.default": _zeros,
 }
 """Operators that make new values; they are evaluated on reals, as those of ``SUMS_OF_REALS``."""

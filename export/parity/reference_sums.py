@@ -81,6 +81,24 @@ def _layer_norm(
     return _affine(_standardised(x, tuple(range(-len(shape), 0)), eps), weight, bias)
 
 
+def _native_layer_norm(x: Array, *how: Any) -> list[Array]:
+    """Only the first of its three results is read in a student."""
+    return [_layer_norm(x, *how)]
+
+
+def _native_group_norm(
+    x: Array,
+    weight: Array | None,
+    bias: Array | None,
+    count: int,
+    channels: int,
+    pixels: int,
+    groups: int,
+    eps: float,
+) -> list[Array]:
+    return [_group_norm(x, groups, weight, bias, eps)]
+
+
 def _group_norm(
     x: Array,
     groups: int,
@@ -201,6 +219,7 @@ def _resized(taps: _Taps) -> Callable[..., Array]:
 
 
 SUMS_OF_REALS: dict[str, Callable[..., Any]] = {
+    "aten._softmax.default": _softmax,
     "aten.bmm.default": np.matmul,
     "aten.einsum.default": lambda equation, operands, path=None: np.einsum(equation, *operands),
     "aten.group_norm.default": _group_norm,
@@ -208,6 +227,9 @@ SUMS_OF_REALS: dict[str, Callable[..., Any]] = {
     "aten.layer_norm.default": _layer_norm,
     "aten.linalg_vector_norm.default": _vector_norm,
     "aten.matmul.default": np.matmul,
+    "aten.mm.default": np.matmul,
+    "aten.native_group_norm.default": _native_group_norm,
+    "aten.native_layer_norm.default": _native_layer_norm,
     "aten.rms_norm.default": _rms_norm,
     "aten.scaled_dot_product_attention.default": _attention,
     "aten.softmax.int": _softmax,

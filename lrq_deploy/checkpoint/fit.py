@@ -11,6 +11,7 @@ from lrq_deploy.checkpoint.naming import (
     strip_wrappers,
     without_prefixes,
 )
+from lrq_deploy.checkpoint.quantized import float_weights_remedy
 from lrq_deploy.checkpoint.saving import WeightsSource, saving_line
 from lrq_deploy.errors import CheckpointError
 from lrq_deploy.wording import counted
@@ -81,7 +82,8 @@ def fit_state_dict(
         if best is None or len(found) < len(best):
             best = found
     _check_nothing_beside(module, tensors, what, source)
-    raise _misfit(best or [], what)
+    weights = "torch.load(...)" if source is None else source.expression
+    raise _misfit(best or [], what, float_weights_remedy(tensors, weights))
 
 
 def differences(
@@ -168,7 +170,7 @@ def infer_num_classes(tensors: Mapping[str, Tensor]) -> int | None:
     return classes_of_shapes({name: tensor.shape for name, tensor in tensors.items()})
 
 
-def _misfit(found: list[Difference], what: str) -> CheckpointError:
+def _misfit(found: list[Difference], what: str, remedy: str) -> CheckpointError:
     missing = sum(d.file_shape is None for d in found)
     unexpected = sum(d.network_shape is None for d in found)
     shown = "; ".join(str(d) for d in found[:_SHOWN]) + ("; ..." if len(found) > _SHOWN else "")
@@ -176,5 +178,5 @@ def _misfit(found: list[Difference], what: str) -> CheckpointError:
         f"the state dict must fit {what}",
         f"{missing} missing, {unexpected} unexpected and "
         f"{counted(len(found) - missing - unexpected, 'tensor')} of another shape or type: {shown}",
-        "pass the --arch that was trained, with the same number of classes",
+        remedy or "pass the --arch that was trained, with the same number of classes",
     )

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lrq_deploy.checkpoint.averaged import AveragedWeights, averaged_weights
 from lrq_deploy.checkpoint.class_names import stated_class_names
 from lrq_deploy.checkpoint.identify import CheckpointFile, identify
+from lrq_deploy.checkpoint.lazy import refuse_lazy
 from lrq_deploy.checkpoint.naming import NESTING_KEYS, strip_wrappers
 from lrq_deploy.checkpoint.pickle_globals import PickleGlobals, archive_globals, legacy_globals
 from lrq_deploy.checkpoint.quantized import refuse_packed, refuse_quantized
@@ -102,6 +103,7 @@ def read_state_dict(path: Path, trust_pickle: bool = False) -> StateDict:
         origin += f" under {'.'.join(keys)}"
     if isinstance(payload, nn.Module):
         refuse_quantized(payload, origin)
+        refuse_lazy(payload, origin)
         module = payload.float().eval().cpu()
         clean = _clean(dict(module.state_dict()), origin + ", pickled module", file.size_bytes)
         names = stated_class_names(content) or stated_class_names(module)

@@ -45,7 +45,7 @@ class StopRequest:
             RunStopped: nothing is to be kept first.
         """
         self.number = number
-        for known in SIGNALS:
+        for known in _heeded():
             signal.signal(known, signal.SIG_DFL)
         self.obey(self.deferred)
 
@@ -59,6 +59,11 @@ class StopRequest:
             raise RunStopped(self.number)
 
 
+def _heeded() -> list[signal.Signals]:
+    """Not those that the parent has switched off, as shells do with Ctrl-C of background jobs."""
+    return [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+
+
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
     """Turn the signals of the main thread into a request; elsewhere there is never one."""
@@ -66,7 +71,7 @@ def stop_on_signals() -> Iterator[StopRequest]:
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    before = {number: signal.signal(number, request.receive) for number in SIGNALS}
+    before = {number: signal.signal(number, request.receive) for number in _heeded()}
     try:
         yield request
     finally:

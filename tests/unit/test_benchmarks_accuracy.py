@@ -1,6 +1,7 @@
 """``benchmarks/accuracy.py``: the grid, what it resumes, and its table."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -40,6 +41,28 @@ class Commands:
             "bundle_path": str(out),
         }
         return subprocess.CompletedProcess(command, 0, json.dumps(result), "")
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("--networks=resnet20,vgg16", "one of resnet20, .*; got 'vgg16'"),
+        ("--settings=w4a4,w5", "one of w8a8, .*; got 'w5'"),
+        ("--seeds=0,a", "invalid seeds value: '0,a'"),
+    ],
+)
+def test_what_is_not_known_is_a_usage_error(
+    accuracy: ModuleType,
+    word: str,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["accuracy.py", "--list", word])
+    with pytest.raises(SystemExit) as ended:
+        accuracy.main()
+    assert ended.value.code == 2
+    assert re.search(said, capsys.readouterr().err)
 
 
 def test_the_grid_has_methods_and_is_resumed(

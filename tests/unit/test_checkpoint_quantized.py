@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.ao import quantization
 from torch.ao.nn.quantized import FloatFunctional, FXFloatFunctional
+from torch.ao.quantization import quantize_fx
 
+from lrq_deploy.checkpoint.fit import fit_state_dict
 from lrq_deploy.checkpoint.read import read_state_dict
 from lrq_deploy.errors import CheckpointError
 from lrq_deploy.loading import adopt_module, load_model
@@ -35,6 +37,28 @@ class Net(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.leave(self.fc(self.conv(self.enter(images)).mean((2, 3))))
         return logits
+
+
+class Normalised(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = quantization.QuantStub(), quantization.DeQuantStub()
+        self.conv, self.bn = nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4)
+        self.more = nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4))
+        self.fc = nn.Linear(4, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.more(self.bn(self.conv(self.enter(images))))
+        logits: Tensor = self.leave(self.fc(maps.mean((2, 3))))
+        return logits
+
+
+class Reordered(Normalised):
+    """The same names, defined in another order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._modules = dict(reversed(self._modules.items()))
 
 
 def _prepared() -> nn.Module:
@@ -93,3 +117,50 @@ def test_packed_linear_layers_of_a_state_dict(tmp_path: Path) -> None:
 
 def test_stubs_alone_are_no_quantizers(tmp_path: Path) -> None:
     assert adopt_module(Net(), _options(tmp_path / "net")).input_shape == (3, 8, 8)
+
+
+def _trained_for_quantization(kind: str) -> nn.Module:
+    network = Normalised().train()
+    network.qconfig = quantization.get_default_qat_qconfig("x86")
+    if kind == "fused":
+        network = quantization.fuse_modules_qat(network, [["conv", "bn"], ["more.0", "more.1"]])
+    prepared: nn.Module
+    if kind == "fx":
+        mapping = quantization.get_default_qat_qconfig_mapping("x86")
+        prepared = quantize_fx.prepare_qat_fx(network, mapping, (torch.rand(1, 3, 8, 8),))
+    else:
+        prepared = quantization.prepare_qat(network)
+    for _ in range(2):
+        prepared(torch.rand(4, 3, 8, 8))
+    return prepared.eval()
+
+
+@pytest.mark.parametrize("kind", ["eager", "fused", "fx"])
+def test_the_remedy_keeps_what_was_trained_for_quantization(tmp_path: Path, kind: str) -> None:
+    prepared = _trained_for_quantization(kind)
+    with pytest.raises(CheckpointError, match=ALREADY) as refused:
+        adopt_module(prepared, _options(tmp_path / "net"))
+    network = Normalised().eval()
+    exec(
+        refused.value.remedy.partition("pass that: ")[2], {"prepared": prepared, "network": network}
+    )
+    prepared.apply(quantization.disable_fake_quant)
+    images = torch.rand(2, 3, 8, 8)
+    torch.testing.assert_close(network(images), prepared(images))
+    assert adopt_module(network, _options(tmp_path / "net")).input_shape == (3, 8, 8)
+
+
+def test_the_remedy_of_a_state_dict_that_was_trained_for_quantization(tmp_path: Path) -> None:
+    path, network = tmp_path / "c.pt", Normalised()
+    prepared = _trained_for_quantization("fused")
+    torch.save(prepared.state_dict(), path)
+    weights = read_state_dict(path)
+    with pytest.raises(CheckpointError, match="must fit") as refused:
+        fit_state_dict(network, weights.tensors, source=weights.source)
+    line = refused.value.remedy.partition("pass that: ")[2]
+    exec(line, {"torch": torch, "network": network})
+    assert torch.equal(
+        network.get_buffer("bn.running_mean"), prepared.get_buffer("conv.bn.running_mean")
+    )
+    with pytest.raises(RuntimeError, match="Missing key"):
+        exec(line, {"torch": torch, "network": Reordered()})

@@ -149,17 +149,10 @@ def test_a_stopped_run_is_continued_with_the_same_output(
     )
 
 
-def _default_interrupts() -> None:
-    """Shells start jobs in the background with interrupts ignored, and children inherit that."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 def test_an_interrupted_run_says_so_and_exits_130(tmp_path: Path) -> None:
     arguments = [sys.executable, "-m", "lrq_deploy", "demo", "--out", str(tmp_path / "demo")]
     pipe = subprocess.PIPE
-    with subprocess.Popen(
-        arguments, stdout=pipe, stderr=pipe, text=True, preexec_fn=_default_interrupts
-    ) as process:
+    with subprocess.Popen(arguments, stdout=pipe, stderr=pipe, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline().startswith("teacher: ")
         process.send_signal(signal.SIGINT)
@@ -201,7 +194,6 @@ main.run()
     done = subprocess.run(
         [sys.executable, "-m", "interrupted"],
         cwd=tmp_path,
-        preexec_fn=_default_interrupts,
         capture_output=True,
         text=True,
         check=False,

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import typer
 
 from lrq_deploy import __version__
@@ -107,6 +108,18 @@ def test_an_error_steers_no_terminal() -> None:
     assert "no?[2J?such?bundle" in done.stderr
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["inspect", "--quiet", "{}"]])
+def test_a_reader_that_goes_away_is_no_fault(arguments: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "w.pt"
+    torch.save({"x.weight": torch.zeros(2, 3)}, path)
+    reader, writer = os.pipe()
+    os.close(reader)
+    words = [sys.executable, "-m", "lrq_deploy", *(word.format(path) for word in arguments)]
+    done = subprocess.run(words, stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (main.EXIT_PIPE, b"")
+
+
 @pytest.mark.parametrize("arguments", [["frobnicate"], ["quantize"], ["quantize", "x", "--bit"]])
 def test_usage_errors_are_exit_code_2(arguments: list[str]) -> None:
     done = run_program(*arguments)
@@ -196,4 +209,4 @@ def test_the_codes_are_those_of_the_docs() -> None:
     page = (Path(__file__).parents[2] / "docs" / "quantize.md").read_text(encoding="utf-8")
     codes = (main.EXIT_FAULT, main.EXIT_INPUT, main.EXIT_CHECK, main.EXIT_RUN)
     assert codes == (1, 2, 3, 4)
-    assert all(f"| {code} | " in page for code in codes)
+    assert all(f"| {code} | " in page for code in (*codes, main.EXIT_PIPE))

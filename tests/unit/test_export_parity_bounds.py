@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from lrq_deploy.errors import ParityError
 from lrq_deploy.export.onnx_graph import to_onnx
 from lrq_deploy.export.parity.bounds import (
+    FLOAT_GRAPH,
+    MIN_SAME_ROWS_NARROW,
     MIN_SAME_TOP1,
     Bound,
     as_close_as,
@@ -91,8 +93,36 @@ def test_ties_that_torch_meets_too_are_no_fault_of_a_graph() -> None:
     assert relaxed.holds(parity(1.0, 32, 26 / 32))
     assert not relaxed.holds(parity(1.0, 32, 24 / 32))
     assert with_ties_of(parity(1.0, 8, 0.0), bound).holds(parity(1.0, 8, 0.0))
-    narrow = integer_bound(student(False))
-    assert with_ties_of(parity(1.0, 8, 0.0), narrow) == narrow
+
+
+def test_one_tie_of_a_curve_is_no_fault_of_4_bits_either() -> None:
+    network = Mobile()
+    teacher = Teacher(graph_of(network), SHAPE, 5, CENTRED, "net", "")
+    curved = frozen_model(calibrated(network, SCHEME), SCHEME, teacher)
+    bound = with_ties_of(parity(1.0, 32, 1.0), integer_bound(curved))
+    assert bound.holds(parity(1.0, 32, 31 / 32))
+    assert not bound.holds(parity(1.0, 32, 24 / 32))
+    straight = with_ties_of(parity(1.0, 32, 1.0), integer_bound(student(False)))
+    assert not straight.holds(parity(1.0, 32, 31 / 32))
+
+
+@pytest.mark.parametrize(
+    ("simulated", "shipped", "count", "holds"),
+    [
+        (1.0, 0.96, 300, True),
+        (1.0, 0.9, 300, False),
+        (0.935, 0.92, 5000, True),
+        (0.96, 0.92, 5000, True),
+        (0.935, 0.75, 5000, False),
+        (0.5, 0.15, 1000, True),
+        (0.0, 0.0, 8, True),
+    ],
+)
+def test_a_graph_of_floats_may_meet_thrice_the_ties_of_torch(
+    simulated: float, shipped: float, count: int, holds: bool
+) -> None:
+    bound = with_ties_of(parity(1.0, count, simulated), FLOAT_GRAPH)
+    assert bound.holds(parity(1.0, count, shipped)) == holds
 
 
 class Attending(nn.Module):
@@ -132,7 +162,8 @@ def student(attending: bool) -> QuantizedModel:
 )
 def test_integers_are_held_to_the_same_rows(scheme: Scheme, rows: float) -> None:
     model = replace(student(False), scheme=scheme)
-    assert integer_bound(model) == Bound(MIN_SAME_TOP1, rows, rows_within_chance=rows < 0.99)
+    narrow = rows == MIN_SAME_ROWS_NARROW
+    assert integer_bound(model) == Bound(MIN_SAME_TOP1, rows, rows_within_chance=not narrow)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +203,8 @@ def test_rungs_have_the_bounds_of_their_student(attending: bool, tmp_path: Path)
     rungs = {rung.name: rung for rung in climb(model, graph, [images(8)]).rungs}
     fused, simulation = rungs["onnxruntime-all"], rungs["simulation"].parity
     assert simulation is not None
-    assert fused.bound == (as_close_as(simulation) if attending else integer_bound(model))
+    integers = with_ties_of(simulation, integer_bound(model))
+    assert fused.bound == (as_close_as(simulation) if attending else integers)
     assert fused.passes
 
 

@@ -90,16 +90,17 @@ def test_all_forms_of_a_student_agree(bits: int, tmp_path: Path) -> None:
     )
 
 
-def test_a_fault_that_moves_no_answer_fails_at_8_bits(tmp_path: Path) -> None:
-    model = residual(8)
-    path = graph_of(model, tmp_path)
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_fault_that_moves_no_answer_fails(bits: int, tmp_path: Path) -> None:
+    model = residual(bits)
+    paths = [graph_of(model, tmp_path, target) for target in ("onnxruntime", "tensorrt")]
     layer = list(model.layers())[-1]
-    change(path, f"{layer}.weight_scale", lambda scale: scale * np.float32(1.01))
-    fused = climb(model, path, [images(model)]).rung("onnxruntime-all")
-    assert fused is not None
-    assert fused.parity is not None
-    assert fused.parity.same_top1 == 1
-    assert not fused.passes
+    for path in paths:
+        change(path, f"{layer}.weight_scale", lambda scale: scale * np.float32(1.01))
+    ladder = climb(model, paths[0], [images(model)], paths[1])
+    graphs = ["onnxruntime-off", "onnxruntime-all", "tensorrt-dialect"]
+    assert [rung.name for rung in ladder.failures] == graphs
+    assert all(rung.parity and rung.parity.same_top1 == 1 for rung in ladder.rungs)
 
 
 def test_a_changed_weight_fails_and_its_layer_is_named(tmp_path: Path) -> None:

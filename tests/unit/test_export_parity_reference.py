@@ -106,6 +106,7 @@ MOVING: list[tuple[Any, tuple[Any, ...]]] = [
     (aten.repeat.default, ([3, 1, 1, 2, 1],)),
     (aten.repeat_interleave.self_int, (3, 1)),
     (aten.unfold.default, (-2, 3, 2)),
+    (aten.flip.default, ([1, -1],)),
 ]
 
 
@@ -144,6 +145,33 @@ def test_adaptive_maximum_and_index_select() -> None:
     assert torch.equal(torch.from_numpy(picked), x[:, [2, 0]])
 
 
+def test_the_maximum_of_core_aten_is_the_first_of_two_results() -> None:
+    x, operator = integers(IMAGE, 2), aten.max_pool2d_with_indices.default
+    (found,) = MOVEMENTS[str(operator)](x.numpy(), [3, 3], [2, 2])
+    assert torch.equal(torch.from_numpy(found).double(), operator(x.double(), [3, 3], [2, 2])[0])
+
+
+@pytest.mark.parametrize("name", ["eq", "ge", "gt", "le", "lt", "ne"])
+def test_comparisons_choose(name: str) -> None:
+    x, y = integers(IMAGE, 3, 2).double(), integers(IMAGE, 4, 2).double()
+    for form, other in (("Scalar", 1), ("Tensor", y)):
+        operator = getattr(getattr(aten, name), form)
+        chosen = FLOAT_OPERATORS[str(operator)](x.numpy(), as_numpy(other))
+        mask = operator(x, other)
+        assert torch.equal(torch.from_numpy(chosen), mask)
+        rows = torch.from_numpy(FLOAT_OPERATORS["aten.any.dim"](chosen, -1, True))
+        assert torch.equal(rows, mask.any(-1, True))
+        found = FLOAT_OPERATORS["aten.where.self"](chosen, x.numpy(), y.numpy())
+        assert torch.equal(torch.from_numpy(found), torch.where(mask, x, y))
+
+
+@pytest.mark.parametrize("name", ["log", "log1p"])
+def test_logarithms(name: str) -> None:
+    x, operator = torch.linspace(0.1, 9, 7).double(), getattr(aten, name).default
+    found = torch.from_numpy(FLOAT_OPERATORS[str(operator)](x.numpy()))
+    torch.testing.assert_close(found, operator(x))
+
+
 MAKING: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = [
     (aten.adaptive_avg_pool2d.default, ([1, 1],), {}),
     (aten.adaptive_avg_pool2d.default, ([4, 3],), {}),
@@ -162,6 +190,9 @@ MAKING: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = [
     (aten.hardtanh.default, (), {}),
     (aten.leaky_relu.default, (0.2,), {}),
     (aten.elu.default, (0.7,), {}),
+    (aten.celu.default, (0.7,), {}),
+    (aten.div.Scalar, (3,), {}),
+    (aten.sub.Scalar, (3, 2), {}),
     (aten.gelu.default, (), {}),
     (aten.gelu.default, (), {"approximate": "tanh"}),
     (aten.softplus.default, (2.0, 3.0), {}),
@@ -171,6 +202,12 @@ MAKING: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = [
         (getattr(aten, name).default, (), {})
         for name in (
             "abs",
+            "erf",
+            "expm1",
+            "reciprocal",
+            "selu",
+            "sign",
+            "square",
             "cos",
             "exp",
             "hardsigmoid",

@@ -53,6 +53,21 @@ def test_a_second_signal_ends_the_process_at_once() -> None:
         assert process.wait(timeout=20) == -signal.SIGINT
 
 
+def test_a_signal_that_is_ignored_stays_so() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with stop_on_signals() as request:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert request.number is None
+            request.deferred = True
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert request.number == signal.SIGTERM
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_other_threads_are_left_alone() -> None:
     found: list[StopRequest] = []
 
