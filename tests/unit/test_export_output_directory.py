@@ -121,6 +121,20 @@ def test_a_folder_that_is_there_is_replaced_in_its_parent_which_must_be_writable
         check_output(out, force=False)
 
 
+@pytest.mark.parametrize("length", [240, 300])
+def test_a_name_that_is_too_long_for_what_is_written_is_refused(
+    tmp_path: Path, length: int
+) -> None:
+    with pytest.raises(OutputError, match="--out must have a name that the disk takes"):
+        check_output(tmp_path / ("o" * length), force=False)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the root of POSIX")
+def test_the_root_is_refused_as_any_full_folder() -> None:
+    with pytest.raises(OutputError):
+        check_output(Path("/"), force=False)
+
+
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="a system without /proc")
 def test_a_place_that_takes_no_folder_from_anybody_is_refused() -> None:
     with pytest.raises(OutputError, match=r"can be written; got /proc"):
