@@ -24,9 +24,12 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
+
+from lrq_deploy.options import Method, Recipe
 
 CIFAR = (
     "--input-shape=3,32,32",
@@ -125,6 +128,19 @@ def main() -> None:
 
 
 def _cells(options: argparse.Namespace) -> list[Cell]:
+    """The grid; a name that nothing knows would end it behind hours of other cells."""
+    known: dict[str, Collection[str]] = {
+        "networks": NETWORKS | FAMILIES,
+        "settings": SETTINGS,
+        "recipes": get_args(Recipe),
+        "methods": get_args(Method),
+    }
+    for name, values in known.items():
+        unknown = [word for word in getattr(options, name).split(",") if word not in values]
+        if unknown:
+            sys.exit(f"--{name} must be of {', '.join(values)}; got {', '.join(unknown)}")
+    if not all(word.isdecimal() for word in options.seeds.split(",")):
+        sys.exit(f"--seeds must be whole numbers such as 0,1,2; got {options.seeds}")
     return [
         Cell(network, setting, recipe, method, int(seed))
         for network in options.networks.split(",")

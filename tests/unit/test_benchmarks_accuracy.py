@@ -65,6 +65,26 @@ def test_the_grid_has_methods_and_is_resumed(
     assert len(json.loads((tmp_path / "accuracy.json").read_text())) == 6
 
 
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ("--networks=resnet20,nope", "--networks must be of resnet20, .*; got nope"),
+        ("--settings=w4a4,w1a1", "--settings must be of .*; got w1a1"),
+        ("--recipes=quick", "--recipes must be of fast, balanced, best; got quick"),
+        ("--methods=lrq,other", "--methods must be of .*; got other"),
+        ("--seeds=0,first", "--seeds must be whole numbers"),
+    ],
+)
+def test_a_name_that_nothing_knows_is_refused_before_the_first_cell(
+    accuracy: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flag: str, said: str
+) -> None:
+    out = tmp_path / "grid"
+    monkeypatch.setattr(sys, "argv", ["accuracy.py", f"--out={out}", flag])
+    with pytest.raises(SystemExit, match=said):
+        accuracy.main()
+    assert not out.exists()
+
+
 @pytest.fixture
 def commands(accuracy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Commands:
     found = Commands()
