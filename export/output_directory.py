@@ -31,9 +31,9 @@ def check_output(out: Path, force: bool) -> None:
     if there and not os.path.isdir(out):
         raise OutputError("--out must be a directory", f"the file {out}", "choose another --out")
     _check_not_current(out)
-    check_writable("--out", out)
+    check_writable("--out", _place(out))
     if there:
-        check_writable("--out", out.absolute().parent)
+        check_writable("--out", _place(out).parent)
     entries = {entry.name for entry in out.iterdir()} if there else set()
     if not entries:
         return
@@ -84,7 +84,7 @@ def publish(out: Path, files: Mapping[str, bytes], force: bool) -> None:
         OutputError: as ``check_output``, or the disk refuses.
     """
     check_output(out, force)
-    out = out.absolute()
+    out = _place(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         partial = partial_path(out)
@@ -103,6 +103,11 @@ def publish(out: Path, files: Mapping[str, bytes], force: bool) -> None:
     finally:
         # Also after an interrupt; once the directory has been renamed there is nothing to remove.
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _place(out: Path) -> Path:
+    """Where the folder is: of a link to another disk the folder there is replaced, not the link."""
+    return Path(os.path.realpath(out))
 
 
 def _check_not_current(out: Path) -> None:

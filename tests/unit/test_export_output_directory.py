@@ -121,6 +121,24 @@ def test_a_folder_that_is_there_is_replaced_in_its_parent_which_must_be_writable
         check_output(out, force=False)
 
 
+@pytest.mark.parametrize("there", [False, True])
+def test_a_link_stays_and_the_folder_it_names_is_replaced(tmp_path: Path, there: bool) -> None:
+    (tmp_path / "large disk").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "large disk" / "bundle")
+    if there:
+        (tmp_path / "large disk" / "bundle").mkdir()
+    check_output(tmp_path / "out", force=False)
+    publish(tmp_path / "out", {"a": b"1"}, force=False)
+    names = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*"))
+    assert (tmp_path / "out").is_symlink()
+    assert [name for name in names if not name.startswith("out/")] == [
+        "large disk",
+        "large disk/bundle",
+        "large disk/bundle/a",
+        "out",
+    ]
+
+
 @pytest.mark.parametrize("length", [240, 300])
 def test_a_name_that_is_too_long_for_what_is_written_is_refused(
     tmp_path: Path, length: int
