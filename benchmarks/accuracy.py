@@ -27,7 +27,9 @@ import tempfile
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
+
+from lrq_deploy.options import Method, Recipe
 
 CIFAR = (
     "--input-shape=3,32,32",
@@ -130,8 +132,8 @@ def _cells(options: argparse.Namespace) -> list[Cell]:
         Cell(network, setting, recipe, method, seed)
         for network in options.networks
         for setting in options.settings
-        for recipe in options.recipes.split(",")
-        for method in options.methods.split(",")
+        for recipe in options.recipes
+        for method in options.methods
         for seed in options.seeds
     ]
 
@@ -161,13 +163,10 @@ def _options() -> argparse.Namespace:
     networks = "resnet20,resnet20_jpeg,mobilenet_vww"
     parser.add_argument("--networks", type=_of(NETWORKS | FAMILIES), default=networks)
     parser.add_argument("--settings", type=_of(SETTINGS), default="w8a8,w4a4")
-    parser.add_argument("--recipes", default="balanced")
-    parser.add_argument(
-        "--methods",
-        "--method",
-        default="lrq",
-        help="lrq, lrq-blocks, lrq-paper, gdfq, zeroq, calibrate",
-    )
+    parser.add_argument("--recipes", type=_of(get_args(Recipe)), default="balanced")
+    methods = get_args(Method)
+    help_text = ", ".join(methods)
+    parser.add_argument("--methods", "--method", type=_of(methods), default="lrq", help=help_text)
     parser.add_argument("--seeds", type=seeds, default="0")
     parser.add_argument("--cache", help="folder where the images of cells are kept and reused")
     only = parser.add_mutually_exclusive_group()

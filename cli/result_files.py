@@ -1,5 +1,6 @@
 """Files that a measuring command leaves in ``--out``: refused early, written whole."""
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -16,7 +17,7 @@ def check_folder(out: Path, names: Iterable[str], force: bool) -> None:
     Raises:
         OutputError: a file of these names is there already, or the folder cannot be written.
     """
-    present = [name for name in names if (out / name).exists()]
+    present = [name for name in names if os.path.exists(out / name)]
     if present and not force:
         raise OutputError(
             "--out must not hold such files yet",

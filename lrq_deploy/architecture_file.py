@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import inspect
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -41,8 +42,8 @@ def build_from_file(path: Path, factory: str, num_classes: int | None) -> nn.Mod
         CheckpointError: the import or the call fails, or gives no ``nn.Module``, or one with layers
             of no size.
     """
-    if not path.is_file():
-        meant = [place for place in (Path(f"{path}.py"), _as_module(path)) if place.is_file()]
+    if not os.path.isfile(path):
+        meant = [place for place in (Path(f"{path}.py"), _as_module(path)) if os.path.isfile(place)]
         hint = f"did you mean --arch {meant[0]}:{factory}?" if meant else ""
         raise OptionError(
             "the architecture file must exist",

@@ -95,10 +95,11 @@ def _joined(*notes: str) -> str:
 
 
 def _check_readable(folder: Path, option: FolderOption) -> None:
-    if not folder.is_dir():
+    # Not pathlib's questions, which raise where a name is too long or a folder is closed.
+    if not os.path.isdir(folder):
         raise ImageError(
             f"{option.name} must name a folder",
-            f"{folder}, which is {'a file' if folder.exists() else 'missing'}",
+            f"{folder}, which {'is a file' if os.path.exists(folder) else 'cannot be found'}",
             f"pass a folder of images, or leave out {option.name}; {option.without}",
         )
     if not _open(folder):
@@ -149,7 +150,7 @@ def _open(folder: Path) -> bool:
 def _subfolders(folder: Path) -> list[Path]:
     if not _open(folder):
         return []
-    return sorted(p for p in folder.iterdir() if p.is_dir() and not _hidden(p))
+    return sorted(p for p in folder.iterdir() if os.path.isdir(p) and not _hidden(p))
 
 
 def _by_class(
@@ -233,9 +234,10 @@ def _images_below(folder: Path, on_closed: Callable[[OSError], None]) -> list[Pa
 
 def _is_image(path: Path) -> bool:
     """Whether the suffix names an accepted format; contents are judged on reading."""
-    if _hidden(path):
+    if _hidden(path) or Image.registered_extensions().get(path.suffix.lower()) not in FORMATS:
         return False
-    return Image.registered_extensions().get(path.suffix.lower()) in FORMATS and path.is_file()
+    # A link to nothing is an image that cannot be read, and counted with these.
+    return os.path.isfile(path) or not os.path.exists(path)
 
 
 def _hidden(path: Path) -> bool:

@@ -144,6 +144,8 @@ class Scheme:
             name = f"mixed A{self.act_bits}, edge {self.edge_bits or 'as inner'} ({counts})"
         if self.residual_bits != Scheme.residual_bits:
             name += f", residual {self.residual_bits or 'same'}"
+        if self.act_symmetry != "symmetric":
+            name += f", {self.act_symmetry}"
         if self.depthwise != "int8":
             name += f", depthwise {self.depthwise}"
         return f"{name}, INT4 linear" if self.int4_linear else name

@@ -1,5 +1,6 @@
 """``lrq-deploy demo``: the whole path on a network that is trained here, without a download."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -90,7 +91,7 @@ def demo_flags(
 def _check_folder(out: Path, options: QuantizeOptions) -> None:
     from lrq_deploy.export.bundle.output_directory import check_output
 
-    used = out.is_dir() and any(out.iterdir())
+    used = os.path.isdir(out) and any(out.iterdir())
     if used and not options.force:
         raise OutputError(
             "--out must be a new or empty folder",

@@ -289,7 +289,9 @@ def _check_mixed(flags: QuantizeFlags) -> None:
         )
     if target is not None and not mixed:
         raise OptionError(
-            "--target-size is for --bits mixed", f"--bits {flags.bits}", "pass --bits mixed"
+            "--target-size is for --bits mixed",
+            "no --bits" if flags.bits is None else f"--bits {flags.bits}",
+            "pass --bits mixed",
         )
     if mixed and flags.weight_bits is not None:
         raise OptionError(

@@ -1,5 +1,6 @@
 """A bundle's network measured against the float one, here or, as it tells, on a device."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from json import dumps
@@ -70,7 +71,7 @@ def bench_bundle(
     bundle = load_bundle(path)
     check_batch(max(options.batch_sizes), bundle.manifest.input_shape)
     check_graph(bundle.file("model.onnx"), "onnxruntime", bundle.manifest.teacher_fingerprint)
-    if float_model is not None and not float_model.is_file():
+    if float_model is not None and not os.path.isfile(float_model):
         raise BundleError(
             "--float must name an ONNX file", f"{float_model}", "check the path, or leave it out"
         )

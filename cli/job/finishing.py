@@ -128,6 +128,7 @@ def _result(
     fidelity, parity = checked.fidelity, checked.parity
     agreement_low, agreement_high = fidelity.agreement_interval
     student_bytes, default = model_file.stat().st_size, default_method(prepared.teacher)
+    needed = needed_version(onnx.load(model_file).graph)
     pixels = prepared.pixels
     times = None if checked.benchmark is None else checked.benchmark.batches[0]
     return QuantizeResult(
@@ -158,8 +159,9 @@ def _result(
         float_bytes=weight_bytes(prepared.teacher),
         student_bytes=student_bytes,
         model_file=model_file,
-        needs_onnxruntime=version_text(needed_version(onnx.load(model_file).graph)),
-        oldest_onnxruntime=version_text(oldest_version(options.scheme)),
+        needs_onnxruntime=version_text(needed),
+        # --int4-linear may have found no layer.
+        oldest_onnxruntime=version_text(min(needed, oldest_version(options.scheme))),
         float_latency_ms=None if times is None else times.float_graph.p50_ms,
         student_latency_ms=None if times is None else times.quantized.p50_ms,
         improvements=improvements(

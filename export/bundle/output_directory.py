@@ -15,6 +15,8 @@ __all__ = ["check_output", "check_writable", "publish"]
 
 OLD = ".old"
 """How the name of a bundle ends while it is replaced."""
+_LONGER = f"..{'0' * 16}{PARTIAL}"
+"""What the longest name beside a folder has more than its own."""
 
 
 def check_output(out: Path, force: bool) -> None:
@@ -24,13 +26,15 @@ def check_output(out: Path, force: bool) -> None:
         OutputError: it cannot be created or written, it holds something, or ``force`` would
             delete things that are not a bundle.
     """
-    if out.exists() and not out.is_dir():
+    # Not pathlib's questions, which raise where a name is too long or a folder is closed.
+    there = os.path.exists(out)
+    if there and not os.path.isdir(out):
         raise OutputError("--out must be a directory", f"the file {out}", "choose another --out")
     _check_not_current(out)
-    check_writable("--out", out)
-    if out.exists():
-        check_writable("--out", out.absolute().parent)
-    entries = {entry.name for entry in out.iterdir()} if out.exists() else set()
+    check_writable("--out", _place(out))
+    if there:
+        check_writable("--out", _place(out).parent)
+    entries = {entry.name for entry in out.iterdir()} if there else set()
     if not entries:
         return
     if not force:
@@ -48,7 +52,7 @@ def check_writable(option: str, folder: Path) -> None:
     Raises:
         OutputError: of the option that names the folder.
     """
-    existing = next(p for p in [folder, *folder.absolute().parents] if p.exists())
+    existing = next(p for p in [folder, *folder.absolute().parents] if os.path.exists(p))
     refusal = OutputError(
         f"{option} must lie in a directory that can be written", f"{existing}", "choose another"
     )
@@ -59,6 +63,16 @@ def check_writable(option: str, folder: Path) -> None:
         Path(tempfile.mkdtemp(prefix=".lrq.", dir=existing)).rmdir()
     except OSError as error:
         raise refusal from error
+    try:
+        os.lstat(f"{folder}{_LONGER}")
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise OutputError(
+            f"{option} must have a name that the disk takes",
+            f"{error.strerror}: {folder}",
+            "choose a shorter one",
+        ) from error
 
 
 def publish(out: Path, files: Mapping[str, bytes], force: bool) -> None:
@@ -70,7 +84,7 @@ def publish(out: Path, files: Mapping[str, bytes], force: bool) -> None:
         OutputError: as ``check_output``, or the disk refuses.
     """
     check_output(out, force)
-    out = out.absolute()
+    out = _place(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         partial = partial_path(out)
@@ -91,9 +105,14 @@ def publish(out: Path, files: Mapping[str, bytes], force: bool) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def _place(out: Path) -> Path:
+    """Where the folder is: of a link to another disk the folder there is replaced, not the link."""
+    return Path(os.path.realpath(out))
+
+
 def _check_not_current(out: Path) -> None:
     """The bundle replaces the folder, and whoever is in it would be left in a deleted one."""
-    if out.name == ".." or (out.exists() and out.samefile(".")):
+    if out.name == ".." or (os.path.exists(out) and os.path.samefile(out, ".")):
         raise OutputError(
             "--out must not be the current folder or end in '..': it is replaced as a whole",
             f"{out}",

@@ -1,5 +1,6 @@
 """From a model file to everything that can be said of it without executing any of it."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,7 +126,7 @@ def _outline(path: Path) -> tuple[str, int, Outline]:
     try:
         file = identify(path)
     except CheckpointError:
-        if path.is_file() and is_onnx(path, path.stat().st_size):
+        if os.path.isfile(path) and is_onnx(path, path.stat().st_size):
             return "onnx", path.stat().st_size, outline_onnx(path)
         raise
     if file.kind == "export-archive":

@@ -145,6 +145,7 @@ def test_the_smallest_size_that_is_stated_is_accepted(
     [
         (("--bits", "mixed"), "needs a target"),
         (("--bits", "4", "--target-size", "1"), "is for --bits mixed"),
+        (("--weight-bits", "4", "--act-bits", "4", "--target-size", "1"), "received: no --bits"),
         (("--bits", "mixed", "--target-size", "1", "--weight-bits", "4"), "drop --weight-bits"),
         (("--bits", "mixed", "--target-size", "-1"), "above 0 MB"),
         (("--bits", "some"), "or 'mixed'"),

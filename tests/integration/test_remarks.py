@@ -102,3 +102,10 @@ def test_options_that_find_no_layer_are_told(digits_teacher: TrainedDigits, tmp_
     fused = next(x for x in run.bundle.manifest.metrics["ladder"] if x["name"] == "onnxruntime-all")
     assert fused["bound"]["same_rows"] == 0.99
     assert (run.result.needs_onnxruntime, run.result.oldest_onnxruntime) == ("1.23", "1.19")
+
+
+def test_an_option_that_finds_no_layer_asks_for_no_later_onnxruntime(
+    digits_teacher: TrainedDigits, tmp_path: Path
+) -> None:
+    run = tiny(digits_teacher, tmp_path / "bundle", scheme=Scheme(8, 8, int4_linear=True))
+    assert (run.result.needs_onnxruntime, run.result.oldest_onnxruntime) == ("1.18", "1.18")

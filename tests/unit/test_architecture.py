@@ -118,9 +118,10 @@ def test_files_that_fail_to_import(tmp_path: Path, text: str, said: str) -> None
     assert not any(name.startswith("_lrq_arch_") for name in set(sys.modules) - names_before)
 
 
-def test_the_file_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match=r"no file at .*net\.py; check --arch"):
-        build_architecture(f"{tmp_path / 'net.py'}:build")
+@pytest.mark.parametrize("length", [3, 300])
+def test_the_file_is_missing(tmp_path: Path, length: int) -> None:
+    with pytest.raises(OptionError, match=r"no file at .*nnn\.py; check --arch"):
+        build_architecture(f"{tmp_path / ('n' * length)}.py:build")
 
 
 @pytest.mark.parametrize("name", ["net", "nets.small"])

@@ -48,6 +48,8 @@ class Commands:
     [
         ("--networks=resnet20,vgg16", "one of resnet20, .*; got 'vgg16'"),
         ("--settings=w4a4,w5", "one of w8a8, .*; got 'w5'"),
+        ("--recipes=quick", "one of fast, .*; got 'quick'"),
+        ("--methods=lrq,other", "one of lrq, .*; got 'other'"),
         ("--seeds=0,a", "invalid seeds value: '0,a'"),
     ],
 )

@@ -32,6 +32,11 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
         write_files(tmp_path / "file", {"a": b""})
 
 
+def test_a_name_that_is_too_long_is_refused_before_the_work(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="--out must have a name that the disk takes"):
+        check_folder(tmp_path / ("o" * 300), ["a"], force=False)
+
+
 @pytest.mark.skipif(not Path("/proc/1").exists(), reason="needs /proc")
 def test_a_folder_in_which_nobody_may_write_is_refused_before_the_work() -> None:
     with pytest.raises(OutputError, match="--out must lie in a directory that can be written"):

@@ -121,6 +121,38 @@ def test_a_folder_that_is_there_is_replaced_in_its_parent_which_must_be_writable
         check_output(out, force=False)
 
 
+@pytest.mark.parametrize("there", [False, True])
+def test_a_link_stays_and_the_folder_it_names_is_replaced(tmp_path: Path, there: bool) -> None:
+    (tmp_path / "large disk").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "large disk" / "bundle")
+    if there:
+        (tmp_path / "large disk" / "bundle").mkdir()
+    check_output(tmp_path / "out", force=False)
+    publish(tmp_path / "out", {"a": b"1"}, force=False)
+    names = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*"))
+    assert (tmp_path / "out").is_symlink()
+    assert [name for name in names if not name.startswith("out/")] == [
+        "large disk",
+        "large disk/bundle",
+        "large disk/bundle/a",
+        "out",
+    ]
+
+
+@pytest.mark.parametrize("length", [240, 300])
+def test_a_name_that_is_too_long_for_what_is_written_is_refused(
+    tmp_path: Path, length: int
+) -> None:
+    with pytest.raises(OutputError, match="--out must have a name that the disk takes"):
+        check_output(tmp_path / ("o" * length), force=False)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the root of POSIX")
+def test_the_root_is_refused_as_any_full_folder() -> None:
+    with pytest.raises(OutputError):
+        check_output(Path("/"), force=False)
+
+
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="a system without /proc")
 def test_a_place_that_takes_no_folder_from_anybody_is_refused() -> None:
     with pytest.raises(OutputError, match=r"can be written; got /proc"):

@@ -169,15 +169,8 @@ def test_folders_that_can_be_listed_and_not_entered_are_counted(
 ) -> None:
     for name in "abc":
         write_png(tmp_path / name / "0.png", 0)
-    access, is_file = os.access, Path.is_file
-
-    def refuse(path: Path) -> bool:
-        if path.parent.name == "b":
-            raise PermissionError(13, "Permission denied", str(path))
-        return is_file(path)
-
+    access = os.access
     monkeypatch.setattr(os, "access", lambda p, mode: Path(p).name != "b" and access(p, mode))
-    monkeypatch.setattr(Path, "is_file", refuse)
     found = read_image_folder(tmp_path, RGB_8, IDENTITY_RGB, num_classes=3)
     assert found.labels is not None
     assert found.labels.tolist() == [0, 2]
@@ -213,6 +206,14 @@ def test_fewer_class_folders_than_logits_are_unlabelled_with_a_note(tmp_path: Pa
     assert "1 images outside" in found.note
 
 
+def test_links_to_nothing_are_counted_as_images_that_cannot_be_read(tmp_path: Path) -> None:
+    write_png(tmp_path / "a" / "0.png", 0)
+    (tmp_path / "a" / "1.png").symlink_to(tmp_path / "gone.png")
+    (tmp_path / "a" / ("2" * 200 + ".png")).symlink_to("x" * 300)
+    found = read_image_folder(tmp_path, RGB_8, IDENTITY_RGB, num_classes=None)
+    assert found.remarks() == ("2 of 3 image files could not be decoded and were skipped",)
+
+
 def test_more_class_folders_than_logits_are_refused(tmp_path: Path) -> None:
     for name in "abc":
         write_png(tmp_path / name / "0.png", 0)
@@ -221,12 +222,14 @@ def test_more_class_folders_than_logits_are_refused(tmp_path: Path) -> None:
     assert caught.value.received.startswith("3 in ")
 
 
-@pytest.mark.parametrize("kind", ["missing", "file", "empty", "no image", "empty classes"])
+@pytest.mark.parametrize(
+    "kind", ["missing", "a name too long", "file", "empty", "no image", "empty classes"]
+)
 def test_a_folder_without_images_is_refused(tmp_path: Path, kind: str) -> None:
-    folder = tmp_path / "images"
+    folder = tmp_path / ("images" if kind != "a name too long" else "i" * 300)
     if kind == "file":
         folder.write_bytes(b"")
-    elif kind != "missing":
+    elif kind not in ("missing", "a name too long"):
         folder.mkdir()
     if kind == "no image":
         (folder / "labels.txt").write_text("0", encoding="utf-8")

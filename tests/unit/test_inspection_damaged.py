@@ -69,6 +69,11 @@ def test_refusals(tmp_path: Path, write: Callable[[Path], object], said: str) ->
         inspect_model(path)
 
 
+def test_a_name_that_is_too_long_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="the model must be a readable file"):
+        inspect_model(tmp_path / ("n" * 300))
+
+
 @pytest.mark.parametrize("shape", ["1e400", f"{2**62},4", "9" * 4000])
 def test_sides_that_no_tensor_has_are_refused(tmp_path: Path, shape: str) -> None:
     header = f'{{"a":{{"dtype":"F32","shape":[{shape}],"data_offsets":[0,4]}}}}'.encode()
