@@ -8,6 +8,7 @@ from rich.text import Text
 from lrq_deploy.cli.job.sizes import size_change, size_text
 from lrq_deploy.export.engine.latency import timed_runs
 from lrq_deploy.export.latency import BatchLatency, Benchmark, Distribution, EngineBenchmark
+from lrq_deploy.wording import counted
 
 __all__ = ["print_benchmark"]
 
@@ -20,7 +21,7 @@ def print_benchmark(console: Console, found: Benchmark) -> None:
         found: what was measured.
     """
     options = found.options
-    threads = "1 thread" if options.threads == 1 else f"{options.threads} threads"
+    threads = counted(options.threads, "thread")
     console.print(
         f"{found.runtime}, {threads}, {found.cpu}, {options.runs} interleaved runs",
         highlight=False,

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lrq_deploy.cli.flags.quantize_flags import run_command
+from lrq_deploy.cli.job.sizes import mebibytes
 from lrq_deploy.cli.reports.wide_tables import print_rows
 from lrq_deploy.inspection.advice import advise, shown_differences
 from lrq_deploy.inspection.inspect import Inspection
@@ -22,7 +23,6 @@ _LAST_TENSORS = 4
 _SHOWN_GLOBALS = 10
 _SHOWN_CANDIDATES = 6
 _SHOWN_CLASSES = 10
-_MEBIBYTE = 1024.0 * 1024.0
 
 
 def print_inspection(console: Console, found: Inspection, all_tensors: bool = False) -> None:
@@ -68,7 +68,7 @@ def _facts(found: Inspection) -> Table:
 
 def _file_rows(found: Inspection) -> Iterator[tuple[str, str]]:
     outline = found.outline
-    yield "file", f"{found.path}, {found.size_bytes / _MEBIBYTE:.2f} MiB"
+    yield "file", f"{found.path}, {mebibytes(found.size_bytes)}"
     yield "what it is", outline.description
     yield "written by", outline.written_by
     if outline.location:

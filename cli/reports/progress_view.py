@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
 from lrq_deploy.progress import ProgressEvent
+from lrq_deploy.wording import counted
 
 __all__ = ["LiveView", "PlainView", "ProgressView", "SilentView", "progress_view", "view_beside"]
 
@@ -102,7 +103,7 @@ class PlainView(SilentView):
         if event.step == 0 or event.stage not in self._started:
             self._started[event.stage] = self._last_line[event.stage] = now
             if event.step == 0:
-                self._line(f"{event.stage}: {_steps(event.total)}")
+                self._line(f"{event.stage}: {counted(event.total, 'step')}")
         if event.message:
             self._line(f"{event.stage}: {event.message}")
         if event.step == event.total:
@@ -181,10 +182,6 @@ def _joined(head: str, event: ProgressEvent, *, left: bool) -> str:
 def _figures(event: ProgressEvent) -> list[str]:
     rate = [f"{event.images_per_second:.0f} images/s"] if event.images_per_second else []
     return rate + [f"{name} {value:.3g}" for name, value in event.metrics.items()]
-
-
-def _steps(count: int) -> str:
-    return "1 step" if count == 1 else f"{count} steps"
 
 
 def _duration(seconds: float) -> str:
