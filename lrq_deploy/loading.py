@@ -9,7 +9,8 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.optim.swa_utils import AveragedModel
 
-from lrq_deploy.architecture import Architecture, build_architecture, trained_as
+from lrq_deploy.architecture.named import Architecture, build_architecture, trained_as
+from lrq_deploy.architecture.transformers_network import load_transformers
 from lrq_deploy.checkpoint.class_names import stated_class_names
 from lrq_deploy.checkpoint.export_archive import read_export_archive
 from lrq_deploy.checkpoint.fit import fit_state_dict, infer_num_classes
@@ -27,7 +28,6 @@ from lrq_deploy.inspection.inspect import inspect_model
 from lrq_deploy.inspection.matching import find_architectures
 from lrq_deploy.options import QuantizeOptions
 from lrq_deploy.teacher import Preprocessing
-from lrq_deploy.transformers_network import load_transformers
 
 __all__ = ["LoadedModel", "adopt_module", "load_model"]
 
