@@ -1,7 +1,5 @@
 """``lrq-deploy validate``: parse, one call, print, then let a missed bound fail the command."""
 
-import sys
-from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated
 
@@ -66,12 +64,11 @@ def validate(
     options = ValidateOptions(bundle, images, *counts, *gates, device_outputs, accuracy)
     from rich.console import Console
 
-    from lrq_deploy.cli.reports.progress_view import progress_view
+    from lrq_deploy.cli.reports.progress_view import view_beside
     from lrq_deploy.cli.reports.validate import print_validation
 
     console = Console()
-    screen = Console(stderr=True)
-    with progress_view(screen, quiet=quiet, plain=json) as view, redirect_stdout(sys.stderr):
+    with view_beside(Console(stderr=True), json=json, quiet=quiet) as view:
         found = validate_bundle(options, view)
     if json:
         console.print_json(data=found.to_json())

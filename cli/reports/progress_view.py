@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -53,16 +53,14 @@ def progress_view(console: Console, *, quiet: bool, plain: bool) -> ProgressView
 
 
 @contextmanager
-def view_beside(stdout: Console, *, json: bool, quiet: bool) -> Iterator[ProgressView]:
-    """Progress on ``stdout``, or with ``json`` on stderr, which then gets all other output too.
+def view_beside(console: Console, *, json: bool, quiet: bool) -> Iterator[ProgressView]:
+    """Progress on ``console``, or with ``json`` on stderr, which then gets all other output too.
 
-    Libraries write to stdout as they like; scripts read it as JSON.
+    Networks and libraries write to stdout as they like; it is kept for the result.
     """
-    screen = Console(stderr=True) if json else stdout
-    with ExitStack() as stack:
-        view = stack.enter_context(progress_view(screen, quiet=quiet, plain=json))
-        if json:
-            stack.enter_context(redirect_stdout(sys.stderr))
+    screen = Console(stderr=True) if json else console
+    apart = redirect_stdout(sys.stderr) if screen.stderr else nullcontext()
+    with progress_view(screen, quiet=quiet, plain=json) as view, apart:
         yield view
 
 
