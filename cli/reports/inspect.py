@@ -13,8 +13,8 @@ from lrq_deploy.cli.job.sizes import mebibytes
 from lrq_deploy.cli.reports.wide_tables import print_rows
 from lrq_deploy.inspection.advice import advise, shown_differences
 from lrq_deploy.inspection.inspect import Inspection
-from lrq_deploy.inspection.outline import TensorOutline, open_shape
-from lrq_deploy.wording import printable
+from lrq_deploy.inspection.outline import TensorOutline
+from lrq_deploy.wording import printable, shape_text
 
 __all__ = ["print_inspection"]
 
@@ -153,5 +153,5 @@ def _tensors(tensors: dict[str, TensorOutline], everything: bool) -> Iterator[tu
                 yield f"... {hidden} more (--all)", "", ""
             if _FIRST_TENSORS <= position < len(names) - _LAST_TENSORS:
                 continue
-        shape, dtype = open_shape(tensors[name].shape), printable(tensors[name].dtype)
+        shape, dtype = shape_text(tensors[name].shape), printable(tensors[name].dtype)
         yield printable(name, 200), shape, dtype

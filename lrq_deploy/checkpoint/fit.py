@@ -13,7 +13,7 @@ from lrq_deploy.checkpoint.naming import (
 )
 from lrq_deploy.checkpoint.saving import WeightsSource, saving_line
 from lrq_deploy.errors import CheckpointError
-from lrq_deploy.wording import counted
+from lrq_deploy.wording import counted, shape_text
 
 __all__ = ["Difference", "differences", "fit_state_dict", "infer_num_classes"]
 
@@ -37,15 +37,11 @@ class Difference:
 
     def __str__(self) -> str:
         if self.file_shape is None:
-            return f"{self.name} (missing; network {_text(self.network_shape)})"
+            return f"{self.name} (missing; network {shape_text(self.network_shape or ())})"
         if self.network_shape is None:
-            return f"{self.name} (unexpected; file {_text(self.file_shape)})"
-        file = f"{self.file_dtype} {_text(self.file_shape)}".strip()
-        return f"{self.name} (file {file}, network {_text(self.network_shape)})"
-
-
-def _text(shape: tuple[int, ...] | None) -> str:
-    return "[" + ",".join(str(n) for n in shape or ()) + "]"
+            return f"{self.name} (unexpected; file {shape_text(self.file_shape)})"
+        file = f"{self.file_dtype} {shape_text(self.file_shape)}".strip()
+        return f"{self.name} (file {file}, network {shape_text(self.network_shape or ())})"
 
 
 def fit_state_dict(

@@ -12,8 +12,8 @@ from lrq_deploy.checkpoint.identify import CheckpointFile
 from lrq_deploy.checkpoint.pickle_globals import archive_globals
 from lrq_deploy.checkpoint.zip_damage import ZIP_DAMAGE
 from lrq_deploy.errors import CheckpointError
-from lrq_deploy.inspection.outline import Outline, TensorOutline, open_shape, operator_counts
-from lrq_deploy.wording import printable
+from lrq_deploy.inspection.outline import Outline, TensorOutline, operator_counts
+from lrq_deploy.wording import printable, shape_text
 
 __all__ = ["outline_export_archive"]
 
@@ -147,7 +147,7 @@ def _sizes(sizes: list[dict[str, Any]]) -> tuple[int, ...]:
 
 
 def _text(value: TensorOutline) -> str:
-    return f"{value.dtype} {open_shape(value.shape)}"
+    return f"{value.dtype} {shape_text(value.shape)}"
 
 
 def _operator(target: object) -> str:

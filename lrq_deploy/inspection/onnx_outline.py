@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lrq_deploy.errors import CheckpointError
-from lrq_deploy.inspection.outline import Outline, TensorOutline, open_shape, operator_counts
-from lrq_deploy.wording import printable
+from lrq_deploy.inspection.outline import Outline, TensorOutline, operator_counts
+from lrq_deploy.wording import printable, shape_text
 
 if TYPE_CHECKING:
     import onnx
@@ -87,4 +87,4 @@ def _shape(value: "onnx.ValueInfoProto") -> tuple[int, ...]:
 
 def _value(value: "onnx.ValueInfoProto") -> str:
     kind = _type(value.type.tensor_type.elem_type)
-    return f"{printable(value.name)} {kind} {open_shape(_shape(value))}"
+    return f"{printable(value.name)} {kind} {shape_text(_shape(value))}"

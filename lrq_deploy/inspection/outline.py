@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from lrq_deploy.checkpoint.averaged import AveragedWeights
 from lrq_deploy.wording import printable
 
-__all__ = ["Outline", "TensorOutline", "open_shape", "operator_counts"]
+__all__ = ["Outline", "TensorOutline", "operator_counts"]
 
 _LIMIT = 2**63
 _SHOWN_OPERATORS = 8
@@ -84,8 +84,3 @@ def operator_counts(operators: Counter[str]) -> str:
     most = operators.most_common(_SHOWN_OPERATORS)
     shown = ", ".join(f"{count} {printable(name)}" for name, count in most)
     return f"{operators.total()}: {shown}" + (", ..." if len(operators) > len(most) else "")
-
-
-def open_shape(shape: tuple[int, ...]) -> str:
-    """``[?,3,224,224]`` of a shape with an open size."""
-    return "[" + ",".join(str(n) if n >= 0 else "?" for n in shape) + "]"
