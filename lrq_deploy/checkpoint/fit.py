@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from lrq_deploy.checkpoint.naming import (
     COUNTERS,
-    classes_of_shapes,
     strip_wrappers,
     without_prefixes,
 )
@@ -15,7 +14,7 @@ from lrq_deploy.checkpoint.saving import WeightsSource, saving_line
 from lrq_deploy.errors import CheckpointError
 from lrq_deploy.wording import counted, shape_text
 
-__all__ = ["Difference", "differences", "fit_state_dict", "infer_num_classes"]
+__all__ = ["Difference", "differences", "fit_state_dict"]
 
 _SHOWN = 5
 
@@ -154,14 +153,6 @@ def _save_alone(
     prefix = prefix if all(names[name].startswith(prefix) for name in kept) else ""
     line = saving_line(source, prefix, [names[n] for n in kept], [names[n] for n in rest])
     return f"{remedy} ({line}) and pass {source.target}"
-
-
-def infer_num_classes(tensors: Mapping[str, Tensor]) -> int | None:
-    """Classes of a classifier's weights: rows of its last linear layer or 1x1 convolution.
-
-    ``None`` where no such weight exists; see ``naming.classes_of_shapes``.
-    """
-    return classes_of_shapes({name: tensor.shape for name, tensor in tensors.items()})
 
 
 def _misfit(found: list[Difference], what: str) -> CheckpointError:
