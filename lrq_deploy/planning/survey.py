@@ -4,6 +4,7 @@ import math
 
 from torch import fx
 
+from lrq_deploy.graph.called_modules import called_modules
 from lrq_deploy.graph.operators import is_movement
 from lrq_deploy.graph.specification import LayerSpec
 from lrq_deploy.planning.plan import (
@@ -74,13 +75,10 @@ def _widths(student: fx.GraphModule, layer: _Layer) -> tuple[int, int]:
 
 def survey_quantizers(student: fx.GraphModule) -> tuple[PlannedQuantizer, ...]:
     """Every activation quantizer in graph order."""
-    found: dict[str, PlannedQuantizer] = {}
-    for node in student.graph.nodes:
-        module = student.get_submodule(str(node.target)) if node.op == "call_module" else None
-        if isinstance(module, ActQuantizer):
-            name = str(node.target).removeprefix("quantizers.")
-            found[name] = PlannedQuantizer(name, module.bits, module.signed)
-    return tuple(found.values())
+    return tuple(
+        PlannedQuantizer(path.removeprefix("quantizers."), quantizer.bits, quantizer.signed)
+        for path, quantizer in called_modules(student, ActQuantizer).items()
+    )
 
 
 def estimate_sizes(layers: tuple[LayerFacts, ...], quantizers: int, float_bytes: int) -> Sizes:
