@@ -6,7 +6,7 @@ reruns only the nodes behind the tensor that it quantizes.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,7 @@ from torch import Tensor, fx
 from lrq_deploy.calibration.act_range import fit_act_range
 from lrq_deploy.calibration.observe import sample_activations
 from lrq_deploy.calibration.ranges import search_weight_scale
+from lrq_deploy.graph.called_modules import called_modules
 from lrq_deploy.method.recipe import RecipeSettings, recipe_settings
 from lrq_deploy.progress import ProgressCallback, StageProgress
 from lrq_deploy.scheme import IntegerRange
@@ -130,7 +131,6 @@ def measure_sensitivity(
 
 
 _Change = Callable[[Tensor], Tensor]
-_Module = TypeVar("_Module")
 
 
 @dataclass(frozen=True)
@@ -149,9 +149,9 @@ class _Probe:
 
 
 def _weight_probes(student: fx.GraphModule, target: TargetDescription) -> list[_Probe]:
-    quantizers = _modules(student, ActQuantizer)
+    quantizers = called_modules(student, ActQuantizer)
     probes = []
-    for path, layer in _modules(student, QuantizedLayer).items():
+    for path, layer in called_modules(student, QuantizedLayer).items():
         read = quantizers[layer.input_quantizer].bounds
         trials = [(b, _with_weights(layer, target.weight_range(b, read))) for b in PROBED_WIDTHS]
         probes.append(_Probe(path, (path,), layer.weight.numel(), tuple(trials)))
@@ -176,7 +176,7 @@ def _act_probes(
     symmetric: bool,
 ) -> list[_Probe]:
     readers: dict[str, list[str]] = {}
-    for path, layer in _modules(student, QuantizedLayer).items():
+    for path, layer in called_modules(student, QuantizedLayer).items():
         readers.setdefault(layer.input_quantizer, []).append(path)
     return [
         _Probe(
@@ -188,7 +188,7 @@ def _act_probes(
                 for bits in PROBED_WIDTHS
             ),
         )
-        for path, quantizer in _modules(student, ActQuantizer).items()
+        for path, quantizer in called_modules(student, ActQuantizer).items()
     ]
 
 
@@ -209,13 +209,6 @@ def _with_steps(
     return apply
 
 
-def _modules(student: fx.GraphModule, kind: type[_Module]) -> dict[str, _Module]:
-    """Modules of a kind by path, in the order of their first call."""
-    called = [str(n.target) for n in student.graph.nodes if n.op == "call_module"]
-    found = {path: student.get_submodule(path) for path in dict.fromkeys(called)}
-    return {path: module for path, module in found.items() if isinstance(module, kind)}
-
-
 class _Rerun(fx.Interpreter):
     """Keeps the float value of every node, and reruns what stands behind a changed module."""
 
@@ -229,8 +222,8 @@ class _Rerun(fx.Interpreter):
         self._behind = {
             path: _nodes_behind(student.graph, path)
             for path in [
-                *_modules(student, QuantizedLayer),
-                *_modules(student, ActQuantizer),
+                *called_modules(student, QuantizedLayer),
+                *called_modules(student, ActQuantizer),
             ]
         }
 

@@ -9,13 +9,15 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.optim.swa_utils import AveragedModel
 
-from lrq_deploy.architecture import Architecture, build_architecture, trained_as
+from lrq_deploy.architecture.named import Architecture, build_architecture, trained_as
+from lrq_deploy.architecture.transformers_network import load_transformers
 from lrq_deploy.checkpoint.class_names import stated_class_names
 from lrq_deploy.checkpoint.export_archive import read_export_archive
-from lrq_deploy.checkpoint.fit import fit_state_dict, infer_num_classes
+from lrq_deploy.checkpoint.fit import fit_state_dict
 from lrq_deploy.checkpoint.hub_config import HubConfig, names_of, read_hub_config
 from lrq_deploy.checkpoint.identify import CheckpointFile, identify
 from lrq_deploy.checkpoint.lazy import refuse_lazy
+from lrq_deploy.checkpoint.naming import classes_of_shapes
 from lrq_deploy.checkpoint.quantized import refuse_quantized
 from lrq_deploy.checkpoint.read import StateDict, check_finite, read_state_dict
 from lrq_deploy.checkpoint.torchscript import TRUST, read_script
@@ -28,7 +30,6 @@ from lrq_deploy.inspection.inspect import inspect_model
 from lrq_deploy.inspection.matching import find_architectures
 from lrq_deploy.options import QuantizeOptions
 from lrq_deploy.teacher import Preprocessing
-from lrq_deploy.transformers_network import load_transformers
 
 __all__ = ["LoadedModel", "adopt_module", "load_model"]
 
@@ -226,7 +227,7 @@ def _recognised(
 
 
 def _fitted(spec: str, weights: StateDict) -> Architecture:
-    inferred = infer_num_classes(weights.tensors)
+    inferred = classes_of_shapes({name: t.shape for name, t in weights.tensors.items()})
     first_error: LrqError | None = None
     # A factory's own default may be right where the guess from the weights is not.
     for num_classes in dict.fromkeys((inferred, None)):

@@ -1,6 +1,8 @@
 """Words of messages that depend on a number, or come from a file."""
 
-__all__ = ["counted", "printable"]
+from collections.abc import Iterable
+
+__all__ = ["counted", "printable", "shape_text"]
 
 _LONG = 2**1000
 
@@ -16,3 +18,8 @@ def printable(value: object, length: int = 60) -> str:
     whole = hex(value) if isinstance(value, int) and abs(value) >= _LONG else str(value)
     text = "".join(char if char.isprintable() else "?" for char in whole[: length + 1])
     return text if len(text) <= length else text[: length - 3] + "..."
+
+
+def shape_text(shape: Iterable[int]) -> str:
+    """``[?,3,224,224]``; a size below 0 is an open one."""
+    return "[" + ",".join(str(n) if n >= 0 else "?" for n in shape) + "]"

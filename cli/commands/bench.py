@@ -1,7 +1,5 @@
 """``lrq-deploy bench``: parse, one call, print, then let a missed ratio fail the command."""
 
-import sys
-from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated
 
@@ -120,13 +118,12 @@ def bench(
         )
     from lrq_deploy.cli.reports.bench import print_benchmark
     from lrq_deploy.cli.reports.console import ReportConsole
-    from lrq_deploy.cli.reports.progress_view import progress_view
+    from lrq_deploy.cli.reports.progress_view import view_beside
     from lrq_deploy.export.measures.latency import BenchmarkOptions
 
     if out is not None:
         check_folder(out, (JSON_NAME, PICTURE_NAME), force)
     console = ReportConsole()
-    screen = ReportConsole(stderr=True)
     if device_outputs is not None:
         measuring = {
             "--float": float_model,
@@ -142,7 +139,7 @@ def bench(
         sizes = parse_integers("batch", _BATCH if batch is None else batch, _BATCH) or ()
         runs = _RUNS if runs is None else runs
         options = BenchmarkOptions(1 if threads is None else threads, sizes, runs)
-        with progress_view(screen, quiet=quiet, plain=json) as view, redirect_stdout(sys.stderr):
+        with view_beside(ReportConsole(stderr=True), json=json, quiet=quiet) as view:
             about = (engine, require_engine)
             found = bench_bundle(bundle, options, float_model, view, against_static, *about)
     document = bench_document(bundle, found)

@@ -10,6 +10,7 @@ from lrq_deploy.cli.commands.build_document import BUILD_SCHEMA, print_document
 from lrq_deploy.cli.commands.device_folder import write_for_onnxruntime, write_for_trtexec
 from lrq_deploy.cli.flags import quantize_parameters as parameter
 from lrq_deploy.cli.flags.quantize_flags import whole_numbers
+from lrq_deploy.cli.job.sizes import mebibytes
 from lrq_deploy.errors import OptionError
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["BUILD_SCHEMA", "build"]
 
-_MIB = 2.0**20
 _BATCH = "1,1,8"
 
 BundleFolder = Annotated[
@@ -225,7 +225,7 @@ def _print_graph(path: Path, size_bytes: int, meant_for: str) -> None:
 
     console = ReportConsole()
     for line in (
-        f"{path}  {size_bytes / _MIB:.2f} MiB",
+        f"{path}  {mebibytes(size_bytes)}",
         f"for {meant_for}; the same bits as model.onnx",
     ):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -268,10 +268,9 @@ def _document(result: "EngineResult") -> dict[str, Any]:
 def _print(console: "ReportConsole", result: "EngineResult") -> None:
     record, coverage = result.record, result.coverage
     smallest, usual, largest = record.batch
-    size = record.engine.size_bytes / _MIB
     gpus = ",".join(str(sm) for sm in record.compute_capabilities) or "this machine's GPU"
     lines = [
-        f"{result.path}  {size:.2f} MiB",
+        f"{result.path}  {mebibytes(record.engine.size_bytes)}",
         f"{record.kind} {record.versions[record.kind]}, for {gpus}, "
         f"batch {smallest} to {largest}, tuned for {usual}, "
         f"the rest in {'FP16' if record.fp16_rest else 'FP32'}",

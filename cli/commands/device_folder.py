@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lrq_deploy.cli.commands.build_document import print_document
+from lrq_deploy.cli.job.sizes import mebibytes
 from lrq_deploy.errors import OptionError
 
 if TYPE_CHECKING:
@@ -12,8 +13,6 @@ if TYPE_CHECKING:
     from lrq_deploy.export.engine.options import EngineOptions
 
 __all__ = ["write_for_onnxruntime", "write_for_trtexec"]
-
-_MIB = 2.0**20
 
 
 def write_for_trtexec(
@@ -108,7 +107,7 @@ def _print(
     console = ReportConsole()
     about = f"{shlex.quote(str(bundle))} --device-outputs {shlex.quote(str(found.path))}"
     for line in (
-        f"{found.path}  {found.size_bytes / _MIB:.2f} MiB",
+        f"{found.path}  {mebibytes(found.size_bytes)}",
         holds.format(images=found.images, **found.check.about),
         f"1. copy the folder to the device and run there: {script}",
         "2. copy its outputs.json back into this folder and run here:",

@@ -1,7 +1,5 @@
 """``lrq-deploy plan``: parse, one call, print. Nothing is trained or written."""
 
-import sys
-from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
@@ -50,7 +48,7 @@ def _print(
     from lrq_deploy.cli.job.rehearsing import rehearse_student
     from lrq_deploy.cli.reports.console import ReportConsole
     from lrq_deploy.cli.reports.plan import print_plan
-    from lrq_deploy.cli.reports.progress_view import progress_view
+    from lrq_deploy.cli.reports.progress_view import view_beside
     from lrq_deploy.export.measures.forecast import forecasts
     from lrq_deploy.export.targets import targets
     from lrq_deploy.planning.make import make_plan
@@ -60,9 +58,7 @@ def _print(
     shown = {target.name for target in choice.targets} | set(choice.refused)
     runtimes = [forecast for forecast in forecasts() if forecast.name in shown]
     console = ReportConsole()
-    screen = ReportConsole(stderr=True)
-    # Stdout is the plan's: the code of the network writes what it likes.
-    with progress_view(screen, quiet=quiet, plain=json) as view, redirect_stdout(sys.stderr):
+    with view_beside(ReportConsole(stderr=True), json=json, quiet=quiet) as view:
         found = make_plan(
             options,
             runtimes,

@@ -1,7 +1,5 @@
 """``lrq-deploy validate``: parse, one call, print, then let a missed bound fail the command."""
 
-import sys
-from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated
 
@@ -65,12 +63,11 @@ def validate(
     accuracy = AccuracyGates(max_drop, min_agreement)
     options = ValidateOptions(bundle, images, *counts, *gates, device_outputs, accuracy)
     from lrq_deploy.cli.reports.console import ReportConsole
-    from lrq_deploy.cli.reports.progress_view import progress_view
+    from lrq_deploy.cli.reports.progress_view import view_beside
     from lrq_deploy.cli.reports.validate import print_validation
 
     console = ReportConsole()
-    screen = ReportConsole(stderr=True)
-    with progress_view(screen, quiet=quiet, plain=json) as view, redirect_stdout(sys.stderr):
+    with view_beside(ReportConsole(stderr=True), json=json, quiet=quiet) as view:
         found = validate_bundle(options, view)
     if json:
         console.print_json(data=found.to_json())

@@ -22,12 +22,12 @@ from lrq_deploy.export.neutral import neutral_graph
 from lrq_deploy.export.onnx_graph import to_onnx
 from lrq_deploy.export.runtime.version import needed_version, version_text
 from lrq_deploy.export.targets import REFERENCE, TargetChoice, targets
+from lrq_deploy.graph.weight_bytes import weight_bytes
 from lrq_deploy.method.suited import default_method
 from lrq_deploy.process_memory import peak_bytes
 from lrq_deploy.progress import ProgressCallback, StageProgress
 from lrq_deploy.student.frozen import QuantizedModel
 from lrq_deploy.synthetic import SyntheticSet
-from lrq_deploy.weight_bytes import weight_bytes
 
 __all__ = ["finish"]
 

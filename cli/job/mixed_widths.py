@@ -10,6 +10,7 @@ from lrq_deploy.calibration.sensitivity import PROBE_IMAGES, measure_sensitivity
 from lrq_deploy.calibration.stand_in import stand_in_model
 from lrq_deploy.errors import OptionError
 from lrq_deploy.export.onnx_graph import to_onnx
+from lrq_deploy.graph.called_modules import called_modules
 from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
 from lrq_deploy.options import QuantizeOptions
 from lrq_deploy.progress import ProgressCallback
@@ -69,7 +70,7 @@ def file_sizes(teacher: Teacher, options: QuantizeOptions, limits: TargetDescrip
     students = {
         bits: _placed(teacher, replace(options.scheme, weight_bits=bits), limits) for bits in _BOTH
     }
-    layers = {bits: _layers(student) for bits, student in students.items()}
+    layers = {bits: called_modules(student, QuantizedLayer) for bits, student in students.items()}
     free = [name for name, layer in layers[NARROW].items() if layer.bits != layers[WIDE][name].bits]
     weights = {name: layers[WIDE][name].weight.numel() for name in free}
     small, large = (_file_bytes(students[bits], teacher, options.scheme) for bits in _BOTH)
@@ -159,15 +160,6 @@ def _rounded_up(size: int) -> str:
 
 def _placed(teacher: Teacher, scheme: Scheme, limits: TargetDescription) -> fx.GraphModule:
     return place_quantizers(fold_batch_norm(teacher.graph), scheme, limits, teacher.preprocessing)
-
-
-def _layers(student: fx.GraphModule) -> dict[str, QuantizedLayer]:
-    found = {}
-    for node in student.graph.nodes:
-        module = student.get_submodule(str(node.target)) if node.op == "call_module" else None
-        if isinstance(module, QuantizedLayer):
-            found[str(node.target)] = module
-    return found
 
 
 def _file_bytes(student: fx.GraphModule, teacher: Teacher, scheme: Scheme) -> int:

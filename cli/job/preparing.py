@@ -8,11 +8,11 @@ from torch.export import ExportedProgram
 
 from lrq_deploy.checkpoint.fingerprint import fingerprint
 from lrq_deploy.errors import OptionError
+from lrq_deploy.graph.probabilities import probability_remark
 from lrq_deploy.graph.teach import make_teacher
 from lrq_deploy.launch import launch
 from lrq_deploy.loading import adopt_module, load_model
 from lrq_deploy.options import QuantizeOptions
-from lrq_deploy.probabilities import probability_remark
 from lrq_deploy.teacher import Teacher
 
 __all__ = ["chosen_device", "load_teacher"]

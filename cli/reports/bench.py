@@ -13,6 +13,7 @@ from lrq_deploy.export.measures.latency import (
     Distribution,
     EngineBenchmark,
 )
+from lrq_deploy.wording import counted
 
 __all__ = ["print_benchmark"]
 
@@ -25,7 +26,7 @@ def print_benchmark(console: Console, found: Benchmark) -> None:
         found: what was measured.
     """
     options = found.options
-    threads = "1 thread" if options.threads == 1 else f"{options.threads} threads"
+    threads = counted(options.threads, "thread")
     console.print(
         f"{found.runtime}, {threads}, {found.cpu}, {options.runs} interleaved runs",
         highlight=False,

@@ -9,11 +9,12 @@ from rich.table import Table
 from rich.text import Text
 
 from lrq_deploy.cli.flags.quantize_flags import run_command
+from lrq_deploy.cli.job.sizes import mebibytes
 from lrq_deploy.cli.reports.wide_tables import print_rows
 from lrq_deploy.inspection.advice import advise, shown_differences
 from lrq_deploy.inspection.inspect import Inspection
 from lrq_deploy.inspection.outline import TensorOutline
-from lrq_deploy.wording import printable
+from lrq_deploy.wording import printable, shape_text
 
 __all__ = ["print_inspection"]
 
@@ -22,7 +23,6 @@ _LAST_TENSORS = 4
 _SHOWN_GLOBALS = 10
 _SHOWN_CANDIDATES = 6
 _SHOWN_CLASSES = 10
-_MEBIBYTE = 1024.0 * 1024.0
 
 
 def print_inspection(console: Console, found: Inspection, all_tensors: bool = False) -> None:
@@ -68,7 +68,7 @@ def _facts(found: Inspection) -> Table:
 
 def _file_rows(found: Inspection) -> Iterator[tuple[str, str]]:
     outline = found.outline
-    yield "file", f"{found.path}, {found.size_bytes / _MEBIBYTE:.2f} MiB"
+    yield "file", f"{found.path}, {mebibytes(found.size_bytes)}"
     yield "what it is", outline.description
     yield "written by", outline.written_by
     if outline.location:
@@ -153,5 +153,5 @@ def _tensors(tensors: dict[str, TensorOutline], everything: bool) -> Iterator[tu
                 yield f"... {hidden} more (--all)", "", ""
             if _FIRST_TENSORS <= position < len(names) - _LAST_TENSORS:
                 continue
-        shape = ",".join(str(size) if size >= 0 else "?" for size in tensors[name].shape)
-        yield printable(name, 200), f"[{shape}]", printable(tensors[name].dtype)
+        shape, dtype = shape_text(tensors[name].shape), printable(tensors[name].dtype)
+        yield printable(name, 200), shape, dtype

@@ -5,12 +5,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lrq_deploy.cli.job.sizes import mebibytes
 from lrq_deploy.cli.reports.wide_tables import print_rows
 from lrq_deploy.planning.plan import Plan, PlannedLayer
+from lrq_deploy.wording import counted
 
 __all__ = ["print_plan"]
 
-_MEBIBYTE = 1024.0 * 1024.0
 _MINUTE = 60.0
 
 
@@ -88,8 +89,7 @@ def _print_notes(console: Console, plan: Plan) -> None:
                 key = (runtime, execution.kernel, execution.note)
                 counts[key] = counts.get(key, 0) + 1
     for (runtime, kernel, note), count in counts.items():
-        layers = "1 layer" if count == 1 else f"{count} layers"
-        console.print(Text(f"* {runtime}, {kernel}, {layers}: {note}"))
+        console.print(Text(f"* {runtime}, {kernel}, {counted(count, 'layer')}: {note}"))
     if counts:
         console.print()
 
@@ -105,7 +105,7 @@ def _figures(plan: Plan) -> Table:
         ("quantizers", _quantizers(plan)),
         ("multiply-adds", f"{plan.multiply_adds / 1e6:,.1f} M; {_shares(plan)}"),
         ("size on disk", _sizes(plan)),
-        ("in memory", f"about {_mebibytes(plan.sizes.memory_bytes)}, one image"),
+        ("in memory", f"about {mebibytes(plan.sizes.memory_bytes)}, one image"),
         ("BatchNorm enough?", plan.batch_norm.verdict),
         ("time of the run", _time(plan)),
     ]
@@ -147,8 +147,8 @@ def _strays(plan: Plan) -> str:
 def _sizes(plan: Plan) -> str:
     sizes = plan.sizes
     return (
-        f"about {_mebibytes(sizes.packed_bytes)}, instead of {_mebibytes(sizes.int8_bytes)} with "
-        f"8-bit weights and {_mebibytes(sizes.float_bytes)} in float32"
+        f"about {mebibytes(sizes.packed_bytes)}, instead of {mebibytes(sizes.int8_bytes)} with "
+        f"8-bit weights and {mebibytes(sizes.float_bytes)} in float32"
     )
 
 
@@ -156,9 +156,9 @@ def _time(plan: Plan) -> str:
     duration = plan.duration
     longest = sorted(duration.seconds.items(), key=lambda item: -item[1])[:3]
     stages = ", ".join(f"{name} {_minutes(seconds)}" for name, seconds in longest)
-    threads = "1 thread" if duration.threads == 1 else f"{duration.threads} threads"
     return (
-        f"about {_minutes(duration.total_seconds)} on this CPU with {threads} ({stages}) for "
+        f"about {_minutes(duration.total_seconds)} on this CPU with "
+        f"{counted(duration.threads, 'thread')} ({stages}) for "
         f"{duration.generator_steps} generator and {duration.student_steps} student steps, from "
         f"{duration.teacher_ms:.2f} ms per image of the network and "
         f"{duration.generator_ms:.2f} ms of the generator"
@@ -171,7 +171,3 @@ def _minutes(seconds: float) -> str:
     if seconds < _MINUTE * _MINUTE:
         return f"{seconds / _MINUTE:.1f} min"
     return f"{seconds / _MINUTE / _MINUTE:.1f} h"
-
-
-def _mebibytes(count: int) -> str:
-    return f"{count / _MEBIBYTE:.2f} MiB"

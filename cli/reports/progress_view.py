@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -13,6 +13,7 @@ from rich.table import Column
 
 from lrq_deploy.cli.reports.console import ReportConsole
 from lrq_deploy.progress import ProgressEvent
+from lrq_deploy.wording import counted
 
 __all__ = ["LiveView", "PlainView", "ProgressView", "SilentView", "progress_view", "view_beside"]
 
@@ -53,16 +54,14 @@ def progress_view(console: Console, *, quiet: bool, plain: bool) -> ProgressView
 
 
 @contextmanager
-def view_beside(stdout: Console, *, json: bool, quiet: bool) -> Iterator[ProgressView]:
-    """Progress on ``stdout``, or with ``json`` on stderr, which then gets all other output too.
+def view_beside(console: Console, *, json: bool, quiet: bool) -> Iterator[ProgressView]:
+    """Progress on ``console``, or with ``json`` on stderr, which then gets all other output too.
 
-    Libraries write to stdout as they like; scripts read it as JSON.
+    Networks and libraries write to stdout as they like; it is kept for the result.
     """
-    screen = ReportConsole(stderr=True) if json else stdout
-    with ExitStack() as stack:
-        view = stack.enter_context(progress_view(screen, quiet=quiet, plain=json))
-        if json:
-            stack.enter_context(redirect_stdout(sys.stderr))
+    screen = ReportConsole(stderr=True) if json else console
+    apart = redirect_stdout(sys.stderr) if screen.stderr else nullcontext()
+    with progress_view(screen, quiet=quiet, plain=json) as view, apart:
         yield view
 
 
@@ -103,7 +102,7 @@ class PlainView(SilentView):
         if event.step == 0 or event.stage not in self._started:
             self._started[event.stage] = self._last_line[event.stage] = now
             if event.step == 0:
-                self._line(f"{event.stage}: {_steps(event.total)}")
+                self._line(f"{event.stage}: {counted(event.total, 'step')}")
         if event.message:
             self._line(f"{event.stage}: {event.message}")
         if event.step == event.total:
@@ -182,10 +181,6 @@ def _joined(head: str, event: ProgressEvent, *, left: bool) -> str:
 def _figures(event: ProgressEvent) -> list[str]:
     rate = [f"{event.images_per_second:.0f} images/s"] if event.images_per_second else []
     return rate + [f"{name} {value:.3g}" for name, value in event.metrics.items()]
-
-
-def _steps(count: int) -> str:
-    return "1 step" if count == 1 else f"{count} steps"
 
 
 def _duration(seconds: float) -> str:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from lrq_deploy.export.engine.options import EngineKind
 from lrq_deploy.export.measures.coverage import Coverage, LayerCoverage, kept_reason, strays
-from lrq_deploy.export.measures.multiply_adds import multiply_adds
 from lrq_deploy.student.frozen import QuantizedModel
+from lrq_deploy.student.layer_costs import layer_costs
 from lrq_deploy.student.weighted import WeightedLayer, weighted_layers
 
 __all__ = ["EngineLayer", "audit_engine", "read_layers"]
@@ -112,10 +112,10 @@ def audit_engine(
     # A copy into another format bears the name of the layer that reads it.
     layers = read_layers(lines)
     named = [layer for layer in layers if layer.kind.lower() != "reformat"]
-    counts = multiply_adds(model)
+    costs = layer_costs(model.graph, model.input_shape)
     holders = {name: [x for x in named if x.holds(name)] for name in model.layers()}
     audited = tuple(
-        _audit(name, layer, counts[name], holders.get(name, ()), kind)
+        _audit(name, layer, costs[name].multiply_adds, holders.get(name, ()), kind)
         for name, layer in weighted_layers(model).items()
     )
     if not layers or (audited and all(x.reason in (_UNNAMED, _UNREADABLE) for x in audited)):

@@ -7,10 +7,10 @@ from typing import Any
 
 import onnx
 
-from lrq_deploy.export.measures.multiply_adds import multiply_adds
 from lrq_deploy.export.runtime.session import open_session
 from lrq_deploy.graph.strays import stray_products
 from lrq_deploy.student.frozen import FloatLayer, QuantizedModel
+from lrq_deploy.student.layer_costs import layer_costs
 from lrq_deploy.student.weight_only import WeightOnlyLayer
 from lrq_deploy.student.weighted import WeightedLayer, weighted_layers
 
@@ -127,9 +127,10 @@ def audit(model: QuantizedModel, onnx_model: Path | bytes) -> Coverage:
         open_session(onnx_model, optimized=optimized)
         graph = onnx.load(optimized).graph
     reader = _OptimizedGraph(graph)
-    counts = multiply_adds(model)
+    costs = layer_costs(model.graph, model.input_shape)
     layers = tuple(
-        _layer(name, layer, counts[name], reader) for name, layer in weighted_layers(model).items()
+        _layer(name, layer, costs[name].multiply_adds, reader)
+        for name, layer in weighted_layers(model).items()
     )
     return Coverage(layers + strays(model), reader.float_operators())
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-__all__ = ["MOVEMENTS", "concatenate", "pair"]
+__all__ = ["MOVEMENTS", "adaptive_pool", "concatenate", "pair"]
 
 Array = NDArray[Any]
 
@@ -115,17 +115,24 @@ def _max_pool(
     return x
 
 
-def _adaptive_max(x: Array, size: int | Sequence[int]) -> list[Array]:
+def adaptive_pool(x: Array, size: int | Sequence[int], pooled: Callable[..., Array]) -> Array:
+    """Bin i covers ``floor(i n / m) .. ceil((i + 1) n / m)`` of n positions."""
     for axis, count in zip((-2, -1), pair(size), strict=True):
         length = x.shape[axis]
         bins = [
-            x.take(range(i * length // count, -(-(i + 1) * length // count)), axis).max(
-                axis, keepdims=True
+            pooled(
+                x.take(range(i * length // count, -(-(i + 1) * length // count)), axis),
+                axis,
+                keepdims=True,
             )
             for i in range(count)
         ]
         x = np.concatenate(bins, axis)
-    return [x]
+    return x
+
+
+def _adaptive_max(x: Array, size: int | Sequence[int]) -> list[Array]:
+    return [adaptive_pool(x, size, np.max)]
 
 
 def _maximum(x: Array, axes: Sequence[int] = (), keepdim: bool = False) -> Array:

@@ -12,7 +12,12 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from lrq_deploy.export.parity.reference_movements import MOVEMENTS, concatenate, pair
+from lrq_deploy.export.parity.reference_movements import (
+    MOVEMENTS,
+    adaptive_pool,
+    concatenate,
+    pair,
+)
 
 __all__ = ["FLOAT_OPERATORS", "MOVEMENTS", "SIZE_OPERATORS", "concatenate"]
 
@@ -72,17 +77,7 @@ def _total(x: Array, axes: Sequence[int], keepdim: bool = False, dtype: object =
 
 
 def _adaptive_average(x: Array, size: int | Sequence[int]) -> Array:
-    """Bin i covers ``floor(i n / m) .. ceil((i + 1) n / m)`` of n positions."""
-    for axis, count in zip((-2, -1), pair(size), strict=True):
-        length = x.shape[axis]
-        bins = [
-            x.take(range(i * length // count, -(-(i + 1) * length // count)), axis).mean(
-                axis, keepdims=True
-            )
-            for i in range(count)
-        ]
-        x = np.concatenate(bins, axis)
-    return x
+    return adaptive_pool(x, size, np.mean)
 
 
 def _average_pool(

@@ -7,16 +7,15 @@ from torch import Tensor, nn
 
 from lrq_deploy.checkpoint.naming import (
     COUNTERS,
-    classes_of_shapes,
     strip_wrappers,
     without_prefixes,
 )
 from lrq_deploy.checkpoint.quantized import float_weights_remedy
 from lrq_deploy.checkpoint.saving import WeightsSource, saving_line
 from lrq_deploy.errors import CheckpointError
-from lrq_deploy.wording import counted
+from lrq_deploy.wording import counted, shape_text
 
-__all__ = ["Difference", "differences", "fit_state_dict", "infer_num_classes"]
+__all__ = ["Difference", "differences", "fit_state_dict"]
 
 _SHOWN = 5
 
@@ -38,15 +37,11 @@ class Difference:
 
     def __str__(self) -> str:
         if self.file_shape is None:
-            return f"{self.name} (missing; network {_text(self.network_shape)})"
+            return f"{self.name} (missing; network {shape_text(self.network_shape or ())})"
         if self.network_shape is None:
-            return f"{self.name} (unexpected; file {_text(self.file_shape)})"
-        file = f"{self.file_dtype} {_text(self.file_shape)}".strip()
-        return f"{self.name} (file {file}, network {_text(self.network_shape)})"
-
-
-def _text(shape: tuple[int, ...] | None) -> str:
-    return "[" + ",".join(str(n) for n in shape or ()) + "]"
+            return f"{self.name} (unexpected; file {shape_text(self.file_shape)})"
+        file = f"{self.file_dtype} {shape_text(self.file_shape)}".strip()
+        return f"{self.name} (file {file}, network {shape_text(self.network_shape or ())})"
 
 
 def fit_state_dict(
@@ -160,14 +155,6 @@ def _save_alone(
     prefix = prefix if all(names[name].startswith(prefix) for name in kept) else ""
     line = saving_line(source, prefix, [names[n] for n in kept], [names[n] for n in rest])
     return f"{remedy} ({line}) and pass {source.target}"
-
-
-def infer_num_classes(tensors: Mapping[str, Tensor]) -> int | None:
-    """Classes of a classifier's weights: rows of its last linear layer or 1x1 convolution.
-
-    ``None`` where no such weight exists; see ``naming.classes_of_shapes``.
-    """
-    return classes_of_shapes({name: tensor.shape for name, tensor in tensors.items()})
 
 
 def _misfit(found: list[Difference], what: str, remedy: str) -> CheckpointError:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from lrq_deploy.graph.operators import is_call
+from lrq_deploy.graph.operators import exponent, is_call
 
 __all__ = ["finite_gradients"]
 
@@ -30,10 +30,7 @@ def finite_gradients(graph_module: fx.GraphModule) -> fx.GraphModule:
 
 
 def _is_root(node: fx.Node) -> bool:
-    if is_call(node, {aten.sqrt.default}):
-        return True
-    exponent: Any = node.args[1] if is_call(node, {aten.pow.Tensor_Scalar}) else 1
-    return isinstance(exponent, int | float) and 0 < exponent < 1
+    return is_call(node, {aten.sqrt.default}) or 0 < exponent(node) < 1
 
 
 class _Finite(torch.autograd.Function):

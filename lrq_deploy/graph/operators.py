@@ -21,6 +21,7 @@ __all__ = [
     "WEIGHTED",
     "LayerKind",
     "all_known",
+    "exponent",
     "is_call",
     "is_movement",
     "tensor_inputs",
@@ -197,6 +198,12 @@ def is_movement(node: fx.Node) -> bool:
         mode = node.args[2] if len(node.args) > 2 else "constant"
         return bool(mode != "constant") or len(node.args) < 4 or node.args[3] in (0, None)
     return is_call(node, MOVEMENTS)
+
+
+def exponent(node: fx.Node) -> float:
+    """Of a power, 1 for other operators."""
+    stated: Any = node.args[1] if is_call(node, {aten.pow.Tensor_Scalar}) else 1
+    return stated if isinstance(stated, int | float) else 1
 
 
 def tensor_inputs(node: fx.Node) -> list[fx.Node]:

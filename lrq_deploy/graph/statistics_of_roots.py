@@ -7,7 +7,6 @@ bound either: a single channel of zeros would take the whole range of a product'
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import fx
@@ -17,6 +16,7 @@ from lrq_deploy.graph.operators import (
     AVERAGES,
     RECTIFIERS,
     SUMS,
+    exponent,
     is_call,
     is_movement,
     tensor_inputs,
@@ -106,15 +106,9 @@ def _is_steep(node: fx.Node, read: fx.Node) -> bool:
     """Whether ``node`` is steep, or not finite, where ``read`` is small."""
     if is_call(node, {aten.div.Tensor}):
         return node.args[1] is read
-    return is_call(node, _ROOTS) or _exponent(node) < 1
+    return is_call(node, _ROOTS) or exponent(node) < 1
 
 
 def _is_inverse(node: fx.Node) -> bool:
     """Whether the smallest values that ``node`` reads become the largest."""
-    return is_call(node, {aten.rsqrt.default, aten.reciprocal.default}) or _exponent(node) < 0
-
-
-def _exponent(node: fx.Node) -> float:
-    """Of a power, 1 for other operators."""
-    exponent: Any = node.args[1] if is_call(node, {aten.pow.Tensor_Scalar}) else 1
-    return exponent if isinstance(exponent, int | float) else 1
+    return is_call(node, {aten.rsqrt.default, aten.reciprocal.default}) or exponent(node) < 0

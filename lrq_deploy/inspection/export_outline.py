@@ -12,8 +12,8 @@ from lrq_deploy.checkpoint.identify import CheckpointFile
 from lrq_deploy.checkpoint.pickle_globals import archive_globals
 from lrq_deploy.checkpoint.zip_damage import ZIP_DAMAGE
 from lrq_deploy.errors import CheckpointError
-from lrq_deploy.inspection.outline import Outline, TensorOutline
-from lrq_deploy.wording import printable
+from lrq_deploy.inspection.outline import Outline, TensorOutline, operator_counts
+from lrq_deploy.wording import printable, shape_text
 
 __all__ = ["outline_export_archive"]
 
@@ -30,7 +30,6 @@ _DTYPES: Final = {
     12: "bool",
     13: "bfloat16",
 }
-_SHOWN_OPERATORS = 8
 
 
 def outline_export_archive(file: CheckpointFile) -> Outline:
@@ -117,7 +116,7 @@ def _outline(program: dict[str, Any], unsafe: tuple[str, ...]) -> Outline:
             "schema": printable(f"{version.get('major')}.{version.get('minor')}"),
             "inputs": ", ".join(_text(value) for value in inputs),
             "outputs": ", ".join(_text(value) for value in outputs),
-            "operators": f"{sum(operators.values())}: " + _common(operators),
+            "operators": operator_counts(operators),
         },
         unsafe_globals=unsafe,
         input_shape=image,
@@ -148,7 +147,7 @@ def _sizes(sizes: list[dict[str, Any]]) -> tuple[int, ...]:
 
 
 def _text(value: TensorOutline) -> str:
-    return f"{value.dtype} [" + ",".join(str(n) if n >= 0 else "?" for n in value.shape) + "]"
+    return f"{value.dtype} {shape_text(value.shape)}"
 
 
 def _operator(target: object) -> str:
@@ -172,8 +171,3 @@ def _in_training(nodes: list[dict[str, Any]]) -> str:
 
 def _drops(values: dict[str, Any]) -> bool:
     return bool(values.get("p", {}).get("as_float", 0))
-
-
-def _common(operators: Counter[str]) -> str:
-    shown = [f"{count} {name}" for name, count in operators.most_common(_SHOWN_OPERATORS)]
-    return ", ".join(shown) + (", ..." if len(operators) > _SHOWN_OPERATORS else "")

@@ -8,7 +8,7 @@ from typing import Literal
 from lrq_deploy.inspection.head_example import Head, head_example
 from lrq_deploy.inspection.signature import Entry, fit_of, shapes_hash, weights_of
 from lrq_deploy.inspection.subtrees import Subtree
-from lrq_deploy.wording import counted, printable
+from lrq_deploy.wording import counted, printable, shape_text
 
 __all__ = ["Kinship", "Library", "Near", "Relative", "kinship", "nearest"]
 
@@ -187,15 +187,13 @@ def _differences(relative: Relative, weights: Mapping[str, Sizes]) -> list[str]:
     for name, shape in wanted.items():
         own = tree.shapes.get(name, shape)
         if own[name in free :] != shape[name in free :]:
-            sizes = f"file {_text(own)}, {entry.name} {_text(shape)}"
+            sizes = f"file {shape_text(own)}, {entry.name} {shape_text(shape)}"
             found.append(f"{printable(tree.prefix + name)} ({sizes})")
     at_top, outside = _beside(relative, weights)
     alone = {tree.prefix + name: shape for name, shape in at_top.items() if name not in wanted}
     for name, shape in (*alone.items(), *outside.items()):
-        found.append(f"{printable(name)} (only in the file, {_text(shape)})")
+        found.append(f"{printable(name)} (only in the file, {shape_text(shape)})")
     missing = [name for name in wanted if name not in tree.shapes]
-    return found + [f"{name} (only in {entry.name}, {_text(wanted[name])})" for name in missing]
-
-
-def _text(shape: Sizes) -> str:
-    return "[" + ",".join(str(size) for size in shape) + "]"
+    return found + [
+        f"{name} (only in {entry.name}, {shape_text(wanted[name])})" for name in missing
+    ]

@@ -5,15 +5,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lrq_deploy.errors import CheckpointError
-from lrq_deploy.inspection.outline import Outline, TensorOutline
-from lrq_deploy.wording import printable
+from lrq_deploy.inspection.outline import Outline, TensorOutline, operator_counts
+from lrq_deploy.wording import printable, shape_text
 
 if TYPE_CHECKING:
     import onnx
 
 __all__ = ["outline_onnx"]
 
-_SHOWN_OPERATORS = 8
 _NAMES = {"float": "float32", "double": "float64"}
 
 
@@ -56,7 +55,7 @@ def outline_onnx(path: Path) -> Outline:
             + ", ".join(_opset(o) for o in model.opset_import),
             "inputs": ", ".join(_value(value) for value in inputs),
             "outputs": ", ".join(_value(value) for value in graph.output),
-            "operators": f"{sum(operators.values())}: " + _common(operators),
+            "operators": operator_counts(operators),
         }
         | {printable(p.key, 40): printable(p.value) for p in model.metadata_props[:4]},
         input_shape=image if len(image) == 4 else None,
@@ -87,11 +86,5 @@ def _shape(value: "onnx.ValueInfoProto") -> tuple[int, ...]:
 
 
 def _value(value: "onnx.ValueInfoProto") -> str:
-    sizes = ",".join(str(n) if n >= 0 else "?" for n in _shape(value))
-    return f"{printable(value.name)} {_type(value.type.tensor_type.elem_type)} [{sizes}]"
-
-
-def _common(operators: Counter[str]) -> str:
-    most = operators.most_common(_SHOWN_OPERATORS)
-    shown = [f"{count} {printable(name)}" for name, count in most]
-    return ", ".join(shown) + (", ..." if len(operators) > _SHOWN_OPERATORS else "")
+    kind = _type(value.type.tensor_type.elem_type)
+    return f"{printable(value.name)} {kind} {shape_text(_shape(value))}"

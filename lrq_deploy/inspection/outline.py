@@ -1,12 +1,15 @@
 """What a model file tells of itself: the common product of every reader."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from lrq_deploy.checkpoint.averaged import AveragedWeights
+from lrq_deploy.wording import printable
 
-__all__ = ["Outline", "TensorOutline"]
+__all__ = ["Outline", "TensorOutline", "operator_counts"]
 
 _LIMIT = 2**63
+_SHOWN_OPERATORS = 8
 
 
 @dataclass(frozen=True)
@@ -74,3 +77,10 @@ class Outline:
     averaged: AveragedWeights | None = None
     class_names: tuple[str, ...] = ()
     training: str = ""
+
+
+def operator_counts(operators: Counter[str]) -> str:
+    """How many there are, and which are the most common."""
+    most = operators.most_common(_SHOWN_OPERATORS)
+    shown = ", ".join(f"{count} {printable(name)}" for name, count in most)
+    return f"{operators.total()}: {shown}" + (", ..." if len(operators) > len(most) else "")

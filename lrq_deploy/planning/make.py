@@ -11,6 +11,7 @@ from lrq_deploy.graph.operators import all_known
 from lrq_deploy.graph.statistics import batch_norms
 from lrq_deploy.graph.strays import stray_products
 from lrq_deploy.graph.teach import make_teacher
+from lrq_deploy.graph.weight_bytes import weight_bytes
 from lrq_deploy.loading import LoadedModel, load_model
 from lrq_deploy.method.chosen import chosen_settings
 from lrq_deploy.method.images.normalisation import check_pixels
@@ -32,7 +33,6 @@ from lrq_deploy.student.idle_options import idle_options
 from lrq_deploy.student.placement import place_quantizers
 from lrq_deploy.target import TargetDescription
 from lrq_deploy.teacher import Teacher
-from lrq_deploy.weight_bytes import weight_bytes
 
 __all__ = ["Rehearsal", "make_plan"]
 

@@ -1,12 +1,10 @@
 """Facts of a placed student that need no training: layers, quantizers, sizes."""
 
 import math
-from typing import Any
 
-import torch
-from torch import Tensor, fx
+from torch import fx
 
-from lrq_deploy.graph.capture import example_input
+from lrq_deploy.graph.called_modules import called_modules
 from lrq_deploy.graph.operators import is_movement
 from lrq_deploy.graph.specification import LayerSpec
 from lrq_deploy.planning.plan import (
@@ -17,6 +15,7 @@ from lrq_deploy.planning.plan import (
     Sizes,
 )
 from lrq_deploy.student.frozen import FloatLayer
+from lrq_deploy.student.layer_costs import layer_costs
 from lrq_deploy.student.layers import ActQuantizer, QuantizedLayer, set_enabled
 from lrq_deploy.student.weight_only import WeightOnlyLayer
 
@@ -41,33 +40,27 @@ def survey_layers(
         input_shape: ``(C, H, W)``.
     """
     set_enabled(student, False)
-    meter = _Meter(student)
-    with torch.no_grad():
-        meter.run(example_input(input_shape, 1))
+    costs = layer_costs(student, input_shape)
     facts: dict[str, LayerFacts] = {}
     for node in student.graph.nodes:
         path = str(node.target)
-        if node.op == "call_module" and path in meter.multiply_adds and path not in facts:
+        if node.op == "call_module" and path in costs and path not in facts:
             layer = student.get_submodule(path)
             if isinstance(layer, _Layer):
-                shape = tuple(_weight(layer).shape)
+                cost, shape = costs[path], costs[path].weight_shape
                 weight_bits, input_bits = _widths(student, layer)
                 facts[path] = LayerFacts(
                     name=path.removeprefix("layers."),
                     kind=layer.spec.kind,
                     grouping=_grouping(layer.spec, shape),
                     weight_shape=shape,
-                    multiply_adds=meter.multiply_adds[path],
-                    activations=meter.activations[path],
+                    multiply_adds=cost.multiply_adds,
+                    activations=cost.activations,
                     weight_bits=weight_bits,
                     input_bits=input_bits,
                     gives_logits=_gives_logits(node),
                 )
     return tuple(facts.values())
-
-
-def _weight(layer: _Layer) -> Tensor:
-    return layer.weight if isinstance(layer, QuantizedLayer) else layer.stored_weight
 
 
 def _widths(student: fx.GraphModule, layer: _Layer) -> tuple[int, int]:
@@ -82,13 +75,10 @@ def _widths(student: fx.GraphModule, layer: _Layer) -> tuple[int, int]:
 
 def survey_quantizers(student: fx.GraphModule) -> tuple[PlannedQuantizer, ...]:
     """Every activation quantizer in graph order."""
-    found: dict[str, PlannedQuantizer] = {}
-    for node in student.graph.nodes:
-        module = student.get_submodule(str(node.target)) if node.op == "call_module" else None
-        if isinstance(module, ActQuantizer):
-            name = str(node.target).removeprefix("quantizers.")
-            found[name] = PlannedQuantizer(name, module.bits, module.signed)
-    return tuple(found.values())
+    return tuple(
+        PlannedQuantizer(path.removeprefix("quantizers."), quantizer.bits, quantizer.signed)
+        for path, quantizer in called_modules(student, ActQuantizer).items()
+    )
 
 
 def estimate_sizes(layers: tuple[LayerFacts, ...], quantizers: int, float_bytes: int) -> Sizes:
@@ -111,31 +101,6 @@ def estimate_sizes(layers: tuple[LayerFacts, ...], quantizers: int, float_bytes:
         packed_bytes=packed + around,
         memory_bytes=stored + CHANNEL_BYTES * channels + busiest,
     )
-
-
-class _Meter(fx.Interpreter):
-    """Runs one image and looks at the shapes around each layer."""
-
-    def __init__(self, student: fx.GraphModule) -> None:
-        super().__init__(student)
-        self.multiply_adds: dict[str, int] = {}
-        self.activations: dict[str, int] = {}
-
-    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Count layers; a layer called twice counts twice."""
-        result = super().call_module(target, args, kwargs)
-        module = self.fetch_attr(str(target))
-        if isinstance(module, _Layer):
-            path = str(target)
-            count = _multiply_adds(module, args[0], result)
-            self.multiply_adds[path] = self.multiply_adds.get(path, 0) + count
-            self.activations[path] = int(args[0].numel() + result.numel())
-        return result
-
-
-def _multiply_adds(layer: _Layer, x: Tensor, y: Tensor) -> int:
-    elements = x.numel() if layer.spec.kind == "conv_transpose2d" else y.numel()
-    return elements * math.prod(_weight(layer).shape[1:])
 
 
 def _grouping(spec: LayerSpec, shape: tuple[int, ...]) -> Grouping:

@@ -15,6 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx, nn
 
+from lrq_deploy.graph.called_modules import called_modules
 from lrq_deploy.graph.specification import LayerSpec
 from lrq_deploy.qparams import QParams, ScaleTable
 from lrq_deploy.scheme import Scheme
@@ -161,10 +162,4 @@ class QuantizedModel:
 
     def modules_of(self, kind: Any) -> dict[str, Any]:
         """Every module of a type, or of a union of types, by name, in graph order."""
-        found: dict[str, Any] = {}
-        for node in self.graph.graph.nodes:
-            if node.op == "call_module":
-                module = self.graph.get_submodule(str(node.target))
-                if isinstance(module, kind):
-                    found[str(node.target)] = module
-        return found
+        return called_modules(self.graph, kind)

@@ -8,7 +8,7 @@ import torchvision
 from PIL import Image
 from torch import Tensor
 
-from lrq_deploy.architecture import Architecture, build_architecture
+from lrq_deploy.architecture.named import Architecture, build_architecture
 from lrq_deploy.images import ImageReader
 from lrq_deploy.teacher import Preprocessing
 

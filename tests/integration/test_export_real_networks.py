@@ -22,7 +22,7 @@ from lrq_deploy.export.parity.student import student_parity
 from lrq_deploy.export.runtime.session import open_session
 from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
 from lrq_deploy.graph.teach import make_teacher
-from lrq_deploy.method.images.normalisation import normalisation_remark
+from lrq_deploy.method.images.normalisation import check_pixels
 from lrq_deploy.scheme import Scheme
 from lrq_deploy.student.freeze import frozen_model
 from lrq_deploy.student.frozen import QuantizedModel
@@ -83,11 +83,11 @@ def student_of(teacher: Teacher, scheme: Scheme) -> QuantizedModel:
 @pytest.mark.parametrize("network", NETWORKS)
 def test_its_first_batch_norm_tells_how_its_pixels_were_normalised(network: str) -> None:
     teacher = teacher_of(network)
-    assert normalisation_remark(teacher) == ""
+    assert check_pixels(teacher).remark == ""
     means, stds = (",".join(f"{v:g}" for v in values) for values in NETWORKS[network][2:])
     for other in (value for name, value in NETWORKS.items() if name != network):
         wrong = replace(teacher, preprocessing=Preprocessing(*other[2:]))
-        assert normalisation_remark(wrong).endswith(f"network, --mean={means} --std={stds} would")
+        assert check_pixels(wrong).remark.endswith(f"network, --mean={means} --std={stds} would")
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

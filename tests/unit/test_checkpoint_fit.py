@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lrq_deploy.checkpoint.fit import differences, fit_state_dict, infer_num_classes
+from lrq_deploy.checkpoint.fit import differences, fit_state_dict
 from lrq_deploy.checkpoint.read import read_state_dict
 from lrq_deploy.errors import CheckpointError
 
@@ -70,29 +70,6 @@ def test_auxiliary_heads_may_be_left_over() -> None:
     weights = {**_network().state_dict(), "aux1.weight": torch.ones(2)}
     assert differences(_network(), weights, ("aux1.",)) == []
     assert [d.name for d in differences(_network(), weights)] == ["aux1.weight"]
-
-
-def _shapes(**shapes: tuple[int, ...]) -> dict[str, Tensor]:
-    return {name.replace("__", "."): torch.empty(shape) for name, shape in shapes.items()}
-
-
-@pytest.mark.parametrize(
-    ("tensors", "classes"),
-    [
-        (_shapes(conv__weight=(8, 3, 3, 3), fc__weight=(10, 8), fc__bias=(10,)), 10),
-        (_shapes(classifier__1__weight=(12, 8, 1, 1), zz__weight=(9, 9)), 12),
-        (_shapes(classifier__10__weight=(4, 8), classifier__9__weight=(8, 8)), 4),
-        (_shapes(AuxLogits__fc__weight=(7, 8), stem__weight=(5, 5), fc__weight=(6, 8)), 6),
-        (_shapes(layer4__1__se__fc2__weight=(64, 4), fc__weight=(11, 64)), 11),
-        (_shapes(head__fc__weight=(13, 64), pre_logits__fc__weight=(64, 96)), 13),
-        (_shapes(body__weight=(5, 5), last__weight=(6, 5)), 6),
-        (_shapes(conv__weight=(8, 3, 3, 3)), None),
-    ],
-)
-def test_class_count(tensors: dict[str, Tensor], classes: int | None) -> None:
-    assert infer_num_classes(tensors) == classes
-    if classes != 6:
-        assert infer_num_classes(dict(reversed(tensors.items()))) == classes
 
 
 @pytest.mark.parametrize("place", ["model.", ""])

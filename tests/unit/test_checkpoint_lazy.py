@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lrq_deploy.architecture_file import build_from_file
+from lrq_deploy.architecture.user_file import build_from_file
 from lrq_deploy.checkpoint.read import read_state_dict
 from lrq_deploy.errors import CheckpointError
 from lrq_deploy.loading import adopt_module

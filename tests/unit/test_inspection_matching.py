@@ -9,7 +9,7 @@ import torch
 import torchvision
 from support.architecture_index import keep_indexes, some_of_timm
 
-from lrq_deploy.architecture import build_architecture
+from lrq_deploy.architecture.named import build_architecture
 from lrq_deploy.inspection.index import Index, open_index
 from lrq_deploy.inspection.matching import find_architectures
 from lrq_deploy.inspection.meta_build import families, meta_shapes

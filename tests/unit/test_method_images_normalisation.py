@@ -18,7 +18,6 @@ from lrq_deploy.method.images.normalisation import (
     _distance,
     check_pixels,
     fit_normalisation,
-    normalisation_remark,
 )
 from lrq_deploy.teacher import Preprocessing, Teacher
 
@@ -111,11 +110,11 @@ def test_what_a_network_was_trained_with_is_the_nearest_of_the_usual(name: str) 
 )
 def test_what_does_not_fit_is_named_with_what_would(stated: Preprocessing) -> None:
     teacher = replace(trained_with(IMAGENET), preprocessing=stated)
-    remark = normalisation_remark(teacher)
+    remark = check_pixels(teacher).remark
     flags = "--mean=0.485,0.456,0.406 --std=0.229,0.224,0.225"
     assert remark.endswith(f" do not fit the first BatchNorm of the network, {flags} would")
     unknown = replace(teacher, preprocessing=replace(flat(0, 1), known=False))
-    assert normalisation_remark(unknown) == (
+    assert check_pixels(unknown).remark == (
         "without --mean and --std pixels are read as they are, in 0..1, and the network seems "
         f"trained otherwise: its first BatchNorm fits {flags}"
     )
@@ -148,12 +147,12 @@ def test_a_batch_norm_that_was_never_trained_tells_nothing() -> None:
 
 def test_where_no_usual_one_fits_either_none_is_named() -> None:
     odd = flat(0.5, 20.0)
-    assert normalisation_remark(trained_with(odd)) == ""
+    assert check_pixels(trained_with(odd)).remark == ""
     wrong = replace(trained_with(odd), preprocessing=flat(0.0, 1.0))
-    assert normalisation_remark(wrong).endswith("of the network: check them")
+    assert check_pixels(wrong).remark.endswith("of the network: check them")
     assert (check_pixels(wrong).fitting, check_pixels(wrong).contradicted) == (None, False)
     unknown = replace(wrong, preprocessing=replace(flat(0, 1), known=False))
-    assert normalisation_remark(unknown).endswith("in 0..1: pass both")
+    assert check_pixels(unknown).remark.endswith("in 0..1: pass both")
 
 
 @given(st.floats(0.7, 1.4), st.floats(-0.1, 0.1), st.integers(0, 3))
@@ -164,8 +163,8 @@ def test_a_normalisation_of_its_own_is_not_doubted(factor: float, offset: float,
         tuple(std * factor for std in IMAGENET.std),
     )
     teacher = trained_with(own, seed=seed)
-    assert normalisation_remark(teacher) == ""
-    assert normalisation_remark(replace(teacher, preprocessing=IMAGENET)) == ""
+    assert check_pixels(teacher).remark == ""
+    assert check_pixels(replace(teacher, preprocessing=IMAGENET)).remark == ""
 
 
 class Inside(nn.Module):
@@ -189,9 +188,9 @@ def test_a_network_that_normalises_inside_reads_pixels_as_they_are() -> None:
     teacher = trained_with(IMAGENET)
     inside = Inside(teacher.graph).eval()
     pixels = make_teacher(inside, (3, SIDE, SIDE), flat(0, 1), "inside", "")
-    assert normalisation_remark(pixels) == ""
+    assert check_pixels(pixels).remark == ""
     twice = replace(pixels, preprocessing=IMAGENET)
-    assert normalisation_remark(twice).endswith("network, --mean=0,0,0 --std=1,1,1 would")
+    assert check_pixels(twice).remark.endswith("network, --mean=0,0,0 --std=1,1,1 would")
 
 
 BETWEEN: dict[str, Callable[[], nn.Module]] = {
@@ -210,9 +209,9 @@ def test_what_is_no_curve_may_stand_before_the_batch_norm(name: str) -> None:
 def test_a_curve_or_no_batch_norm_tells_nothing() -> None:
     for teacher in (trained_with(IMAGENET, nn.Sigmoid()), trained_with(IMAGENET, norm=False)):
         assert fit_normalisation(teacher) is None
-        assert normalisation_remark(teacher) == ""
+        assert check_pixels(teacher).remark == ""
         unknown = replace(teacher, preprocessing=replace(flat(0, 1), known=False))
-        assert normalisation_remark(unknown).endswith("pass both")
+        assert check_pixels(unknown).remark.endswith("pass both")
 
 
 def test_a_batch_norm_that_saw_nothing_tells_nothing() -> None:
@@ -221,7 +220,7 @@ def test_a_batch_norm_that_saw_nothing_tells_nothing() -> None:
     with torch.no_grad():
         tensor_of(teacher.graph, norm.args[4]).zero_()
     assert fit_normalisation(teacher) is None
-    assert normalisation_remark(teacher) == ""
+    assert check_pixels(teacher).remark == ""
 
 
 def test_dead_channels_count_nothing() -> None:
@@ -229,4 +228,4 @@ def test_dead_channels_count_nothing() -> None:
     (norm,) = batch_norms(teacher.graph)
     with torch.no_grad():
         tensor_of(teacher.graph, norm.args[4])[0] = 1e-12
-    assert normalisation_remark(teacher) == ""
+    assert check_pixels(teacher).remark == ""

@@ -32,15 +32,11 @@ def label_distillation(student: Tensor, teacher: Tensor, temperature: float) -> 
 
 
 def decoupled_distillation(
-    student: Tensor,
-    teacher: Tensor,
-    temperature: float,
-    target_weight: float = 1.0,
-    other_weight: float = 1.0,
+    student: Tensor, teacher: Tensor, temperature: float, other_weight: float
 ) -> Tensor:
     """Decoupled distillation (Zhao et al., arXiv 2203.08679, eq. 7), batch mean.
 
-    ``T^2 (target_weight * KL(b_t || b_s) + other_weight * KL(q_t || q_s))`` with
+    ``T^2 (KL(b_t || b_s) + other_weight * KL(q_t || q_s))`` with
     ``b = (p_y, 1 - p_y)`` and ``q`` the distribution over the other classes; the target ``y``
     is the teacher's argmax. For two classes ``q`` is a single certainty, so plain distillation
     is returned.
@@ -49,8 +45,7 @@ def decoupled_distillation(
         student: logits ``[N, K]``.
         teacher: logits ``[N, K]``.
         temperature: above 0.
-        target_weight: alpha of the paper.
-        other_weight: beta of the paper.
+        other_weight: beta of the paper, whose alpha is 1.
     """
     if student.shape[1] == 2:
         return plain_distillation(student, teacher, temperature)
@@ -59,7 +54,7 @@ def decoupled_distillation(
     log_b_teacher, log_q_teacher = _decouple(teacher / temperature, target)
     target_term = F.kl_div(log_b_student, log_b_teacher, reduction="batchmean", log_target=True)
     other_term = F.kl_div(log_q_student, log_q_teacher, reduction="batchmean", log_target=True)
-    return temperature**2 * (target_weight * target_term + other_weight * other_term)
+    return temperature**2 * (target_term + other_weight * other_term)
 
 
 def _decouple(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

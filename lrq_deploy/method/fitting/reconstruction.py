@@ -10,11 +10,12 @@ the teacher's.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
+from lrq_deploy.graph.called_modules import called_modules
 from lrq_deploy.graph.finite_gradients import finite_gradients
 from lrq_deploy.graph.on_device import on_device
 from lrq_deploy.method.fitting.augmented_batches import AugmentedBatches
@@ -31,8 +32,6 @@ from lrq_deploy.student.layers import ActQuantizer, FloatMix, QuantizedLayer
 from lrq_deploy.student.segments import Segment, segment_graph, segments_of
 
 __all__ = ["BlockReconstruction", "reconstruct"]
-
-M = TypeVar("M", bound=nn.Module)
 
 MAP_BYTES = 512 * 2**20
 """Room for what a block reads and gives; large maps leave room for fewer images."""
@@ -92,7 +91,7 @@ class BlockReconstruction:
         segments = segments_of(student)
         # One without layers has no rounding to learn.
         self._segments = [
-            s for s in segments if _modules(segment_graph(student, s), QuantizedLayer)
+            s for s in segments if called_modules(segment_graph(student, s), QuantizedLayer)
         ]
         self.steps = len(self._segments) * settings.block_steps
         self.steps_done = 0
@@ -239,8 +238,8 @@ class _Block:
         # Offsets that all images share say nothing of what a block tells apart.
         self._variance = maps.wanted.var(0).mean()
         self._size: Tensor | None = None
-        self._layers = _modules(graph, QuantizedLayer)
-        self._quantizers = _modules(graph, ActQuantizer)
+        self._layers = list(called_modules(graph, QuantizedLayer).values())
+        self._quantizers = list(called_modules(graph, ActQuantizer).values())
         self._roundings = [layer.learn_rounding() for layer in self._layers]
         for quantizer in self._quantizers:
             quantizer.float_mix = None if quantizer.known_range else self._mix
@@ -343,13 +342,5 @@ def _sharpness(part: float) -> float:
     return first + (last - first) * max(part - FREE_SHARE, 0.0) / (1 - FREE_SHARE)
 
 
-def _modules(graph: fx.GraphModule, kind: type[M]) -> list[M]:
-    """Modules of a kind that the graph calls, each once, in order."""
-    called = [
-        graph.get_submodule(str(n.target)) for n in graph.graph.nodes if n.op == "call_module"
-    ]
-    return [module for module in dict.fromkeys(called) if isinstance(module, kind)]
-
-
 def _act_scales(graph: fx.GraphModule) -> list[Tensor]:
-    return [quantizer.log_scale for quantizer in _modules(graph, ActQuantizer)]
+    return [quantizer.log_scale for quantizer in called_modules(graph, ActQuantizer).values()]

@@ -237,9 +237,7 @@ def _distillation(
     if task == "multilabel":
         return label_distillation(logits, wanted, settings.temperature)
     if switches.decoupled:
-        return decoupled_distillation(
-            logits, wanted, settings.temperature, 1.0, settings.other_weight
-        )
+        return decoupled_distillation(logits, wanted, settings.temperature, settings.other_weight)
     return plain_distillation(logits, wanted, settings.temperature)
 
 

@@ -24,7 +24,6 @@ __all__ = [
     "check_pixels",
     "fit_normalisation",
     "normalisation_flags",
-    "normalisation_remark",
 ]
 
 aten = torch.ops.aten
@@ -117,11 +116,6 @@ def check_pixels(teacher: Teacher) -> PixelCheck:
     fitting = usual if far or not stated else None
     remark = _remark(teacher.preprocessing, fitting, far)
     return PixelCheck(remark, fitting, stated, far and usual is not None)
-
-
-def normalisation_remark(teacher: Teacher) -> str:
-    """What the user should know of ``--mean`` and ``--std``, or nothing."""
-    return check_pixels(teacher).remark
 
 
 def normalisation_flags(how: Preprocessing) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lrq_deploy.architecture import build_architecture
+from lrq_deploy.architecture.named import build_architecture
 from lrq_deploy.errors import CheckpointError, OptionError
 
 pytestmark = pytest.mark.unit

@@ -9,9 +9,9 @@ from support.small_networks import SHAPE, Residual, with_statistics
 from torch import Tensor, nn
 
 from lrq_deploy.cli.job.preparing import load_teacher
+from lrq_deploy.graph.probabilities import probability_remark
 from lrq_deploy.graph.teach import make_teacher
 from lrq_deploy.options import QuantizeOptions
-from lrq_deploy.probabilities import probability_remark
 from lrq_deploy.task import Task
 from lrq_deploy.teacher import Preprocessing
 

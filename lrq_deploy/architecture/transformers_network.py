@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lrq_deploy.architecture import Architecture
+from lrq_deploy.architecture.image_processor import observe_processor
+from lrq_deploy.architecture.named import Architecture
 from lrq_deploy.checkpoint.transformers_config import PROCESSOR, TransformersConfig
 from lrq_deploy.errors import CheckpointError, OptionError
-from lrq_deploy.image_processor import observe_processor
 from lrq_deploy.wording import counted
 
 __all__ = ["load_transformers"]

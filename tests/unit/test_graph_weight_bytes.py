@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from support.small_networks import CENTRED, SHAPE, Mobile, Residual, graph_of
 from torch import Tensor, nn
 
+from lrq_deploy.graph.weight_bytes import weight_bytes
 from lrq_deploy.teacher import Teacher
-from lrq_deploy.weight_bytes import weight_bytes
 
 pytestmark = pytest.mark.unit
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from lrq_deploy.architecture_file import build_from_file
+from lrq_deploy.architecture.user_file import build_from_file
 from lrq_deploy.errors import CheckpointError, OptionError
 from lrq_deploy.teacher import Interpolation
 

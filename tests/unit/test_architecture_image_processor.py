@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
+from lrq_deploy.architecture.image_processor import observe_processor
 from lrq_deploy.errors import CheckpointError
-from lrq_deploy.image_processor import observe_processor
 
 pytestmark = pytest.mark.unit
 
