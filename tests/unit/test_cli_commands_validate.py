@@ -205,6 +205,16 @@ def test_an_engine_that_is_none_of_the_bundle_is_refused(bundle: Path, tmp_path:
         validate_bundle(options)
 
 
+def test_an_engine_named_for_a_bundle_without_its_graph_is_refused(
+    bundle: Path, tmp_path: Path
+) -> None:
+    graph = (bundle / "model.onnx").read_bytes()
+    path = rewritten(bundle, tmp_path / "one", model=graph)
+    write_engine_of(load_bundle(bundle), tmp_path / "x.engine", "tensorrt")
+    with pytest.raises(BundleError, match=r"an engine is built from .*model\.tensorrt\.onnx"):
+        validate_bundle(ValidateOptions(path, engine=tmp_path / "x.engine"))
+
+
 def test_what_is_to_be_known_of_an_engine_is_printed(bundle: Path) -> None:
     found = validate_bundle(ValidateOptions(bundle, count=4, reference_count=1))
     engine = replace(found.ladder.rungs[0], name="engine", remark="built on GPU 8")
