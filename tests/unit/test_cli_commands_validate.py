@@ -276,11 +276,14 @@ def test_bundles_that_are_refused(bundle: Path, tmp_path: Path) -> None:
         entry.value = "f" * 64 if entry.key == "lrq_teacher_fingerprint" else entry.value
     blind = onnx.load(bundle / "model.onnx")
     del blind.graph.output[:]
+    silent = onnx.load(bundle / "model.onnx")
+    del silent.metadata_props[:]
     elsewhere = onnx.load(bundle / "model.onnx")
     elsewhere.graph.initializer[0].data_location = onnx.TensorProto.EXTERNAL
     cases = {
         "one of other inputs or outputs": blind.SerializeToString(),
         "one with weights in files": elsewhere.SerializeToString(),
+        "tells no lrq_schema_version": silent.SerializeToString(),
         "one of pytorch": foreign.SerializeToString(),
         "lrq_schema_version of a graph": newer.SerializeToString(),
         "one of another network": other.SerializeToString(),
