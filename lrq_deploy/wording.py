@@ -1,7 +1,8 @@
 """Words of messages that depend on a number, or come from a file."""
 
-__all__ = ["counted", "printable"]
+__all__ = ["counted", "printable", "size_text"]
 
+_KIB = 1024
 _LONG = 2**1000
 
 
@@ -16,3 +17,10 @@ def printable(value: object, length: int = 60) -> str:
     whole = hex(value) if isinstance(value, int) and abs(value) >= _LONG else str(value)
     text = "".join(char if char.isprintable() else "?" for char in whole[: length + 1])
     return text if len(text) <= length else text[: length - 3] + "..."
+
+
+def size_text(count: int) -> str:
+    """Bytes in the unit that suits."""
+    if count < _KIB * _KIB:
+        return f"{count / _KIB:.1f} KiB"
+    return f"{count / _KIB / _KIB:.2f} MiB"

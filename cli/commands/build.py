@@ -11,6 +11,7 @@ from lrq_deploy.cli.commands.device_folder import write_for_onnxruntime, write_f
 from lrq_deploy.cli.flags import quantize_parameters as parameter
 from lrq_deploy.cli.flags.quantize_flags import whole_numbers
 from lrq_deploy.errors import OptionError
+from lrq_deploy.wording import size_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["BUILD_SCHEMA", "build"]
 
-_MIB = 2.0**20
 _BATCH = "1,1,8"
 
 BundleFolder = Annotated[
@@ -227,7 +227,7 @@ def _print_graph(path: Path, size_bytes: int, meant_for: str) -> None:
 
     console = Console()
     for line in (
-        f"{path}  {size_bytes / _MIB:.2f} MiB",
+        f"{path}  {size_text(size_bytes)}",
         f"for {meant_for}; the same bits as model.onnx",
     ):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -270,10 +270,9 @@ def _document(result: "EngineResult") -> dict[str, Any]:
 def _print(console: "Console", result: "EngineResult") -> None:
     record, coverage = result.record, result.coverage
     smallest, usual, largest = record.batch
-    size = record.engine.size_bytes / _MIB
     gpus = ",".join(str(sm) for sm in record.compute_capabilities) or "this machine's GPU"
     lines = [
-        f"{result.path}  {size:.2f} MiB",
+        f"{result.path}  {size_text(record.engine.size_bytes)}",
         f"{record.kind} {record.versions[record.kind]}, for {gpus}, "
         f"batch {smallest} to {largest}, tuned for {usual}, "
         f"the rest in {'FP16' if record.fp16_rest else 'FP32'}",

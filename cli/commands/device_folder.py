@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING
 
 from lrq_deploy.cli.commands.build_document import print_document
 from lrq_deploy.errors import OptionError
+from lrq_deploy.wording import size_text
 
 if TYPE_CHECKING:
     from lrq_deploy.export.device.folder import DeviceFolder, DeviceKit
     from lrq_deploy.export.engine.options import EngineOptions
 
 __all__ = ["write_for_onnxruntime", "write_for_trtexec"]
-
-_MIB = 2.0**20
 
 
 def write_for_trtexec(
@@ -108,7 +107,7 @@ def _print(
     console = Console()
     about = f"{shlex.quote(str(bundle))} --device-outputs {shlex.quote(str(found.path))}"
     for line in (
-        f"{found.path}  {found.size_bytes / _MIB:.2f} MiB",
+        f"{found.path}  {size_text(found.size_bytes)}",
         holds.format(images=found.images, **found.check.about),
         f"1. copy the folder to the device and run there: {script}",
         "2. copy its outputs.json back into this folder and run here:",

@@ -5,9 +5,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lrq_deploy.cli.job.sizes import size_change, size_text
+from lrq_deploy.cli.job.sizes import size_change
 from lrq_deploy.export.engine.latency import timed_runs
 from lrq_deploy.export.latency import BatchLatency, Benchmark, Distribution, EngineBenchmark
+from lrq_deploy.wording import size_text
 
 __all__ = ["print_benchmark"]
 

@@ -7,10 +7,10 @@ from rich.text import Text
 
 from lrq_deploy.cli.reports.wide_tables import print_rows
 from lrq_deploy.planning.plan import Plan, PlannedLayer
+from lrq_deploy.wording import size_text
 
 __all__ = ["print_plan"]
 
-_MEBIBYTE = 1024.0 * 1024.0
 _MINUTE = 60.0
 
 
@@ -105,7 +105,7 @@ def _figures(plan: Plan) -> Table:
         ("quantizers", _quantizers(plan)),
         ("multiply-adds", f"{plan.multiply_adds / 1e6:,.1f} M; {_shares(plan)}"),
         ("size on disk", _sizes(plan)),
-        ("in memory", f"about {_mebibytes(plan.sizes.memory_bytes)}, one image"),
+        ("in memory", f"about {size_text(plan.sizes.memory_bytes)}, one image"),
         ("BatchNorm enough?", plan.batch_norm.verdict),
         ("time of the run", _time(plan)),
     ]
@@ -147,8 +147,8 @@ def _strays(plan: Plan) -> str:
 def _sizes(plan: Plan) -> str:
     sizes = plan.sizes
     return (
-        f"about {_mebibytes(sizes.packed_bytes)}, instead of {_mebibytes(sizes.int8_bytes)} with "
-        f"8-bit weights and {_mebibytes(sizes.float_bytes)} in float32"
+        f"about {size_text(sizes.packed_bytes)}, instead of {size_text(sizes.int8_bytes)} with "
+        f"8-bit weights and {size_text(sizes.float_bytes)} in float32"
     )
 
 
@@ -171,7 +171,3 @@ def _minutes(seconds: float) -> str:
     if seconds < _MINUTE * _MINUTE:
         return f"{seconds / _MINUTE:.1f} min"
     return f"{seconds / _MINUTE / _MINUTE:.1f} h"
-
-
-def _mebibytes(count: int) -> str:
-    return f"{count / _MEBIBYTE:.2f} MiB"
