@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable
 
-__all__ = ["counted", "printable", "shape_text"]
+__all__ = ["counted", "printable", "shape_text", "size_text"]
 
+_KIB = 1024
 _LONG = 2**1000
 
 
@@ -23,3 +24,10 @@ def printable(value: object, length: int = 60) -> str:
 def shape_text(shape: Iterable[int]) -> str:
     """``[?,3,224,224]``; a size below 0 is an open one."""
     return "[" + ",".join(str(n) if n >= 0 else "?" for n in shape) + "]"
+
+
+def size_text(count: int) -> str:
+    """Bytes in the unit that suits."""
+    if count < _KIB * _KIB:
+        return f"{count / _KIB:.1f} KiB"
+    return f"{count / _KIB / _KIB:.2f} MiB"

@@ -10,8 +10,8 @@ from lrq_deploy.cli.commands.build_document import BUILD_SCHEMA, print_document
 from lrq_deploy.cli.commands.device_folder import write_for_onnxruntime, write_for_trtexec
 from lrq_deploy.cli.flags import quantize_parameters as parameter
 from lrq_deploy.cli.flags.quantize_flags import whole_numbers
-from lrq_deploy.cli.job.sizes import mebibytes
 from lrq_deploy.errors import OptionError
+from lrq_deploy.wording import size_text
 
 if TYPE_CHECKING:
     from lrq_deploy.cli.reports.console import ReportConsole
@@ -225,7 +225,7 @@ def _print_graph(path: Path, size_bytes: int, meant_for: str) -> None:
 
     console = ReportConsole()
     for line in (
-        f"{path}  {mebibytes(size_bytes)}",
+        f"{path}  {size_text(size_bytes)}",
         f"for {meant_for}; the same bits as model.onnx",
     ):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -270,7 +270,7 @@ def _print(console: "ReportConsole", result: "EngineResult") -> None:
     smallest, usual, largest = record.batch
     gpus = ",".join(str(sm) for sm in record.compute_capabilities) or "this machine's GPU"
     lines = [
-        f"{result.path}  {mebibytes(record.engine.size_bytes)}",
+        f"{result.path}  {size_text(record.engine.size_bytes)}",
         f"{record.kind} {record.versions[record.kind]}, for {gpus}, "
         f"batch {smallest} to {largest}, tuned for {usual}, "
         f"the rest in {'FP16' if record.fp16_rest else 'FP32'}",

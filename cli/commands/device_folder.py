@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lrq_deploy.cli.commands.build_document import print_document
-from lrq_deploy.cli.job.sizes import mebibytes
 from lrq_deploy.errors import OptionError
+from lrq_deploy.wording import size_text
 
 if TYPE_CHECKING:
     from lrq_deploy.export.device.folder import DeviceFolder, DeviceKit
@@ -107,7 +107,7 @@ def _print(
     console = ReportConsole()
     about = f"{shlex.quote(str(bundle))} --device-outputs {shlex.quote(str(found.path))}"
     for line in (
-        f"{found.path}  {mebibytes(found.size_bytes)}",
+        f"{found.path}  {size_text(found.size_bytes)}",
         holds.format(images=found.images, **found.check.about),
         f"1. copy the folder to the device and run there: {script}",
         "2. copy its outputs.json back into this folder and run here:",

@@ -38,14 +38,15 @@ def check_engine_file(file: Path | None, bundle: "Bundle") -> None:
     """Refuse a named engine that runs on no machine for this bundle, before anything does.
 
     Raises:
-        BundleError: the file or its record is missing, changed, of another schema or graph.
+        BundleError: the bundle has no graph for an engine, or the file or its record is missing,
+            changed, of another schema or graph.
     """
-    from lrq_deploy.export.dialects.tensorrt import TensorRTTarget
     from lrq_deploy.export.engine.file import read_engine
+    from lrq_deploy.export.engine.from_bundle import graph_of
 
     if file is not None:
-        graph = bundle.manifest.files.get(TensorRTTarget().file_name)
-        read_engine(file, graph_sha256=None if graph is None else graph.sha256)
+        graph = bundle.manifest.files[graph_of(bundle).name]
+        read_engine(file, graph_sha256=graph.sha256)
 
 
 def no_engine(reason: str) -> BoundError:

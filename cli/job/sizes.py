@@ -1,24 +1,11 @@
-"""Sizes in words, and which widths of weights have the same."""
+"""How sizes compare, and which widths of weights have the same."""
 
-__all__ = ["PACKED_BITS", "mebibytes", "size_change", "size_text", "wider_in_same_room"]
+__all__ = ["PACKED_BITS", "size_change", "wider_in_same_room"]
 
 PACKED_BITS = 4
 """Two weights of up to so many bits share a byte of ``model.onnx``; wider ones take one each."""
 
 _BYTE_BITS = 8
-_KIB = 1024
-
-
-def size_text(count: int) -> str:
-    """Bytes in the unit that suits."""
-    if count < _KIB * _KIB:
-        return f"{count / _KIB:.1f} KiB"
-    return mebibytes(count)
-
-
-def mebibytes(count: int) -> str:
-    """Bytes in MiB, however few."""
-    return f"{count / _KIB / _KIB:.2f} MiB"
 
 
 def size_change(before: int, after: int) -> str:

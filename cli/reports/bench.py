@@ -5,7 +5,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lrq_deploy.cli.job.sizes import size_change, size_text
+from lrq_deploy.cli.job.sizes import size_change
 from lrq_deploy.export.engine.latency import timed_runs
 from lrq_deploy.export.measures.latency import (
     BatchLatency,
@@ -13,7 +13,7 @@ from lrq_deploy.export.measures.latency import (
     Distribution,
     EngineBenchmark,
 )
-from lrq_deploy.wording import counted
+from lrq_deploy.wording import counted, size_text
 
 __all__ = ["print_benchmark"]
 

@@ -9,12 +9,11 @@ from rich.table import Table
 from rich.text import Text
 
 from lrq_deploy.cli.flags.quantize_flags import run_command
-from lrq_deploy.cli.job.sizes import mebibytes
 from lrq_deploy.cli.reports.wide_tables import print_rows
 from lrq_deploy.inspection.advice import advise, shown_differences
 from lrq_deploy.inspection.inspect import Inspection
 from lrq_deploy.inspection.outline import TensorOutline
-from lrq_deploy.wording import printable, shape_text
+from lrq_deploy.wording import printable, shape_text, size_text
 
 __all__ = ["print_inspection"]
 
@@ -68,7 +67,7 @@ def _facts(found: Inspection) -> Table:
 
 def _file_rows(found: Inspection) -> Iterator[tuple[str, str]]:
     outline = found.outline
-    yield "file", f"{found.path}, {mebibytes(found.size_bytes)}"
+    yield "file", f"{found.path}, {size_text(found.size_bytes)}"
     yield "what it is", outline.description
     yield "written by", outline.written_by
     if outline.location:
@@ -91,7 +90,7 @@ def _file_rows(found: Inspection) -> Iterator[tuple[str, str]]:
 
 def _network_rows(found: Inspection) -> Iterator[tuple[str, str]]:
     dtypes = Counter(tensor.dtype for tensor in found.outline.tensors.values())
-    kinds = ", ".join(f"{count} {dtype}" for dtype, count in dtypes.most_common(4))
+    kinds = ", ".join(f"{count} {dtype}" for dtype, count in dtypes.most_common())
     yield "tensors", f"{len(found.outline.tensors)} ({kinds or 'none'})"
     yield "parameters", f"{found.parameters:,}"
     yield "BatchNorm layers", str(found.batch_norms) if found.kind != "onnx" else "not told"

@@ -5,10 +5,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lrq_deploy.cli.job.sizes import mebibytes
 from lrq_deploy.cli.reports.wide_tables import print_rows
 from lrq_deploy.planning.plan import Plan, PlannedLayer
-from lrq_deploy.wording import counted
+from lrq_deploy.wording import counted, size_text
 
 __all__ = ["print_plan"]
 
@@ -105,7 +104,7 @@ def _figures(plan: Plan) -> Table:
         ("quantizers", _quantizers(plan)),
         ("multiply-adds", f"{plan.multiply_adds / 1e6:,.1f} M; {_shares(plan)}"),
         ("size on disk", _sizes(plan)),
-        ("in memory", f"about {mebibytes(plan.sizes.memory_bytes)}, one image"),
+        ("in memory", f"about {size_text(plan.sizes.memory_bytes)}, one image"),
         ("BatchNorm enough?", plan.batch_norm.verdict),
         ("time of the run", _time(plan)),
     ]
@@ -147,8 +146,8 @@ def _strays(plan: Plan) -> str:
 def _sizes(plan: Plan) -> str:
     sizes = plan.sizes
     return (
-        f"about {mebibytes(sizes.packed_bytes)}, instead of {mebibytes(sizes.int8_bytes)} with "
-        f"8-bit weights and {mebibytes(sizes.float_bytes)} in float32"
+        f"about {size_text(sizes.packed_bytes)}, instead of {size_text(sizes.int8_bytes)} with "
+        f"8-bit weights and {size_text(sizes.float_bytes)} in float32"
     )
 
 

@@ -6,7 +6,8 @@ from rich.table import Table
 from rich.text import Text
 
 from lrq_deploy.cli.job.result import QuantizeResult
-from lrq_deploy.cli.job.sizes import size_change, size_text
+from lrq_deploy.cli.job.sizes import size_change
+from lrq_deploy.wording import size_text
 
 __all__ = ["print_report"]
 

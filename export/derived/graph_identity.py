@@ -29,8 +29,10 @@ def check_graph(path: Path, target: str, teacher_fingerprint: str) -> None:
     except (OSError, DecodeError, ValueError) as error:
         raise _refused(path, f"{path.name} is no ONNX file ({type(error).__name__})") from error
     told = {entry.key: entry.value for entry in proto.metadata_props}
-    if proto.producer_name != "lrq-deploy" or "lrq_schema_version" not in told:
+    if proto.producer_name != "lrq-deploy":
         raise _refused(path, f"one of {proto.producer_name or 'an unknown producer'}")
+    if "lrq_schema_version" not in told:
+        raise _refused(path, "one that something has changed since: it tells no lrq_schema_version")
     if told["lrq_schema_version"] != str(ONNX_SCHEMA):
         raise BundleError(
             f"lrq_schema_version of a graph must be {ONNX_SCHEMA}",

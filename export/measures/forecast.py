@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 from lrq_deploy.planning.plan import Execution, LayerFacts, RuntimeForecast, Sizes
 from lrq_deploy.scheme import Scheme
+from lrq_deploy.wording import size_text
 
 __all__ = ["OnnxRuntimeForecast", "TensorRtForecast", "forecasts"]
 
-_MEBIBYTE = 2**20
 _KEPT = Execution(False, "float convolution", "--depthwise float keeps it so")
 
 
@@ -42,8 +42,8 @@ class OnnxRuntimeForecast:
         if weights <= 4:
             said = [
                 f"{weights}-bit weights are stored packed, two per byte: "
-                f"{sizes.packed_bytes / _MEBIBYTE:.2f} MiB to download instead of "
-                f"{sizes.int8_bytes / _MEBIBYTE:.2f} at 8 bits. They are unpacked to INT8 at load, "
+                f"{size_text(sizes.packed_bytes)} to download instead of "
+                f"{size_text(sizes.int8_bytes)} at 8 bits. They are unpacked to INT8 at load, "
                 "so convolutions are not faster and memory is that of 8 bits."
             ]
         elif weights < 8:

@@ -33,6 +33,7 @@ from lrq_deploy.student.idle_options import idle_options
 from lrq_deploy.student.placement import place_quantizers
 from lrq_deploy.target import TargetDescription
 from lrq_deploy.teacher import Teacher
+from lrq_deploy.wording import size_text
 
 __all__ = ["Rehearsal", "make_plan"]
 
@@ -160,7 +161,7 @@ def _alternative(scheme: Scheme, sizes: Sizes) -> str:
         return ""
     return (
         f"--weight-bits {scheme.weight_bits} --act-bits 8 keeps the download at "
-        f"{sizes.packed_bytes / 2**20:.2f} MiB, runs as fast on both runtimes, because they "
+        f"{size_text(sizes.packed_bytes)}, runs as fast on both runtimes, because they "
         f"carry {scheme.act_bits}-bit activations in 8 bits anyway, and loses less accuracy; "
         f"{scheme.act_bits}-bit activations only pay on hardware that multiplies them as such."
     )

@@ -60,6 +60,14 @@ def test_all_shows_every_tensor() -> None:
     assert "more (--all)" not in text
 
 
+def test_tensors_of_every_type_are_counted() -> None:
+    names = ("float32", "float16", "uint8", "int8", "int32", "int64")
+    state = {f"{name}.x": torch.zeros(2, dtype=getattr(torch, name)) for name in names}
+    torch.save(state, "x.pt")
+    said = " ".join(_text(Path("x.pt")).split())
+    assert all(f"1 {name}" in said for name in names)
+
+
 def test_markup_in_a_file_stays_text() -> None:
     state = {"[bold]x[/bold].weight": torch.zeros(2, 3), "\x1b[31m": torch.zeros(1)}
     torch.save({"state_dict": state, "note": "[red]y[/red]"}, "x.pt")

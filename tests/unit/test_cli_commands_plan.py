@@ -155,6 +155,9 @@ def test_words_say_what_four_bits_buy_and_what_eight_would(program: Program) -> 
         "lrq-deploy quantize",
     ):
         assert part in words
+    # In hundredths of a MiB all sizes of so small a network would be alike.
+    assert re.search(r"size on disk about \S+ KiB, instead of \S+ KiB with", words)
+    assert re.search(r"\S+ KiB to download instead of \S+ KiB at 8 bits", words)
 
 
 def test_other_widths_are_planned(program: Program) -> None:

@@ -205,6 +205,16 @@ def test_an_engine_that_is_none_of_the_bundle_is_refused(bundle: Path, tmp_path:
         validate_bundle(options)
 
 
+def test_an_engine_named_for_a_bundle_without_its_graph_is_refused(
+    bundle: Path, tmp_path: Path
+) -> None:
+    graph = (bundle / "model.onnx").read_bytes()
+    path = rewritten(bundle, tmp_path / "one", model=graph)
+    write_engine_of(load_bundle(bundle), tmp_path / "x.engine", "tensorrt")
+    with pytest.raises(BundleError, match=r"an engine is built from .*model\.tensorrt\.onnx"):
+        validate_bundle(ValidateOptions(path, engine=tmp_path / "x.engine"))
+
+
 def test_what_is_to_be_known_of_an_engine_is_printed(bundle: Path) -> None:
     found = validate_bundle(ValidateOptions(bundle, count=4, reference_count=1))
     engine = replace(found.ladder.rungs[0], name="engine", remark="built on GPU 8")
@@ -266,11 +276,14 @@ def test_bundles_that_are_refused(bundle: Path, tmp_path: Path) -> None:
         entry.value = "f" * 64 if entry.key == "lrq_teacher_fingerprint" else entry.value
     blind = onnx.load(bundle / "model.onnx")
     del blind.graph.output[:]
+    silent = onnx.load(bundle / "model.onnx")
+    del silent.metadata_props[:]
     elsewhere = onnx.load(bundle / "model.onnx")
     elsewhere.graph.initializer[0].data_location = onnx.TensorProto.EXTERNAL
     cases = {
         "one of other inputs or outputs": blind.SerializeToString(),
         "one with weights in files": elsewhere.SerializeToString(),
+        "tells no lrq_schema_version": silent.SerializeToString(),
         "one of pytorch": foreign.SerializeToString(),
         "lrq_schema_version of a graph": newer.SerializeToString(),
         "one of another network": other.SerializeToString(),

@@ -1,16 +1,10 @@
-"""Sizes in words, and widths of the same size."""
+"""How sizes compare, and widths of the same size."""
 
 import pytest
 
-from lrq_deploy.cli.job.sizes import mebibytes, size_change, size_text, wider_in_same_room
+from lrq_deploy.cli.job.sizes import size_change, wider_in_same_room
 
 pytestmark = pytest.mark.unit
-
-
-def test_units() -> None:
-    assert size_text(1536) == "1.5 KiB"
-    assert size_text(3 * 2**20) == "3.00 MiB"
-    assert mebibytes(1536) == "0.00 MiB"
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def test_int4_linear_is_named_where_it_is_not_given() -> None:
 def test_four_bits_buy_a_download_and_no_speed() -> None:
     said = " ".join(OnnxRuntimeForecast().what_bits_buy(Scheme(4, 4), SIZES))
     assert "5.00 MiB" in said
-    assert "10.00 at 8 bits" in said
+    assert "10.00 MiB at 8 bits" in said
     assert "not faster" in said
     said = " ".join(TensorRtForecast().what_bits_buy(Scheme(4, 4), SIZES))
     assert "same engine size as 8 bits and not faster" in said
