@@ -121,8 +121,10 @@ def main() -> None:
         for cell in cells:
             _run_missing(cell, options)
     results = [_result(path) for path in sorted((out / "cells").glob("*.json"))]
-    (out / "accuracy.json").write_text(json.dumps(results, indent=1) + "\n")
-    table = _table(results)
+    rows = _rows(results)
+    document = {"schema_version": 1, "rows": [asdict(row) for row in rows], "cells": results}
+    (out / "accuracy.json").write_text(json.dumps(document, indent=1) + "\n")
+    table = _table(rows)
     (out / "accuracy.md").write_text(table)
     print(table)
 
@@ -276,50 +278,103 @@ def machine() -> str:
     return f"{os.cpu_count()} cores, {model}"
 
 
-def _table(results: list[dict[str, Any]]) -> str:
-    groups: dict[tuple[str, str, str, str], list[dict[str, Any]]] = {}
+_OF_ALL_SEEDS = ("network", "setting", "recipe", "method")
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and standard deviation over seeds; of one seed there is no deviation."""
+
+    mean: float
+    deviation: float | None
+
+    @classmethod
+    def of(cls, values: list[float]) -> "Spread | None":
+        """None where nothing was measured."""
+        if not values:
+            return None
+        return cls(statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None)
+
+
+@dataclass(frozen=True)
+class Row:
+    """All seeds of one cell: accuracies, drop and share of equal answers in per cent."""
+
+    network: str
+    setting: str
+    recipe: str
+    method: str
+    seeds: list[int]
+    float_accuracy: Spread | None
+    student_accuracy: Spread | None
+    drop: Spread | None
+    same_answer: Spread | None
+    seconds: Spread | None
+    seconds_reused: Spread | None
+    peak_memory_mib: float
+    commits: list[str]
+    machines: list[str]
+
+    def markdown(self) -> str:
+        """A line of the table."""
+        about = (self.network, self.setting, self.recipe, self.method)
+        accuracies = (self.float_accuracy, self.student_accuracy, self.drop, self.same_answer)
+        cells = [
+            *(*about, " ".join(map(str, self.seeds))),
+            *(_text(spread, 2) for spread in accuracies),
+            *(_text(spread, 0) for spread in (self.seconds, self.seconds_reused)),
+            f"{self.peak_memory_mib:.0f}",
+        ]
+        return "| " + " | ".join(cells) + " |"
+
+
+def _rows(results: list[dict[str, Any]]) -> list[Row]:
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for result in results:
-        key = (result["network"], result["setting"], result["recipe"], result["method"])
+        key = tuple(result[name] for name in _OF_ALL_SEEDS)
         groups.setdefault(key, []).append(result)
-    lines = [
-        "| network | setting | recipe | method | seeds | float | student | drop | same answer |"
-        " seconds | of it reused | peak MiB |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
-        *(_row(key, members) for key, members in sorted(groups.items())),
-    ]
-    commits = ", ".join(sorted({r["commit"] for r in results}))
-    machines = "; ".join(sorted({r["machine"] for r in results}))
-    return "\n".join([*lines, "", f"Commit {commits}; {machines}.", ""])
+    return [_row(members) for _, members in sorted(groups.items())]
 
 
-def _row(key: tuple[str, str, str, str], members: list[dict[str, Any]]) -> str:
+def _row(members: list[dict[str, Any]]) -> Row:
     def values(name: str) -> list[float]:
         return [m["result"][name] for m in members if m["result"][name] is not None]
 
     floats, students = values("teacher_accuracy"), values("student_accuracy")
-    drops = [a - b for a, b in zip(floats, students, strict=True)]
     reused = [sum(m["result"].get("seconds_saved", {}).values()) for m in members]
-    seeds = " ".join(str(m["seed"]) for m in members)
-    cells = [
-        *key,
-        seeds,
-        _mean(floats, 2),
-        _mean(students, 2),
-        _mean(drops, 2),
-        _mean(values("agreement"), 2),
-        _mean([s + r for s, r in zip(values("seconds"), reused, strict=True)], 0),
-        _mean(reused, 0) if any(reused) else "-",
-        f"{max(values('peak_memory_mib')):.0f}",
+    return Row(
+        **{name: members[0][name] for name in _OF_ALL_SEEDS},
+        seeds=[m["seed"] for m in members],
+        float_accuracy=Spread.of(floats),
+        student_accuracy=Spread.of(students),
+        drop=Spread.of([a - b for a, b in zip(floats, students, strict=True)]),
+        same_answer=Spread.of(values("agreement")),
+        seconds=Spread.of([s + r for s, r in zip(values("seconds"), reused, strict=True)]),
+        seconds_reused=Spread.of(reused) if any(reused) else None,
+        peak_memory_mib=max(values("peak_memory_mib")),
+        commits=sorted({m["commit"] for m in members}),
+        machines=sorted({m["machine"] for m in members}),
+    )
+
+
+def _table(rows: list[Row]) -> str:
+    lines = [
+        "| network | setting | recipe | method | seeds | float | student | drop | same answer |"
+        " seconds | of it reused | peak MiB |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+        *(row.markdown() for row in rows),
     ]
-    return "| " + " | ".join(cells) + " |"
+    commits = ", ".join(sorted({commit for row in rows for commit in row.commits}))
+    machines = "; ".join(sorted({machine for row in rows for machine in row.machines}))
+    return "\n".join([*lines, "", f"Commit {commits}; {machines}.", ""])
 
 
-def _mean(values: list[float], digits: int) -> str:
-    """``mean +- standard deviation`` over the seeds, ``-`` where nothing was measured."""
-    if not values:
+def _text(spread: Spread | None, digits: int) -> str:
+    """``mean +- standard deviation``, ``-`` where nothing was measured."""
+    if spread is None:
         return "-"
-    mean = f"{statistics.mean(values):.{digits}f}"
-    return mean if len(values) == 1 else f"{mean} +- {statistics.stdev(values):.{digits}f}"
+    mean = f"{spread.mean:.{digits}f}"
+    return mean if spread.deviation is None else f"{mean} +- {spread.deviation:.{digits}f}"
 
 
 if __name__ == "__main__":

@@ -87,7 +87,12 @@ def test_the_grid_has_methods_and_is_resumed(
     monkeypatch.setattr(sys, "argv", ["accuracy.py", *words, "--method", "lrq,gdfq,zeroq"])
     accuracy.main()
     assert len(commands.runs) == 6
-    assert len(json.loads((tmp_path / "accuracy.json").read_text())) == 6
+    document = json.loads((tmp_path / "accuracy.json").read_text())
+    assert (document["schema_version"], len(document["cells"])) == (1, 6)
+    assert [row["method"] for row in document["rows"]] == ["gdfq", "lrq", "zeroq"]
+    first = document["rows"][0]
+    assert first["drop"] == {"mean": 1.5, "deviation": pytest.approx(0.5**0.5)}
+    assert (first["seeds"], first["float_accuracy"]["mean"]) == ([0, 1], 92)
 
 
 @pytest.fixture
