@@ -10,7 +10,7 @@ from lrq_deploy.checkpoint.transformers_config import task_beside
 from lrq_deploy.errors import OptionError
 from lrq_deploy.inspection.advice import Run
 from lrq_deploy.launch import launch
-from lrq_deploy.method.methods import METHODS
+from lrq_deploy.method.methods import METHODS, check_read, usual_switches
 from lrq_deploy.options import Device, MarginMode, Method, Precision, QuantizeOptions, Recipe
 from lrq_deploy.resume.control import RunControl
 from lrq_deploy.scheme import ActSymmetry, Depthwise, Scheme, check_bits
@@ -183,16 +183,16 @@ def options_from(model: Path, flags: QuantizeFlags) -> QuantizeOptions:
     scheme = _scheme_from(flags)
     task = flags.task or task_beside(model, flags.arch)
     name = cast(Method, flags.method or "lrq")
-    # An unknown name is refused by QuantizeOptions.
-    defaults = METHODS.get(name, METHODS["lrq"]).switches
-    if task == "multilabel":
-        defaults = replace(defaults, margin="off", decoupled=False)
+    # Unknown names are refused by QuantizeOptions.
+    known: Method = name if name in METHODS else "lrq"
+    defaults = usual_switches(known, cast(Task, task))
     method = replace(
         defaults,
         long_range=defaults.long_range if flags.long_range is None else flags.long_range,
         margin=cast(MarginMode, flags.margin or defaults.margin),
         decoupled=defaults.decoupled if flags.decoupled is None else flags.decoupled,
     )
+    check_read(known, method, defaults)
     mixed = flags.target_size is not None
     width = "mixed" if mixed else f"w{scheme.weight_bits}a{scheme.act_bits}"
     suffix = "" if name == "lrq" else f"-{name}"

@@ -7,10 +7,12 @@ augmentation stay those of the recipe, so that two methods differ in their parts
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from lrq_deploy.errors import OptionError
 from lrq_deploy.method.recipe import RecipeSettings
 from lrq_deploy.options import Method, MethodSwitches
+from lrq_deploy.task import Task
 
-__all__ = ["METHODS", "MethodRecipe", "method_settings"]
+__all__ = ["METHODS", "MethodRecipe", "check_read", "method_settings", "usual_switches"]
 
 COARSE_WEIGHT_BITS = 4
 """Below, measured on label-free images, blocks first are worth their time (docs/decisions.md)."""
@@ -94,6 +96,41 @@ METHODS: Mapping[Method, MethodRecipe] = {
     # The default's images, ranges only.
     "calibrate": MethodRecipe(MethodSwitches(), trains=False),
 }
+
+
+def usual_switches(method: Method, task: Task) -> MethodSwitches:
+    """Those of a method; margins and decoupled distillation are about one class alone."""
+    usual = METHODS[method].switches
+    return replace(usual, margin="off", decoupled=False) if task == "multilabel" else usual
+
+
+def check_read(method: Method, switches: MethodSwitches, usual: MethodSwitches) -> None:
+    """Refuse what would change nothing, because the method lacks the part that reads it.
+
+    Raises:
+        OptionError: a switch that is not the usual one is read by nothing.
+    """
+    chosen = METHODS[method]
+    distils = chosen.trains and chosen.settings.get("student_steps") != 0
+    no = {True: "", False: "no-"}
+    stated = []
+    if chosen.switches.image_source != "generator":
+        if switches.long_range != usual.long_range:
+            stated.append((f"--{no[switches.long_range]}long-range", "trains no generator"))
+        if switches.margin != usual.margin and switches.margin in {"a1", "a2"}:
+            stated.append((f"--margin {switches.margin}", "trains no generator"))
+    if not distils:
+        if switches.margin == "b":
+            stated.append(("--margin b", "does not train the student as a whole"))
+        if switches.decoupled != usual.decoupled:
+            flag = f"--{no[switches.decoupled]}decoupled"
+            stated.append((flag, "does not train the student as a whole"))
+    for flag, lack in stated:
+        raise OptionError(
+            f"{flag} must change something",
+            f"the method {method}, which {lack}",
+            f"leave out {flag}, or choose another --method",
+        )
 
 
 def method_settings(method: Method, settings: RecipeSettings, weight_bits: int) -> RecipeSettings:

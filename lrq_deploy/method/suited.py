@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from lrq_deploy.errors import OptionError
 from lrq_deploy.graph.statistics import batch_norms
+from lrq_deploy.method.methods import check_read, usual_switches
 from lrq_deploy.options import Method, QuantizeOptions
 from lrq_deploy.teacher import Teacher
 
@@ -21,11 +22,13 @@ def suited(options: QuantizeOptions, teacher: Teacher) -> QuantizeOptions:
     The default method takes painted images where there is no BatchNorm to train a generator on.
 
     Raises:
-        OptionError: another method was asked for, or nobody knows how pixels are normalised.
+        OptionError: another method was asked for, or a part of the generator, or nobody knows how
+            pixels are normalised.
     """
     name = options.method_name
     if default_method(teacher) == "leaves":
         if name == "lrq":
+            check_read("leaves", options.method, usual_switches("lrq", options.task))
             method = replace(options.method, image_source="leaves")
             options = replace(options, method_name="leaves", method=method)
         elif name != "leaves":

@@ -168,6 +168,17 @@ def test_weight_and_act_bits_together_replace_bits() -> None:
         (QuantizeFlags(bits=4, device="tpu"), "'tpu'"),
         (QuantizeFlags(bits=4, precision="half"), "'half'"),
         (QuantizeFlags(bits=4, margin="c"), "'c'"),
+        *(
+            (QuantizeFlags(bits=4, method=method, **stated), f"the method {method}, which {lack}")
+            for method, lack, stated in (
+                ("zeroq", "trains no generator", {"long_range": True}),
+                ("leaves", "trains no generator", {"long_range": False}),
+                ("leaves", "trains no generator", {"margin": "a1"}),
+                ("zeroq", "does not train the student as a whole", {"decoupled": True}),
+                ("calibrate", "does not train the student as a whole", {"decoupled": False}),
+                ("lrq-blocks", "does not train the student as a whole", {"margin": "b"}),
+            )
+        ),
         (QuantizeFlags(bits=4, seed=-1), "-1"),
         (QuantizeFlags(bits=4, seed=2**63), "9223372036854775808"),
         (QuantizeFlags(bits=4, input_shape=(3, 32)), "3,32"),
@@ -185,6 +196,22 @@ def test_values_out_of_range_are_refused_with_what_was_received(
         options_from(MODEL, flags)
     assert caught.value.received == received
     assert caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        QuantizeFlags(bits=4, method="zeroq", margin="off", long_range=False, decoupled=False),
+        QuantizeFlags(bits=4, method="calibrate", margin="off", long_range=False),
+        QuantizeFlags(bits=4, method="calibrate", task="multilabel", decoupled=False),
+        QuantizeFlags(bits=4, method="leaves", margin="b", decoupled=False),
+        QuantizeFlags(bits=4, method="gdfq", margin="a1", long_range=True, decoupled=True),
+    ],
+)
+def test_parts_that_a_method_has_or_lacks_by_itself_may_be_stated(flags: QuantizeFlags) -> None:
+    switches = options_from(MODEL, flags).method
+    for name in ("margin", "long_range", "decoupled"):
+        assert getattr(flags, name) in {None, getattr(switches, name)}
 
 
 @pytest.mark.parametrize("text", ["", "x", "4.0", "SAME"])

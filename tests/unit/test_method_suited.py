@@ -55,6 +55,16 @@ def test_without_batch_norm_other_methods_are_refused(method: Method) -> None:
     assert "--method leaves" in caught.value.remedy
 
 
+@pytest.mark.parametrize(
+    "switches", [MethodSwitches(long_range=False), MethodSwitches(margin="a1")]
+)
+def test_parts_of_a_generator_are_refused_where_there_is_none(switches: MethodSwitches) -> None:
+    with pytest.raises(OptionError, match="the method leaves, which trains no generator"):
+        suited(replace(OPTIONS, method=switches), PLAIN)
+    labels = MethodSwitches(margin="off", decoupled=False)
+    assert suited(replace(OPTIONS, method=labels, task="multilabel"), PLAIN).method.margin == "off"
+
+
 def test_painted_images_need_the_range_of_the_pixels() -> None:
     for options, teacher in ((OPTIONS, PLAIN), (named("leaves"), NORMED)):
         with pytest.raises(OptionError, match="range of the pixels"):
