@@ -16,7 +16,14 @@ from lrq_deploy.graph.attributes import optional_tensor, tensor_of
 from lrq_deploy.graph.finite_gradients import finite_gradients
 from lrq_deploy.graph.operators import ORDER_KEEPING, is_call
 
-__all__ = ["Classifier", "NormStatistics", "TappedTeacher", "batch_norms", "tap_batch_norms"]
+__all__ = [
+    "Classifier",
+    "NormStatistics",
+    "TappedTeacher",
+    "batch_norms",
+    "last_linear",
+    "tap_batch_norms",
+]
 
 aten = torch.ops.aten
 
@@ -67,7 +74,7 @@ def tap_batch_norms(graph_module: fx.GraphModule) -> TappedTeacher:
     )
     output = tapped.graph.output_node()
     logits = output.args[0]
-    head = _head(logits)
+    head = last_linear(tapped)
     classifier: Classifier | None = None
     features: Any = None
     if head is not None:
@@ -82,9 +89,10 @@ def tap_batch_norms(graph_module: fx.GraphModule) -> TappedTeacher:
     return TappedTeacher(tapped, statistics, classifier)
 
 
-def _head(logits: Any) -> fx.Node | None:
+def last_linear(graph_module: fx.GraphModule) -> fx.Node | None:
     """The linear layer whose outputs are the logits, one for one, if the network ends in one."""
-    node = logits
+    node: Any = graph_module.graph.output_node().args[0]
+    logits = node
     while is_call(node, ORDER_KEEPING):
         node = node.args[0]
     sizes = [tuple(n.meta["val"].shape[1:]) for n in (node, logits) if "val" in n.meta]

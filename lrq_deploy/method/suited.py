@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from lrq_deploy.errors import OptionError
-from lrq_deploy.graph.statistics import batch_norms
+from lrq_deploy.graph.statistics import batch_norms, last_linear
 from lrq_deploy.method.methods import check_read, usual_switches
 from lrq_deploy.options import Method, QuantizeOptions
 from lrq_deploy.teacher import Teacher
@@ -22,7 +22,7 @@ def suited(options: QuantizeOptions, teacher: Teacher) -> QuantizeOptions:
     The default method takes painted images where there is no BatchNorm to train a generator on.
 
     Raises:
-        OptionError: another method was asked for, or a part of the generator, or nobody knows how
+        OptionError: another method was asked for, or a part that is not there, or nobody knows how
             pixels are normalised.
     """
     name = options.method_name
@@ -42,5 +42,12 @@ def suited(options: QuantizeOptions, teacher: Teacher) -> QuantizeOptions:
             "painted images, all there are without BatchNorm, need the range of the pixels",
             "neither --mean nor --std",
             "pass both, in units of the 0..1 pixel range",
+        )
+    usual = usual_switches(name, options.task).margin
+    if options.method.margin not in {usual, "off"} and last_linear(teacher.graph) is None:
+        raise OptionError(
+            f"--margin {options.method.margin} needs class centres: rows of a last linear layer",
+            f"{teacher.name}, which ends otherwise",
+            "leave out --margin",
         )
     return options

@@ -65,6 +65,18 @@ def test_parts_of_a_generator_are_refused_where_there_is_none(switches: MethodSw
     assert suited(replace(OPTIONS, method=labels, task="multilabel"), PLAIN).method.margin == "off"
 
 
+def test_a_margin_needs_a_last_linear_layer() -> None:
+    layers = [nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    pooled = make_teacher(nn.Sequential(*layers).eval(), SHAPE, CENTRED, "pooled", "")
+    for margin in ("a1", "b"):
+        given = replace(OPTIONS, method=MethodSwitches(margin=margin))
+        assert suited(given, NORMED) == given
+        with pytest.raises(OptionError, match=f"--margin {margin} needs class centres"):
+            suited(given, pooled)
+    for quiet in (OPTIONS, named("lrq-paper"), named("gdfq")):
+        assert suited(quiet, pooled) == quiet
+
+
 def test_painted_images_need_the_range_of_the_pixels() -> None:
     for options, teacher in ((OPTIONS, PLAIN), (named("leaves"), NORMED)):
         with pytest.raises(OptionError, match="range of the pixels"):
