@@ -1,7 +1,7 @@
 """The accuracy that the plain loop of the reference recipes reaches.
 
 ``plain_loop.py`` is trained to its end by ``QuickLoop``: the same steps in a cheaper order of
-operations, for 80,000 of them take 19 hours of two cores otherwise.
+operations, for 80,000 of them take 22 hours of two cores otherwise.
 
     python benchmarks/plain_accuracy.py --network resnet20_jpeg --out runs/plain --minutes 100
 

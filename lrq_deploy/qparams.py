@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lrq_deploy.errors import BundleError
+from lrq_deploy.stored_schema import check_schema
 
 __all__ = ["SCALE_TABLE_SCHEMA", "QParams", "ScaleTable"]
 
@@ -80,13 +80,7 @@ class ScaleTable:
         Raises:
             BundleError: the document has another schema version.
         """
-        version = document.get("schema_version")
-        if version != SCALE_TABLE_SCHEMA:
-            raise BundleError(
-                f"scale table schema_version must be {SCALE_TABLE_SCHEMA}",
-                repr(version),
-                "use the lrq-deploy version that wrote the bundle",
-            )
+        check_schema("the scale table", document.get("schema_version"), (SCALE_TABLE_SCHEMA,))
         entries = {
             name: QParams(
                 scale=tensors[f"{name}.scale"].to(torch.float32),

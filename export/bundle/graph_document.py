@@ -15,6 +15,7 @@ from torch import fx, nn
 
 from lrq_deploy.errors import BundleError, ExportError
 from lrq_deploy.graph.clipping import Limits
+from lrq_deploy.stored_schema import check_schema
 
 __all__ = ["GRAPH_SCHEMA", "graph_from_json", "graph_to_json"]
 
@@ -65,13 +66,7 @@ def graph_from_json(document: Mapping[str, Any], root: nn.Module) -> fx.GraphMod
     Raises:
         BundleError: another schema, a malformed node, or an operator that is not allowed.
     """
-    version = document.get("schema_version")
-    if version != GRAPH_SCHEMA:
-        raise BundleError(
-            f"graph schema_version must be {GRAPH_SCHEMA}",
-            repr(version),
-            "use the lrq-deploy version that wrote the bundle",
-        )
+    check_schema("the graph", document.get("schema_version"), (GRAPH_SCHEMA,))
     graph = fx.Graph()
     nodes: dict[str, fx.Node] = {}
     for entry in document["nodes"]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from lrq_deploy.errors import BundleError
 from lrq_deploy.export.bundle.own_document import PRODUCER, read_document
+from lrq_deploy.stored_schema import OUTDATED
 
 __all__ = [
     "MANIFEST_NAME",
@@ -88,8 +89,7 @@ class Manifest:
             BundleError: there is none, it is not ours, or of another schema.
         """
         path = Path(folder) / MANIFEST_NAME
-        again = "use the lrq-deploy version that wrote the bundle, or a newer one"
-        found = read_document(path, Manifest, _READABLE, _not_ours, again)
+        found = read_document(path, Manifest, _READABLE, _not_ours, OUTDATED)
         if len(found.input_shape) != 3 or min(found.input_shape) < 1:
             raise _not_ours(path, f"input_shape: {found.input_shape} is not C,H,W")
         if len(found.class_names) not in (0, found.num_classes):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from lrq_deploy.errors import BundleError
+from lrq_deploy.stored_schema import check_schema
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -24,7 +25,6 @@ def read_document(
     schemas: tuple[int, ...],
     refused: Callable[[Path, str], BundleError],
     outdated: str,
-    what: str = "",
 ) -> T:
     """Read a file with ``producer`` and ``schema_version`` beside the fields of a dataclass.
 
@@ -34,7 +34,6 @@ def read_document(
         schemas: versions that are read.
         refused: the error where it is no such file, of the path and the reason.
         outdated: the remedy where it is of another schema.
-        what: the file in an error of its schema; its name, if empty.
 
     Raises:
         BundleError: it is no such file, or of another schema.
@@ -49,12 +48,7 @@ def read_document(
     stated = document if isinstance(document, dict) else {}
     if stated.get("producer") != PRODUCER:
         raise refused(path, "another producer")
-    if stated.get("schema_version") not in schemas:
-        raise BundleError(
-            f"{what or path.name} must have schema_version {' or '.join(map(str, schemas))}",
-            f"{stated.get('schema_version')!r} in {path}",
-            outdated,
-        )
+    check_schema(str(path), stated.get("schema_version"), schemas, outdated)
     try:
         return TypeAdapter(kind).validate_json(raw, strict=True)
     except ValidationError as error:

@@ -16,6 +16,7 @@ from lrq_deploy.export.bundle.graph_document import graph_from_json, graph_to_js
 from lrq_deploy.graph.specification import LayerSpec
 from lrq_deploy.qparams import ScaleTable
 from lrq_deploy.scheme import Scheme
+from lrq_deploy.stored_schema import check_schema
 from lrq_deploy.student.frozen import (
     FloatLayer,
     FrozenLayer,
@@ -140,13 +141,7 @@ def _document(model: QuantizedModel) -> dict[str, Any]:
 
 
 def _model(document: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> QuantizedModel:
-    version = document.get("schema_version")
-    if version not in _READABLE:
-        raise BundleError(
-            f"student schema_version must be one of {_READABLE}",
-            repr(version),
-            "use the lrq-deploy version that wrote the bundle",
-        )
+    check_schema("the student", document.get("schema_version"), _READABLE)
     table = ScaleTable.from_json(document["table"], tensors)
     root = nn.Module()
     for name in document["quantizers"]:

@@ -177,8 +177,7 @@ def _must_match(
 
 def _read_record(path: Path) -> EngineRecord:
     again = "build the engine again with this version of lrq-deploy"
-    what = "an engine's record"
-    return read_document(path, EngineRecord, (ENGINE_SCHEMA,), _no_record, again, what)
+    return read_document(path, EngineRecord, (ENGINE_SCHEMA,), _no_record, again)
 
 
 def _no_record(path: Path, reason: str) -> BundleError:

@@ -125,7 +125,8 @@ def check_read(method: Method, switches: MethodSwitches, usual: MethodSwitches) 
         if switches.decoupled != usual.decoupled:
             flag = f"--{no[switches.decoupled]}decoupled"
             stated.append((flag, "does not train the student as a whole"))
-    for flag, lack in stated:
+    if stated:
+        flag, lack = stated[0]
         raise OptionError(
             f"{flag} must change something",
             f"the method {method}, which {lack}",

@@ -16,7 +16,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
-from support.checkpoints import equal_tensors, prefixed, small_weights
+from support.checkpoints import KINDS, equal_tensors, prefixed, small_weights, write_changed
 from torch import nn
 
 from lrq_deploy.checkpoint.read import read_state_dict
@@ -312,20 +312,12 @@ def test_a_file_cut_anywhere(tmp_path: Path, legacy: bool) -> None:
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.data(), kind=st.sampled_from(["zip", "legacy", "safetensors"]))
+@given(data=st.data(), kind=st.sampled_from(KINDS))
 def test_a_file_with_changed_bytes_gives_weights_or_a_stated_error(
     tmp_path: Path, data: st.DataObject, kind: str
 ) -> None:
     path = tmp_path / "c.pt"
-    if kind == "safetensors":
-        save_file(small_weights(), path)
-    else:
-        torch.save(small_weights(), path, _use_new_zipfile_serialization=kind == "zip")
-    changed = bytearray(path.read_bytes())
-    for _ in range(data.draw(st.integers(1, 4))):
-        changed[data.draw(st.integers(0, len(changed) - 1))] = data.draw(st.integers(0, 255))
-    path.unlink()
-    path.write_bytes(changed)
+    write_changed(path, small_weights(), kind, data)
     try:
         found = read_state_dict(path)
     except LrqError:

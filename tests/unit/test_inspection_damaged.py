@@ -12,8 +12,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
-from safetensors.torch import save_file
 from support.architecture_index import keep_indexes
+from support.checkpoints import KINDS, write_changed
 from support.model_files import small_network, write_onnx
 
 from lrq_deploy.cli.reports.inspect import print_inspection
@@ -111,20 +111,12 @@ def test_a_file_sets_attributes_of_stand_ins_alone(tmp_path: Path) -> None:
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.data(), kind=st.sampled_from(["zip", "legacy", "safetensors"]))
+@given(data=st.data(), kind=st.sampled_from(KINDS))
 def test_changed_bytes_give_an_inspection_or_a_stated_error(
     tmp_path: Path, data: st.DataObject, kind: str
 ) -> None:
     path = tmp_path / "c.pt"
-    state = small_network().state_dict()
-    if kind == "safetensors":
-        save_file(state, path)
-    else:
-        torch.save(state, path, _use_new_zipfile_serialization=kind == "zip")
-    changed = bytearray(path.read_bytes())
-    for _ in range(data.draw(st.integers(1, 4))):
-        changed[data.draw(st.integers(0, len(changed) - 1))] = data.draw(st.integers(0, 255))
-    path.write_bytes(changed)
+    write_changed(path, small_network().state_dict(), kind, data)
     try:
         advise(inspect_model(path))
     except LrqError:
