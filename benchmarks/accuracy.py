@@ -82,6 +82,8 @@ SETTINGS = {
     "w3a3": ("--bits=3",),
     "w2a4": ("--weight-bits=2", "--act-bits=4"),
 }
+SETTINGS |= {f"{name}-float32": (*flags, "--precision=float32") for name, flags in SETTINGS.items()}
+"""With ``float32`` what CPUs do that multiply no bfloat16: its recipes have their steps too."""
 
 
 @dataclass(frozen=True)
