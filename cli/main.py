@@ -29,7 +29,7 @@ from lrq_deploy.errors import (
     RankLostError,
     WriteError,
 )
-from lrq_deploy.launch import speaker, told_beside
+from lrq_deploy.launch import refuse_several, speaker, told_beside
 
 __all__ = [
     "EXIT_CHECK",
@@ -61,6 +61,9 @@ EXIT_CODES: dict[type[LrqError], int] = {
     WriteError: EXIT_RUN,
 }
 """Of every error that is not bad input."""
+
+SHARED = ("demo", "quantize")
+"""Commands whose work several processes share."""
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Numbers of the errors of a disk that is full, for this user or for a file of this size."""
@@ -94,6 +97,7 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _global_options(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option(
@@ -102,6 +106,9 @@ def _global_options(
     ] = False,
 ) -> None:
     """Hold the options that stand before a command."""
+    command = context.invoked_subcommand
+    if command is not None and command not in SHARED:
+        refuse_several(command)
 
 
 def run() -> None:

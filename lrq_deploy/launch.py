@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from lrq_deploy.errors import OptionError
 
-__all__ = ["Launch", "launch", "speaker", "told_beside"]
+__all__ = ["Launch", "launch", "refuse_several", "speaker", "told_beside"]
 
 _NUMBERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT")
 _NAMES = (*_NUMBERS, "MASTER_ADDR")
@@ -66,3 +66,22 @@ def launch() -> Launch:
     if rank >= processes or local_rank >= local_count:
         raise refusal
     return Launch(rank, processes, local_rank, local_count)
+
+
+def refuse_several(command: str) -> None:
+    """Refuse to do the same work once per process.
+
+    Args:
+        command: of the command line, which does not share its work.
+
+    Raises:
+        OptionError: a launcher started this process as one of several.
+    """
+    count = os.environ.get("WORLD_SIZE", "1")
+    # Some clusters set WORLD_SIZE for all that runs there; only launchers set LOCAL_RANK.
+    if count != "1" and "LOCAL_RANK" in os.environ:
+        raise OptionError(
+            f"{command} runs in one process; quantize and demo share their work among several",
+            f"a launcher with WORLD_SIZE={count}",
+            f"run lrq-deploy {command} without the launcher",
+        )

@@ -1,6 +1,5 @@
 """A bundle's network measured against the float one, here or, as it tells, on a device."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from json import dumps
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lrq_deploy.cli.flags.engine_parameters import check_engine_file
-from lrq_deploy.errors import BundleError, OptionError
+from lrq_deploy.errors import OptionError
 from lrq_deploy.progress import ProgressCallback, silent
 
 if TYPE_CHECKING:
@@ -59,22 +58,19 @@ def bench_bundle(
 
     Raises:
         BundleError: not a bundle, changed, of another schema, or with a graph that is not its
-            own; the float graph is missing; or the named engine is not of it.
+            own; the float graph is none; or the named engine is not of it.
         OptionError: a batch holds too many images.
         ImageError: ``static_images`` is no folder of images.
         ExportError: ONNX Runtime does not accept a graph, or the graphs do not compare.
     """
     from lrq_deploy.export.bundle.folder import load_bundle
-    from lrq_deploy.export.derived.graph_identity import check_graph
+    from lrq_deploy.export.bundle.own_graph import check_float_graph
     from lrq_deploy.export.engine.options import check_batch
 
     bundle = load_bundle(path)
     check_batch(max(options.batch_sizes), bundle.manifest.input_shape)
-    check_graph(bundle.file("model.onnx"), "onnxruntime", bundle.manifest.teacher_fingerprint)
-    if float_model is not None and not os.path.isfile(float_model):
-        raise BundleError(
-            "--float must name an ONNX file", f"{float_model}", "check the path, or leave it out"
-        )
+    if float_model is not None:
+        check_float_graph(float_model)
     check_engine_file(engine, bundle)
     found = _graphs_measured(bundle, options, float_model, progress, static_images)
     asked = engine is not None or require_engine
@@ -92,12 +88,14 @@ def _graphs_measured(
     """The graphs in ONNX Runtime."""
     import tempfile
 
+    from lrq_deploy.export.bundle.own_graph import own_graph
     from lrq_deploy.export.derived.static_baseline import agreements, static_baseline
+    from lrq_deploy.export.dialects.onnxruntime import OnnxRuntimeTarget
     from lrq_deploy.export.float_twin import float_twin
     from lrq_deploy.export.measures.latency import measure_latency
     from lrq_deploy.export.onnx_graph import save_onnx
 
-    graph, model = bundle.file("model.onnx"), bundle.model()
+    graph, model = own_graph(bundle, OnnxRuntimeTarget()), bundle.model()
     images = None if static_images is None else _images(static_images, model)
     with tempfile.TemporaryDirectory() as folder:
         if float_model is None:

@@ -216,15 +216,14 @@ def validate_bundle(options: ValidateOptions, progress: ProgressCallback = silen
 
 def _graphs(bundle: "Bundle") -> dict[str, Path]:
     """The graph for each runtime that the bundle has one for, each its own."""
-    from lrq_deploy.export.derived.graph_identity import check_graph
+    from lrq_deploy.export.bundle.own_graph import own_graph
     from lrq_deploy.export.targets import targets
 
     found: dict[str, Path] = {}
     for name in targets().names():
-        file_name = targets().get(name).file_name
-        if name == "onnxruntime" or file_name in bundle.manifest.files:
-            found[name] = bundle.file(file_name)
-            check_graph(found[name], name, bundle.manifest.teacher_fingerprint)
+        target = targets().get(name)
+        if name == "onnxruntime" or target.file_name in bundle.manifest.files:
+            found[name] = own_graph(bundle, target)
     return found
 
 

@@ -7,6 +7,7 @@ import onnx
 
 from lrq_deploy.export.bundle.folder import Bundle
 from lrq_deploy.export.bundle.output_file import check_output_file
+from lrq_deploy.export.bundle.own_graph import own_graph
 from lrq_deploy.export.derived.graph_file import require_same_bits, write_graph
 from lrq_deploy.export.dialects.onnxruntime import OnnxRuntimeTarget
 from lrq_deploy.export.onnx_graph import to_onnx
@@ -38,6 +39,7 @@ def write_for_runtime(
 
     Raises:
         OptionError: a layer has no form that the version knows.
+        BundleError: ``model.onnx`` is not the bundle's own.
         OutputError: see ``check_output_file``, or the disk refuses.
         ExportError: the written graph does not give the bits of ``model.onnx``.
     """
@@ -53,12 +55,13 @@ def graph_for_runtime(bundle: Bundle, version: RuntimeVersion) -> bytes:
 
     Raises:
         OptionError: a layer has no form that the version knows.
+        BundleError: ``model.onnx`` is not the bundle's own.
         ExportError: the graph does not give the bits of ``model.onnx``.
     """
     target = OnnxRuntimeTarget(version)
     model = bundle.model()
     target.check(model.scheme)
     graph: bytes = to_onnx(model, target).SerializeToString(deterministic=True)
-    shipped = open_session(bundle.file(target.file_name))
+    shipped = open_session(own_graph(bundle, target))
     require_same_bits(shipped, open_session(graph), model.input_shape)
     return graph

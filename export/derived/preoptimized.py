@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from lrq_deploy.errors import BundleError
 from lrq_deploy.export.bundle.folder import Bundle
 from lrq_deploy.export.bundle.manifest import FileRecord
+from lrq_deploy.export.bundle.own_graph import own_graph
 from lrq_deploy.export.derived.graph_file import require_same_bits, write_graph
 from lrq_deploy.export.dialects.onnxruntime import OnnxRuntimeTarget
 from lrq_deploy.export.runtime.run import cpu_name
@@ -78,10 +79,11 @@ def preoptimize(bundle: Bundle, out: Path, force: bool = False) -> Preoptimized:
     """Write the optimised graph of a bundle for this CPU, marked as such.
 
     Raises:
+        BundleError: ``model.onnx`` is not the bundle's own.
         OutputError: see ``check_output_file``, or the disk refuses.
         ExportError: the written graph does not give the bits of the graph it was made from.
     """
-    source = bundle.file(OnnxRuntimeTarget().file_name)
+    source = own_graph(bundle, OnnxRuntimeTarget())
     cpu = cpu_type()
 
     def make(path: Path) -> None:

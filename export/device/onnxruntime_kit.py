@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from lrq_deploy.export.bundle.folder import Bundle
+from lrq_deploy.export.bundle.own_graph import own_graph
 from lrq_deploy.export.derived.older_runtime import graph_for_runtime
 from lrq_deploy.export.device.check import CheckRuns
 from lrq_deploy.export.device.folder import Contents, check_runs
-from lrq_deploy.export.dialects.onnxruntime import oldest_version
+from lrq_deploy.export.dialects.onnxruntime import OnnxRuntimeTarget, oldest_version
 from lrq_deploy.export.engine.options import BatchProfile
 from lrq_deploy.export.float_twin import float_twin
 from lrq_deploy.export.runtime import run
@@ -37,7 +38,7 @@ class OnnxRuntimeKit:
 
     def graph(self, bundle: Bundle) -> str:
         """Every bundle has it."""
-        return bundle.file(run.GRAPH_NAME).name
+        return own_graph(bundle, OnnxRuntimeTarget()).name
 
     def runs(self, input_shape: tuple[int, ...]) -> CheckRuns:
         """One file, of which images run one by one."""

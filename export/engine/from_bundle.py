@@ -10,6 +10,7 @@ from lrq_deploy import __version__
 from lrq_deploy.errors import BundleError
 from lrq_deploy.export.bundle.folder import Bundle
 from lrq_deploy.export.bundle.manifest import FileRecord
+from lrq_deploy.export.bundle.own_graph import own_graph
 from lrq_deploy.export.dialects.tensorrt import TensorRTTarget
 from lrq_deploy.export.engine.build import build_engine, load_builder
 from lrq_deploy.export.engine.file import EngineRecord, check_engine_output, write_engine
@@ -102,9 +103,10 @@ def with_half_rest(graph: bytes) -> bytes:
 
 
 def graph_of(bundle: Bundle) -> Path:
-    name = TensorRTTarget().file_name
+    target = TensorRTTarget()
+    name = target.file_name
     if name in bundle.manifest.files:
-        return bundle.file(name)
+        return own_graph(bundle, target)
     symmetry = bundle.manifest.scheme.get("act_symmetry")
     if symmetry == "asymmetric":
         raise BundleError(

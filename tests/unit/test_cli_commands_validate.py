@@ -21,6 +21,7 @@ from support.engine_files import write_engine_of
 from support.frozen_graphs import residual_student
 
 from lrq_deploy.cli.commands.bench import bench
+from lrq_deploy.cli.commands.build import build
 from lrq_deploy.cli.commands.validate import validate
 from lrq_deploy.cli.job.benchmark import bench_bundle
 from lrq_deploy.cli.job.validation import VALIDATION_SCHEMA, ValidateOptions, validate_bundle
@@ -35,8 +36,9 @@ from lrq_deploy.errors import (
     ParityError,
 )
 from lrq_deploy.export.bundle.folder import load_bundle, write_bundle
+from lrq_deploy.export.float_twin import float_twin
 from lrq_deploy.export.measures.latency import BenchmarkOptions
-from lrq_deploy.export.onnx_graph import to_onnx
+from lrq_deploy.export.onnx_graph import save_onnx, to_onnx
 from lrq_deploy.export.parity.ladder import Ladder
 
 pytestmark = pytest.mark.unit
@@ -296,6 +298,8 @@ def test_bundles_that_are_refused(bundle: Path, tmp_path: Path) -> None:
             validate_bundle(ValidateOptions(path))
         with pytest.raises(BundleError, match=message):
             bench_bundle(path, BenchmarkOptions())
+        with pytest.raises(BundleError, match=message):
+            build(path, preoptimize=True)
     changed = shutil.copytree(bundle, tmp_path / "changed")
     (changed / "model.onnx").write_bytes(good + b"\0")
     manifest = json.loads((bundle / "manifest.json").read_text())
@@ -333,14 +337,24 @@ def test_bench_prints_and_gates(bundle: Path, capsys: pytest.CaptureFixture[str]
 
 def test_bench_against_a_given_float_graph(bundle: Path, tmp_path: Path) -> None:
     options = BenchmarkOptions(batch_sizes=(1,), runs=10)
-    found = bench_bundle(bundle, options, bundle / "model.onnx")
-    assert found.float_bytes == found.quantized_bytes
+    given = tmp_path / "float.onnx"
+    save_onnx(float_twin(load_bundle(bundle).model()), given)
+    found = bench_bundle(bundle, options, given)
+    assert found.float_bytes == given.stat().st_size
     written = io.StringIO()
     print_benchmark(Console(file=written, width=80), found)
     assert "1 thread, " in written.getvalue()
     assert "peak memory: float" in written.getvalue()
-    with pytest.raises(BundleError, match="--float"):
+    with pytest.raises(BundleError, match="--float") as raised:
         bench_bundle(bundle, options, tmp_path / "missing.onnx")
+    assert raised.value.received.endswith("missing.onnx, which is no file")
+    with pytest.raises(BundleError, match="--float") as raised:
+        bench_bundle(bundle, options, bundle / "model.onnx")
+    assert "a quantized graph, which has DequantizeLinear" in raised.value.received
+    given.write_bytes(b"\xff" * 40)
+    with pytest.raises(BundleError, match="--float") as raised:
+        bench_bundle(bundle, options, given)
+    assert raised.value.received.endswith("no ONNX file (DecodeError)")
 
 
 def test_bench_warns_of_its_images_and_names_its_option(bundle: Path, tmp_path: Path) -> None:

@@ -90,6 +90,15 @@ def test_one_process_of_each_machine_tells_what_keeps_it_from_the_others(
     assert all(line.startswith("rank 1: error: ") for line in told[:1])
 
 
+def test_work_that_is_not_shared_is_refused_once_per_machine(tmp_path: Path) -> None:
+    for rank, lines in (("0", 3), ("1", 0)):
+        variables = {"RANK": rank, "WORLD_SIZE": "2", "LOCAL_RANK": rank}
+        done = run_program("sensitivity", "x.pt", "--out", str(tmp_path), **variables)
+        assert done.returncode == main.EXIT_INPUT
+        assert done.stdout == ""
+        assert len(done.stderr.splitlines()) == lines
+
+
 def test_bad_input_is_three_lines_on_stderr_and_exit_code_2(tmp_path: Path) -> None:
     done = run_program("quantize", "x.pt", "--bits", "1", "--out", str(tmp_path / "out"))
     assert done.returncode == main.EXIT_INPUT

@@ -3,7 +3,7 @@
 import pytest
 
 from lrq_deploy.errors import OptionError
-from lrq_deploy.launch import Launch, launch, speaker, told_beside
+from lrq_deploy.launch import Launch, launch, refuse_several, speaker, told_beside
 
 pytestmark = pytest.mark.unit
 
@@ -61,3 +61,15 @@ def test_half_a_launcher_is_refused(
         monkeypatch.setenv(name, value)
     with pytest.raises(OptionError, match=f"{name}={value or 'unset'}.*torchrun"):
         launch()
+
+
+def test_work_that_is_not_shared_is_refused_to_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in SET:
+        monkeypatch.delenv(name, raising=False)
+    refuse_several("plan")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    refuse_several("plan")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    with pytest.raises(OptionError, match="plan runs in one process") as raised:
+        refuse_several("plan")
+    assert raised.value.received == "a launcher with WORLD_SIZE=4"
