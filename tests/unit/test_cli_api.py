@@ -1,5 +1,6 @@
 """``lrq_deploy.quantize``: what is no value of its option is refused like any other."""
 
+import inspect
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,10 +10,18 @@ import numpy as np
 import pytest
 
 from lrq_deploy.cli.api import quantize
+from lrq_deploy.cli.flags.quantize_flags import QuantizeFlags
 from lrq_deploy.cli.job import pipeline
 from lrq_deploy.errors import CheckpointError, OptionError
 
 pytestmark = pytest.mark.unit
+
+
+def test_it_takes_every_option_of_the_command() -> None:
+    # A script sees the verdict in the manifest.
+    options = {*QuantizeFlags.__dataclass_fields__} - {"require_ship"}
+    assert set(inspect.signature(quantize).parameters) - options == {"model", "name", "progress"}
+    assert options <= set(inspect.signature(quantize).parameters)
 
 
 @pytest.mark.parametrize(
