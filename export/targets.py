@@ -46,6 +46,9 @@ class Target(RuntimeForecast, Protocol):
     def lower(self, model: ir.Model) -> None:
         """Turn the neutral graph (see ``neutral``) into the dialect, in place.
 
+        ONNX Runtime must run it with optimisations off: so it is rehearsed and compared. The
+        integers of the quantizer ``x`` are the tensor ``x.stored``, by which a fault is located.
+
         Raises:
             ExportError: the network has a form that the dialect cannot state.
         """
