@@ -1,12 +1,13 @@
 """Runtimes that a student can be written for: one description each, in one registry."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 import onnx_ir as ir
 
 from lrq_deploy.errors import OptionError
+from lrq_deploy.planning.plan import RuntimeForecast
 from lrq_deploy.scheme import Scheme
 from lrq_deploy.target import TargetDescription
 
@@ -16,12 +17,16 @@ REFERENCE = "onnxruntime"
 """In every bundle: the one runtime that runs on any machine, so all checks are made with it."""
 
 
-class Target(Protocol):
-    """A dialect of quantized ONNX and the runtime that reads it."""
+class Target(RuntimeForecast, Protocol):
+    """A dialect of quantized ONNX and the runtime that reads it, with what ``plan`` says of it."""
 
     @property
     def name(self) -> str:
         """What the user types."""
+
+    @property
+    def title(self) -> str:
+        """What reports call the runtime."""
 
     @property
     def file_name(self) -> str:
@@ -40,6 +45,9 @@ class Target(Protocol):
 
     def lower(self, model: ir.Model) -> None:
         """Turn the neutral graph (see ``neutral``) into the dialect, in place.
+
+        ONNX Runtime must run it with optimisations off: so it is rehearsed and compared. The
+        integers of the quantizer ``x`` are the tensor ``x.stored``, by which a fault is located.
 
         Raises:
             ExportError: the network has a form that the dialect cannot state.
@@ -81,12 +89,16 @@ class TargetRegistry:
         """Add a target.
 
         Raises:
-            OptionError: the name is taken.
+            OptionError: the name or the file name is taken.
         """
-        if target.name in self._entries:
-            raise OptionError(
-                "target names must be unique", repr(target.name), "choose another name"
-            )
+        for other in self._entries.values():
+            taken = {target.name, target.file_name} & {other.name, other.file_name}
+            if taken:
+                raise OptionError(
+                    "names and file names of targets must be unique",
+                    ", ".join(sorted(taken)),
+                    "choose others",
+                )
         self._entries[target.name] = target
 
     def get(self, name: str) -> Target:
@@ -106,6 +118,11 @@ class TargetRegistry:
     def names(self) -> list[str]:
         """All names, sorted."""
         return sorted(self._entries)
+
+    def dialects(self, files: Container[str]) -> dict[str, str]:
+        """Names of the graphs among ``files``, by target; without that of ``REFERENCE``."""
+        named = {name: self._entries[name].file_name for name in self.names() if name != REFERENCE}
+        return {name: file for name, file in named.items() if file in files}
 
     def choose(self, request: str, scheme: Scheme) -> TargetChoice:
         """The targets of a run; ``REFERENCE`` is always among them.

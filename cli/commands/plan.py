@@ -49,14 +49,13 @@ def _print(
     from lrq_deploy.cli.reports.console import ReportConsole
     from lrq_deploy.cli.reports.plan import print_plan
     from lrq_deploy.cli.reports.progress_view import view_beside
-    from lrq_deploy.export.measures.forecast import forecasts
     from lrq_deploy.export.targets import targets
     from lrq_deploy.planning.make import make_plan
 
     choice = targets().choose(options.target, options.scheme)
     # What auto leaves out is shown too, with the reason.
     shown = {target.name for target in choice.targets} | set(choice.refused)
-    runtimes = [forecast for forecast in forecasts() if forecast.name in shown]
+    runtimes = [targets().get(name) for name in sorted(shown)]
     console = ReportConsole()
     with view_beside(ReportConsole(stderr=True), json=json, quiet=quiet) as view:
         found = make_plan(

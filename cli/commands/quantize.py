@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from lrq_deploy.cli.flags import quantize_parameters as parameter
-from lrq_deploy.cli.flags.flag_signature import NETWORK, WIDTHS, with_flags
+from lrq_deploy.cli.flags.flag_signature import with_flags
 from lrq_deploy.cli.flags.option_names import saying_flags
 from lrq_deploy.cli.flags.quantize_flags import (
     QuantizeFlags,
@@ -26,32 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["quantize", "run_and_report"]
 
 
-@with_flags(
-    "bits",
-    "target_size",
-    *WIDTHS,
-    "target",
-    "bench",
-    *NETWORK,
-    "images",
-    "trust_pickle",
-    "long_range",
-    "margin",
-    "decoupled",
-    "method",
-    "recipe",
-    "device",
-    "precision",
-    "compile",
-    "seed",
-    "out",
-    "force",
-    "cache",
-    "resume",
-    "checkpoint_every",
-    "max_memory",
-    "require_ship",
-)
+@with_flags(*QuantizeFlags.__dataclass_fields__)
 def quantize(
     model: parameter.Model,
     flags: QuantizeFlags,

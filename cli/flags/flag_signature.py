@@ -44,8 +44,8 @@ def with_flags(*names: str) -> Callable[[Callable[..., None]], Callable[..., Non
     """Put options in the place of the parameter ``flags``, which the command gets filled in.
 
     Args:
-        names: fields of ``QuantizeFlags``, in the order of ``--help``. The option of
-            ``weight_bits`` is ``quantize_parameters.WeightBits``.
+        names: fields of ``QuantizeFlags``. The option of ``weight_bits`` is
+            ``quantize_parameters.WeightBits``; ``grouped_help`` has the order of ``--help``.
 
     Raises:
         OptionError: by the command, where a value cannot be parsed.

@@ -1,10 +1,11 @@
 """Declarations of the command line options, shared by the commands that take them."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_args
 
 import typer
 
+from lrq_deploy import options, scheme, task
 from lrq_deploy.options import MethodSwitches
 
 __all__ = [
@@ -52,6 +53,11 @@ __all__ = [
 ]
 
 _SWITCHES = MethodSwitches()
+
+
+def _choice(of: Any) -> str:
+    """The values of a ``Literal`` as a metavar."""
+    return "|".join(get_args(of))
 
 
 def _on(switch: bool) -> str:
@@ -130,7 +136,7 @@ ActSymmetry = Annotated[
     str | None,
     typer.Option(
         "--act-symmetry",
-        metavar="symmetric|asymmetric",
+        metavar=_choice(scheme.ActSymmetry),
         help="Zero points of activations: all 0, or free. Default: symmetric.",
     ),
 ]
@@ -138,7 +144,7 @@ Depthwise = Annotated[
     str | None,
     typer.Option(
         "--depthwise",
-        metavar="int8|float",
+        metavar=_choice(scheme.Depthwise),
         help="Convolutions of fewer than 4 channels per group. Default: int8.",
     ),
 ]
@@ -206,7 +212,7 @@ Task = Annotated[
     str | None,
     typer.Option(
         "--task",
-        metavar="multiclass|multilabel",
+        metavar=_choice(task.Task),
         help="One class per image, or a yes or no per logit. Default: as the config.json of "
         "transformers beside the weights says, else multiclass.",
     ),
@@ -238,7 +244,7 @@ Margin = Annotated[
     str | None,
     typer.Option(
         "--margin",
-        metavar="a1|a2|b|off",
+        metavar=_choice(options.MarginMode),
         help="Adversarial Margin Add: a2 opens small angles to the class centre, a1 adds a margin "
         f"in the generator's loss, b in the student's. Default: {_SWITCHES.margin}.",
     ),
@@ -255,7 +261,7 @@ Method = Annotated[
     str | None,
     typer.Option(
         "--method",
-        metavar="lrq|lrq-blocks|leaves|lrq-paper|gdfq|zeroq|calibrate",
+        metavar=_choice(options.Method),
         help="lrq: all parts; lrq-blocks: rounding learned block by block; leaves: painted "
         "images; lrq-paper, gdfq, zeroq: in the style of these papers; calibrate: ranges only, no "
         "training. Default: lrq, and leaves where there is no BatchNorm.",
@@ -265,19 +271,21 @@ Recipe = Annotated[
     str | None,
     typer.Option(
         "--recipe",
-        metavar="fast|balanced|best",
+        metavar=_choice(options.Recipe),
         help="How much time to spend. Default: balanced.",
     ),
 ]
 Device = Annotated[
     str | None,
-    typer.Option("--device", metavar="auto|cpu|cuda", help="Where to train. Default: auto."),
+    typer.Option(
+        "--device", metavar=_choice(options.Device), help="Where to train. Default: auto."
+    ),
 ]
 Precision = Annotated[
     str | None,
     typer.Option(
         "--precision",
-        metavar="auto|float32",
+        metavar=_choice(options.Precision),
         help="Multiply in bfloat16 while training where that is faster, or never. Default: auto.",
     ),
 ]

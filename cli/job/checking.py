@@ -123,7 +123,7 @@ def _tried(
         model,
         graph,
         [synthetic.held_out[:: max(len(synthetic.held_out) // count, 1)][:count]],
-        paths.get(targets().get("tensorrt").file_name),
+        {name: paths[file] for name, file in targets().dialects(paths).items()},
         reference_count=1,
         progress=progress,
     )

@@ -183,20 +183,20 @@ def validate_bundle(options: ValidateOptions, progress: ProgressCallback = silen
     check_engine_file(options.engine, bundle)
     outputs = options.device_outputs
     device = () if outputs is None else (judge_outputs(bundle, outputs),)
-    graphs = _graphs(bundle)
+    graph, dialects = _graphs(bundle)
     model = bundle.model()
     batches, count, remarks = _images(options, bundle, model)
     asked = options.engine is not None or options.require_engine
     ladder = climb(
         model,
-        graphs["onnxruntime"],
+        graph,
         batches,
-        graphs.get("tensorrt"),
+        dialects,
         options.reference_count,
         options.threads,
         -(-count // _BATCH),
         progress,
-        partial(open_engine, bundle, options.engine) if asked or "tensorrt" in graphs else None,
+        partial(open_engine, bundle, options.engine) if asked or "tensorrt" in dialects else None,
     )
     return Validation(
         bundle=options.bundle,
@@ -205,7 +205,7 @@ def validate_bundle(options: ValidateOptions, progress: ProgressCallback = silen
         images=count,
         images_source="synthetic" if options.images is None else "folder",
         ladder=Ladder((*ladder.rungs, *device)),
-        coverage=audit(model, graphs["onnxruntime"]),
+        coverage=audit(model, graph),
         min_integer_coverage=options.min_integer_coverage,
         remarks=remarks,
         require_engine=options.require_engine,
@@ -214,17 +214,14 @@ def validate_bundle(options: ValidateOptions, progress: ProgressCallback = silen
     )
 
 
-def _graphs(bundle: "Bundle") -> dict[str, Path]:
-    """The graph for each runtime that the bundle has one for, each its own."""
+def _graphs(bundle: "Bundle") -> tuple[Path, dict[str, Path]]:
+    """``model.onnx``, and the graphs for other runtimes by name, each of this bundle."""
     from lrq_deploy.export.bundle.own_graph import own_graph
-    from lrq_deploy.export.targets import targets
+    from lrq_deploy.export.targets import REFERENCE, targets
 
-    found: dict[str, Path] = {}
-    for name in targets().names():
-        target = targets().get(name)
-        if name == "onnxruntime" or target.file_name in bundle.manifest.files:
-            found[name] = own_graph(bundle, target)
-    return found
+    others = targets().dialects(bundle.manifest.files)
+    graph = own_graph(bundle, targets().get(REFERENCE))
+    return graph, {name: own_graph(bundle, targets().get(name)) for name in others}
 
 
 def _images(

@@ -25,7 +25,9 @@ from lrq_deploy.export.runtime.version import (
     RuntimeVersion,
     version_text,
 )
+from lrq_deploy.planning.plan import Execution, LayerFacts, Sizes
 from lrq_deploy.scheme import Scheme
+from lrq_deploy.wording import size_text
 
 __all__ = ["OnnxRuntimeTarget", "oldest_version"]
 
@@ -46,6 +48,7 @@ class OnnxRuntimeTarget:
 
     oldest: RuntimeVersion = NEWEST_NEED
     name: str = "onnxruntime"
+    title: str = "ONNX Runtime"
     file_name: str = "model.onnx"
     carrier_qmax: int = 255
 
@@ -79,3 +82,36 @@ class OnnxRuntimeTarget:
             Int4WeightsPass(),
         ):
             graph_pass(model)
+
+    def execution(self, layer: LayerFacts, scheme: Scheme) -> Execution:
+        """Agrees with ``coverage.audit`` on the exported graph."""
+        if layer.is_weight_only:
+            return Execution(False, "float linear", "--int4-linear keeps its input in float")
+        if layer.kind == "conv_transpose2d":
+            return Execution(False, "float ConvTranspose", "there is no integer kernel for it")
+        if layer.kind == "conv2d" and layer.gives_logits:
+            return Execution(
+                False, "float Conv", "its result is the logits, which stay float; use a linear head"
+            )
+        return Execution(True, "INT8 linear" if layer.kind == "linear" else "INT8 convolution")
+
+    def what_bits_buy(self, scheme: Scheme, sizes: Sizes) -> tuple[str, ...]:
+        """The file gets smaller below 5 bits; the speed is that of 8 bits at every width."""
+        weights, activations = scheme.weight_bits, scheme.act_bits
+        if weights <= 4:
+            said = [
+                f"{weights}-bit weights are stored packed, two per byte: "
+                f"{size_text(sizes.packed_bytes)} to download instead of "
+                f"{size_text(sizes.int8_bytes)} at 8 bits. They are unpacked to INT8 at load, "
+                "so convolutions are not faster and memory is that of 8 bits."
+            ]
+        elif weights < 8:
+            said = [f"{weights}-bit weights are stored in a byte each: no smaller than 8 bits."]
+        else:
+            said = ["8-bit weights run in INT8 kernels, a quarter of the float size."]
+        if activations < 8:
+            said.append(
+                f"{activations}-bit activations are carried in 8 bits with an integer clip: "
+                "exact, but not faster."
+            )
+        return tuple(said)

@@ -5,7 +5,7 @@ against, so the order of a float32 sum is not mistaken for a fault; that it is r
 the numpy reference shows.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -41,6 +41,7 @@ from lrq_deploy.export.parity.reference import (
 )
 from lrq_deploy.export.parity.simulation import exact_logits
 from lrq_deploy.export.runtime.session import OptimizationLevel, open_session
+from lrq_deploy.export.targets import targets
 from lrq_deploy.progress import ProgressCallback, StageProgress, silent
 from lrq_deploy.student.frozen import QuantizedModel
 
@@ -197,7 +198,7 @@ def climb(
     model: QuantizedModel,
     graph: Path,
     images: Iterable[Tensor],
-    tensorrt_graph: Path | None = None,
+    dialects: Mapping[str, Path] | None = None,
     reference_count: int = 16,
     threads: int = 1,
     total: int = 1,
@@ -210,7 +211,7 @@ def climb(
         model: the student.
         graph: its ``model.onnx``.
         images: batches ``[n, C, H, W]`` of normalised images, at least one image.
-        tensorrt_graph: its ``model.tensorrt.onnx``, where the bundle has one.
+        dialects: its graphs for other runtimes, by the name of the target.
         reference_count: images for the slow numpy reference.
         threads: of ONNX Runtime.
         total: number of batches, for the progress.
@@ -222,7 +223,7 @@ def climb(
         ImageError: images of another shape, or none.
         ParityError: a form gives logits that are not finite.
     """
-    rungs = list(_rungs(model, graph, tensorrt_graph, reference_count, threads))
+    rungs = list(_rungs(model, graph, dialects or {}, reference_count, threads))
     if engine is not None:
         rungs.append(_engine(engine))
     report = StageProgress(progress, "parity ladder", total)
@@ -269,7 +270,7 @@ def reachable_bound(model: QuantizedModel, simulation: Parity, bound: Bound) -> 
 def _rungs(
     model: QuantizedModel,
     graph: Path,
-    tensorrt_graph: Path | None,
+    dialects: Mapping[str, Path],
     reference_count: int,
     threads: int,
 ) -> Iterator[_Climb]:
@@ -292,11 +293,9 @@ def _rungs(
     title = "ONNX Runtime plain"
     yield _runtime("onnxruntime-off", title, model, graph, "off", threads, FLOAT_GRAPH)
     yield _runtime("onnxruntime-all", "ONNX Runtime fused", model, graph, "all", threads, fused)
-    if tensorrt_graph is not None:
-        title = "TensorRT dialect"
-        yield _runtime(
-            "tensorrt-dialect", title, model, tensorrt_graph, "off", threads, FLOAT_GRAPH
-        )
+    for name, path in dialects.items():
+        title = f"{targets().get(name).title} dialect"
+        yield _runtime(f"{name}-dialect", title, model, path, "off", threads, FLOAT_GRAPH)
 
 
 def _runtime(

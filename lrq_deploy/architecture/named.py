@@ -2,7 +2,7 @@
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -14,7 +14,7 @@ from lrq_deploy.architecture.user_file import build_from_file
 from lrq_deploy.errors import CheckpointError, OptionError
 from lrq_deploy.teacher import Interpolation
 
-__all__ = ["Architecture", "build_architecture", "trained_as"]
+__all__ = ["LIBRARIES", "Architecture", "build_architecture", "trained_as"]
 
 # Their released weights normalise again inside (transform_input), which together with the
 # ImageNet mean and std is exactly mean 0.5 and std 0.5 without the inner step.
@@ -65,11 +65,9 @@ def build_architecture(spec: str, num_classes: int | None = None) -> Architectur
             repr(spec),
             "write for instance torchvision:resnet18 or net.py:build",
         )
-    if source == "torchvision":
-        return _from_torchvision(name, num_classes)
-    if source == "timm":
-        return _from_timm(name, num_classes)
-    if source.startswith(("torchvision:", "timm:")):
+    if source in LIBRARIES:
+        return LIBRARIES[source](name, num_classes)
+    if source.partition(":")[0] in LIBRARIES:
         raise OptionError(
             "a network's name must be known without a download", repr(spec), "drop the second ':'"
         )
@@ -130,6 +128,13 @@ def _from_timm(name: str, num_classes: int | None) -> Architecture:
             module = timm.create_model(name, pretrained=False, **settings)
     known = getattr(module, "pretrained_cfg", None) or {}
     return trained_as(Architecture(_ready(module), name), dict(known))
+
+
+LIBRARIES: Mapping[str, Callable[[str, int | None], Architecture]] = {
+    "torchvision": _from_torchvision,
+    "timm": _from_timm,
+}
+"""What ``SOURCE`` of ``--arch SOURCE:NAME`` may be beside a file."""
 
 
 def trained_as(architecture: Architecture, known: Mapping[str, Any]) -> Architecture:

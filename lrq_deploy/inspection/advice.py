@@ -10,6 +10,7 @@ from lrq_deploy.checkpoint.saving import (
     torch_source,
 )
 from lrq_deploy.inspection.inspect import Inspection
+from lrq_deploy.inspection.matching import LIBRARY_ORDER
 from lrq_deploy.inspection.near import Kinship, Near
 from lrq_deploy.inspection.refusals import refusal
 
@@ -20,7 +21,7 @@ _SHOWN_DIFFERENCES = 5
 _SHOWN_GLOBALS = 3
 _PAINTED = "It has no BatchNorm layer to learn images from: painted ones train the student"
 _SHOWN_CHANNELS = 4
-_NAMED = ("torchvision:", "timm:")
+_NAMED = tuple(f"{library}:" for library in LIBRARY_ORDER)
 """Libraries whose names tell how pixels are normalised."""
 _OF_ITS_IMAGES = "its input size and the mean and std that its images were normalised with"
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import get_args
 
 from lrq_deploy.checkpoint.naming import strip_wrappers
 from lrq_deploy.inspection.index import Index, open_index
@@ -15,7 +16,7 @@ from lrq_deploy.wording import counted
 __all__ = ["LIBRARY_ORDER", "Candidate", "Match", "find_architectures"]
 
 Shapes = Mapping[str, Sequence[int]]
-LIBRARY_ORDER: tuple[Library, ...] = ("torchvision", "timm")
+LIBRARY_ORDER: tuple[Library, ...] = get_args(Library)
 # Share of a file's name templates that a family must know to be searched; at this value two
 # of timm's 743 networks with BatchNorm are in families that would be passed over.
 _PLAUSIBLE = 0.3

@@ -13,6 +13,7 @@ from lrq_deploy.wording import counted, printable, shape_text
 __all__ = ["Kinship", "Library", "Near", "Relative", "kinship", "nearest"]
 
 Library = Literal["torchvision", "timm"]
+"""Those whose networks are compared; one that fits of the first is chosen before the next."""
 Sizes = tuple[int, ...]
 
 _COMPARED = 8

@@ -31,7 +31,7 @@ def suited(options: QuantizeOptions, teacher: Teacher) -> QuantizeOptions:
             check_read("leaves", options.method, usual_switches("lrq", options.task))
             method = replace(options.method, image_source="leaves")
             options = replace(options, method_name="leaves", method=method)
-        elif name != "leaves":
+        elif options.method.image_source != "leaves":
             raise OptionError(
                 f"--method {name} makes images from the statistics of BatchNorm layers",
                 "a network without one",

@@ -20,6 +20,7 @@ from lrq_deploy.options import QuantizeOptions
 from lrq_deploy.planning.duration import estimate_duration
 from lrq_deploy.planning.plan import (
     BatchNormVerdict,
+    Execution,
     LayerFacts,
     Plan,
     PlannedLayer,
@@ -39,6 +40,8 @@ __all__ = ["Rehearsal", "make_plan"]
 
 Rehearsal = Callable[[fx.GraphModule, Teacher], None]
 """Raises ``ExportError`` where no graph can be written of a placed student."""
+
+_KEPT = Execution(False, "float convolution", "--depthwise float keeps it so")
 
 FEW = 0.5
 """Share of the weighted layers with a BatchNorm below which the statistics tell little."""
@@ -135,7 +138,8 @@ def _planned(
     layers: Sequence[LayerFacts], runtimes: Sequence[RuntimeForecast], scheme: Scheme
 ) -> tuple[PlannedLayer, ...]:
     return tuple(
-        PlannedLayer(x, {r.name: r.execution(x, scheme) for r in runtimes}) for x in layers
+        PlannedLayer(x, {r.name: _KEPT if x.is_float else r.execution(x, scheme) for r in runtimes})
+        for x in layers
     )
 
 
@@ -161,7 +165,7 @@ def _alternative(scheme: Scheme, sizes: Sizes) -> str:
         return ""
     return (
         f"--weight-bits {scheme.weight_bits} --act-bits 8 keeps the download at "
-        f"{size_text(sizes.packed_bytes)}, runs as fast on both runtimes, because they "
+        f"{size_text(sizes.packed_bytes)}, runs as fast on these runtimes, because they "
         f"carry {scheme.act_bits}-bit activations in 8 bits anyway, and loses less accuracy; "
         f"{scheme.act_bits}-bit activations only pay on hardware that multiplies them as such."
     )

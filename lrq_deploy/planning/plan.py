@@ -83,14 +83,14 @@ class Execution:
 
 
 class RuntimeForecast(Protocol):
-    """What one runtime makes of a student; ``export.forecast`` has the known ones."""
+    """What one runtime makes of a student; every ``export.targets.Target`` says it."""
 
     @property
     def name(self) -> str:
         """Name for reports."""
 
     def execution(self, layer: LayerFacts, scheme: Scheme) -> Execution:
-        """How it computes a layer."""
+        """How it computes a layer that the scheme does not keep in float."""
 
     def what_bits_buy(self, scheme: Scheme, sizes: "Sizes") -> tuple[str, ...]:
         """Sentences on what the widths change there."""

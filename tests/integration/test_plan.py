@@ -12,8 +12,8 @@ from support.small_networks import (
 )
 from torch import nn
 
+from lrq_deploy.export.dialects.onnxruntime import OnnxRuntimeTarget
 from lrq_deploy.export.measures.coverage import audit
-from lrq_deploy.export.measures.forecast import OnnxRuntimeForecast
 from lrq_deploy.export.onnx_graph import to_onnx
 from lrq_deploy.planning.survey import estimate_sizes, survey_layers, survey_quantizers
 from lrq_deploy.scheme import Scheme
@@ -38,7 +38,7 @@ def test_the_plan_is_what_the_exported_graph_does(network: type[nn.Module], floa
     model = QuantizedModel(graph, table, SCHEME, SHAPE, 5, CENTRED, "net", "")
     exported = to_onnx(model, "onnxruntime").SerializeToString()
     found = audit(model, exported)
-    forecast = OnnxRuntimeForecast()
+    forecast = OnnxRuntimeTarget()
     planned = [(f"layers.{x.name}", x.multiply_adds) for x in layers]
     assert planned == [(x.name, x.multiply_adds) for x in found.layers]
     integer = [forecast.execution(x, SCHEME).integer for x in layers]

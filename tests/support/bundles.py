@@ -24,7 +24,7 @@ def bundle_of(model: QuantizedModel, path: Path) -> Bundle:
 
 def agreeing_forms(bundle: Bundle, images: torch.Tensor) -> list[float]:
     """Share of equal rows of every form of a student with float layers; each must be in bounds."""
-    graph, other = bundle.file("model.onnx"), bundle.file("model.tensorrt.onnx")
+    graph, other = bundle.file("model.onnx"), {"tensorrt": bundle.file("model.tensorrt.onnx")}
     ladder = climb(bundle.model(), graph, [images], other, reference_count=8)
     assert ladder.failures == ()
     assert all(rung.parity is not None for rung in ladder.rungs)

@@ -1,5 +1,6 @@
 """``lrq_deploy.quantize``: what is no value of its option is refused like any other."""
 
+import inspect
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -8,11 +9,30 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lrq_deploy.cli import api
 from lrq_deploy.cli.api import quantize
+from lrq_deploy.cli.flags.quantize_flags import QuantizeFlags
 from lrq_deploy.cli.job import pipeline
 from lrq_deploy.errors import CheckpointError, OptionError
 
 pytestmark = pytest.mark.unit
+
+
+def test_it_takes_every_option_of_the_command_and_passes_it_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    passed: set[str] = set()
+
+    def record(**flags: object) -> None:
+        passed.update(flags)
+        raise OptionError("a", "b", "c")
+
+    monkeypatch.setattr(api, "QuantizeFlags", record)
+    with pytest.raises(OptionError, match="a"):
+        quantize("net.pt")
+    # A script sees the verdict in the manifest.
+    assert passed == {*QuantizeFlags.__dataclass_fields__} - {"require_ship"}
+    assert {*inspect.signature(quantize).parameters} == passed | {"model", "name", "progress"}
 
 
 @pytest.mark.parametrize(

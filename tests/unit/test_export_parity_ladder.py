@@ -75,7 +75,7 @@ def test_all_forms_of_a_student_agree(bits: int, tmp_path: Path) -> None:
         model,
         graph_of(model, tmp_path),
         images(model).split(5),
-        graph_of(model, tmp_path, "tensorrt"),
+        {"tensorrt": graph_of(model, tmp_path, "tensorrt")},
         reference_count=7,
     )
     ladder.require()
@@ -97,7 +97,7 @@ def test_a_fault_that_moves_no_answer_fails(bits: int, tmp_path: Path) -> None:
     layer = list(model.layers())[-1]
     for path in paths:
         change(path, f"{layer}.weight_scale", lambda scale: scale * np.float32(1.01))
-    ladder = climb(model, paths[0], [images(model)], paths[1])
+    ladder = climb(model, paths[0], [images(model)], {"tensorrt": paths[1]})
     graphs = ["onnxruntime-off", "onnxruntime-all", "tensorrt-dialect"]
     assert [rung.name for rung in ladder.failures] == graphs
     assert all(rung.parity and rung.parity.same_top1 == 1 for rung in ladder.rungs)
@@ -156,7 +156,7 @@ def test_a_rung_that_could_not_run_breaks_nothing() -> None:
 
 def test_the_fused_graph_and_the_reference_are_held_strictly(tmp_path: Path) -> None:
     model = residual(4)
-    tensorrt = graph_of(model, tmp_path, "tensorrt")
+    tensorrt = {"tensorrt": graph_of(model, tmp_path, "tensorrt")}
     ladder = climb(model, graph_of(model, tmp_path), [images(model, 2)], tensorrt)
     strict = [rung.name for rung in ladder.rungs if not rung.bound.within_chance]
     assert strict == ["reference", "onnxruntime-all"]

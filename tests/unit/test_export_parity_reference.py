@@ -20,6 +20,7 @@ from lrq_deploy.export.parity.reference import (
 )
 from lrq_deploy.export.parity.reference_operators import FLOAT_OPERATORS, MOVEMENTS
 from lrq_deploy.export.parity.simulation import exact_logits
+from lrq_deploy.graph import operators
 from lrq_deploy.graph.specification import LayerSpec
 from lrq_deploy.student.frozen import QuantizedModel
 
@@ -69,6 +70,13 @@ def test_sums_that_leave_32_bits_are_64_bits_wide() -> None:
     found = integer_convolution(x, np.full((1, 4, 1, 1), 2, np.int64), LayerSpec("conv2d"))
     assert found.dtype == np.int64
     assert int(found[0, 0, 0, 0]) == 2**33
+
+
+def test_every_operator_with_a_role_has_a_kernel() -> None:
+    """Without one a student loses the rung that its verdict rests on."""
+    roles = (operators.MOVEMENTS, operators.SUMS, operators.AVERAGES, operators.RECTIFIERS)
+    known = {str(each) for each in set().union(*roles, operators.ACTIVATIONS)}
+    assert known - {*MOVEMENTS, *FLOAT_OPERATORS} == set()
 
 
 IMAGE = (2, 4, 6, 7)

@@ -1,5 +1,7 @@
 """What a choice of runtimes means for the integers of a student."""
 
+import subprocess
+import sys
 from collections import Counter
 from typing import Any
 
@@ -35,6 +37,12 @@ def student(request: str, scheme: Scheme) -> QuantizedModel:
 def test_the_narrowest_runtime_limits_the_integers(request_: str, largest: int) -> None:
     choice = targets().choose(request_, Scheme())
     assert choice.limits.carrier_qmax == largest
+
+
+def test_the_help_names_every_target() -> None:
+    words = [sys.executable, "-m", "lrq_deploy", "quantize", "--help"]
+    shown = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    assert f"--target {'|'.join(['auto', *targets().names(), 'all'])}\n" in shown
 
 
 @pytest.mark.parametrize("weight_bits", [4, 8])

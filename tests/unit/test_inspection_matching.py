@@ -9,9 +9,11 @@ import torch
 import torchvision
 from support.architecture_index import keep_indexes, some_of_timm
 
+from lrq_deploy.architecture import named
 from lrq_deploy.architecture.named import build_architecture
+from lrq_deploy.inspection import meta_build
 from lrq_deploy.inspection.index import Index, open_index
-from lrq_deploy.inspection.matching import find_architectures
+from lrq_deploy.inspection.matching import LIBRARY_ORDER, find_architectures
 from lrq_deploy.inspection.meta_build import families, meta_shapes
 from lrq_deploy.inspection.near import Kinship
 
@@ -224,8 +226,12 @@ def test_a_warm_search_is_quick() -> None:
     assert time.process_time() - start < 0.5
 
 
+def test_libraries_that_are_built_are_compared() -> None:
+    assert set(LIBRARY_ORDER) == set(named.LIBRARIES) == set(meta_build.LIBRARIES)
+
+
 def test_families_hold_every_network_once() -> None:
-    for library in ("torchvision", "timm"):
+    for library in LIBRARY_ORDER:
         names = [name for members in families(library).values() for name in members]
         assert len(names) == len(set(names))
         assert "resnet18" in names

@@ -48,6 +48,12 @@ def test_without_batch_norm_the_default_paints_and_keeps_its_switches() -> None:
     assert suited(named("leaves"), PLAIN) == named("leaves")
 
 
+def test_a_method_of_painted_images_needs_no_batch_norm_whatever_its_name() -> None:
+    painted = MethodSwitches(margin="off", image_source="leaves")
+    given = replace(OPTIONS, method_name="lrq-blocks", method=painted)
+    assert suited(given, PLAIN) == given
+
+
 @pytest.mark.parametrize("method", [m for m in METHODS if m not in ("lrq", "leaves")])
 def test_without_batch_norm_other_methods_are_refused(method: Method) -> None:
     with pytest.raises(OptionError, match=f"--method {method} makes") as caught:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from lrq_deploy.method.methods import METHODS
+
 pytestmark = pytest.mark.unit
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,6 +22,16 @@ COMMAND = re.compile(r"(?:lrq-deploy|-m lrq_deploy) ([a-z]+)\b(.*)")
 BENCHMARK = re.compile(r"python (benchmarks/\w+\.py)(.*)")
 FULL = [ROOT / "README.md", ROOT / "docs" / "quantize.md"]
 """Pages that name no option of anything else."""
+OPTIONS_OF = {
+    "quantize": ("quantize.md",),
+    "plan": ("quantize.md", "plan.md"),
+    "sensitivity": ("quantize.md", "sensitivity.md"),
+    "validate": ("validate.md",),
+    "bench": ("validate.md",),
+    "build": ("tensorrt.md", "latency.md"),
+}
+"""Pages below docs/ that have every option of a command."""
+OF_MANY = {"--help", "--json", "--quiet"}
 
 
 def name_of(page: Path) -> str:
@@ -82,6 +94,31 @@ def test_options_named_alone_exist(page: Path) -> None:
     names = ("quantize", "demo", "inspect", "plan", "sensitivity", "validate", "bench", "build")
     known = {option for name in names for option in OPTION.findall(help_of(name))}
     assert set(re.findall(r"`(--[a-z0-9-]+)", text_of(page))) - known == set()
+
+
+@pytest.mark.parametrize("command", OPTIONS_OF)
+def test_options_of_a_command_are_on_its_pages(command: str) -> None:
+    pages = "".join(text_of(ROOT / "docs" / name) for name in OPTIONS_OF[command])
+    listed = re.findall(r"^  (?:-\w, )?(--[a-z].*?)(?:  |$)", help_of(command), flags=re.MULTILINE)
+    # One half of a switch is enough.
+    halves = [set(OPTION.findall(option)) for option in listed]
+    named = set(OPTION.findall(pages)) | OF_MANY
+    assert [options for options in halves if not options & named] == []
+    assert len(halves) > len(OF_MANY)
+
+
+def test_choices_of_quantize_are_on_its_page_as_in_its_help() -> None:
+    page = text_of(ROOT / "docs" / "quantize.md").replace("\\|", "|")
+    choices = re.findall(
+        r"^  (--[\w-]+ [\w-]+(?:\|[\w-]+)+)", help_of("quantize"), flags=re.MULTILINE
+    )
+    assert [choice for choice in choices if choice.islower() and f"`{choice}`" not in page] == []
+    assert len(choices) > 8
+
+
+def test_every_method_has_a_row_on_its_page() -> None:
+    page = text_of(ROOT / "docs" / "method.md")
+    assert [name for name in METHODS if f"\n| `{name}` |" not in page] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

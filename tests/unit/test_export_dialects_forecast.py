@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from lrq_deploy.export.measures.forecast import OnnxRuntimeForecast, TensorRtForecast, forecasts
-from lrq_deploy.export.targets import targets
+from lrq_deploy.export.dialects.onnxruntime import OnnxRuntimeTarget
+from lrq_deploy.export.dialects.tensorrt import TensorRTTarget
 from lrq_deploy.planning.plan import LayerFacts, Sizes
 from lrq_deploy.scheme import Scheme
 
@@ -15,26 +15,22 @@ CONVOLUTION = LayerFacts("a", "conv2d", "dense", (8, 8, 3, 3), 1000, 100, 4, 4, 
 SIZES = Sizes(40 * 2**20, 10 * 2**20, 5 * 2**20, 11 * 2**20)
 
 
-def test_every_target_has_one_forecast() -> None:
-    assert sorted(f.name for f in forecasts()) == targets().names()
-
-
 @pytest.mark.parametrize("grouping", ["depthwise", "grouped"])
 def test_narrow_groups_are_flagged_for_tensorrt(grouping: str) -> None:
     layer = replace(CONVOLUTION, grouping=grouping)  # type: ignore[arg-type]
-    found = TensorRtForecast().execution(layer, Scheme())
+    found = TensorRTTarget().execution(layer, Scheme())
     assert found.integer
     assert "slower than FP16" in found.note
-    assert TensorRtForecast().execution(CONVOLUTION, Scheme()).note == ""
-    assert OnnxRuntimeForecast().execution(layer, Scheme()).note == ""
+    assert TensorRTTarget().execution(CONVOLUTION, Scheme()).note == ""
+    assert OnnxRuntimeTarget().execution(layer, Scheme()).note == ""
 
 
 def test_free_zero_points_are_refused_by_tensorrt_only() -> None:
     scheme = Scheme(act_symmetry="asymmetric")
-    found = TensorRtForecast().execution(CONVOLUTION, scheme)
+    found = TensorRTTarget().execution(CONVOLUTION, scheme)
     assert not found.integer
     assert "--act-symmetry symmetric" in found.note
-    assert OnnxRuntimeForecast().execution(CONVOLUTION, scheme).integer
+    assert OnnxRuntimeTarget().execution(CONVOLUTION, scheme).integer
 
 
 def test_float_layers_say_why() -> None:
@@ -42,21 +38,21 @@ def test_float_layers_say_why() -> None:
         replace(CONVOLUTION, kind="conv_transpose2d"),
         replace(CONVOLUTION, gives_logits=True),
     ):
-        found = OnnxRuntimeForecast().execution(layer, Scheme())
+        found = OnnxRuntimeTarget().execution(layer, Scheme())
         assert not found.integer
         assert found.note
 
 
 def test_transposed_convolutions_are_float_in_tensorrt_too() -> None:
     layer = replace(CONVOLUTION, kind="conv_transpose2d")
-    found = TensorRtForecast().execution(layer, Scheme())
+    found = TensorRTTarget().execution(layer, Scheme())
     assert not found.integer
     assert "no INT8 kernel" in found.note
 
 
 def test_int4_linear_is_named_where_it_is_not_given() -> None:
     without, given = (
-        " ".join(TensorRtForecast().what_bits_buy(Scheme(4, 4, int4_linear=given), SIZES))
+        " ".join(TensorRTTarget().what_bits_buy(Scheme(4, 4, int4_linear=given), SIZES))
         for given in (False, True)
     )
     assert "--int4-linear" in without
@@ -65,22 +61,22 @@ def test_int4_linear_is_named_where_it_is_not_given() -> None:
 
 
 def test_four_bits_buy_a_download_and_no_speed() -> None:
-    said = " ".join(OnnxRuntimeForecast().what_bits_buy(Scheme(4, 4), SIZES))
+    said = " ".join(OnnxRuntimeTarget().what_bits_buy(Scheme(4, 4), SIZES))
     assert "5.00 MiB" in said
     assert "10.00 MiB at 8 bits" in said
     assert "not faster" in said
-    said = " ".join(TensorRtForecast().what_bits_buy(Scheme(4, 4), SIZES))
+    said = " ".join(TensorRTTarget().what_bits_buy(Scheme(4, 4), SIZES))
     assert "same engine size as 8 bits and not faster" in said
 
 
 @pytest.mark.parametrize("bits", [4, 8])
 def test_int8_on_tensorrt_for_rtx_is_not_sold_as_fast(bits: int) -> None:
-    said = " ".join(TensorRtForecast().what_bits_buy(Scheme(bits, bits), SIZES))
+    said = " ".join(TensorRTTarget().what_bits_buy(Scheme(bits, bits), SIZES))
     assert "likely slower than FP16 there: measure both with bench" in said
 
 
 def test_eight_bits_promise_no_smaller_file_than_int8() -> None:
     for bits in (5, 8):
-        said = " ".join(OnnxRuntimeForecast().what_bits_buy(Scheme(bits, 8), SIZES))
+        said = " ".join(OnnxRuntimeTarget().what_bits_buy(Scheme(bits, 8), SIZES))
         assert "packed" not in said
         assert "clip" not in said
