@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from lrq_deploy.errors import CaptureError, UnsupportedNetworkError
 from lrq_deploy.graph.any_batch import take_any_batch
 from lrq_deploy.graph.batch_decision import with_its_line
 from lrq_deploy.graph.capture_errors import (
+    is_of_the_network,
     of_archive,
     refuse_boxes,
     refuse_branches,
@@ -54,6 +54,8 @@ _NETWORK_ERRORS = (
 
 _VIOLATED = "Constraints violated"
 """How the error of a network begins that does not take any batch; it names no line."""
+
+_TOLD = "RuntimeError: "
 
 _UNLIKELY_BATCHES = (7, 5)
 """Tell the batch of a static trace from other sizes."""
@@ -271,15 +273,16 @@ def _first_line(error: Exception) -> str:
     # What is violated stands in a list behind this head, beside hints on torch's own options.
     if lines and lines[0].startswith(_VIOLATED):
         lines = [line.removeprefix("- ") for line in lines[1:]] or lines
-    return f"{type(error).__name__}: {shortened(lines[0]) if lines else 'no message'}"
+    # TorchScript's interpreter tells behind its own traceback what failed.
+    told = [line.removeprefix(_TOLD) for line in lines if line.startswith(_TOLD)] or lines
+    return f"{type(error).__name__}: {shortened(told[0]) if told else 'no message'}"
 
 
 def _place(error: Exception) -> str:
     """Line of the network's source where the error came from, as far as it is known."""
-    torch_folder = str(Path(torch.__file__).parent)
     frames = traceback.extract_tb(error.__traceback__)
-    outside = [f for f in frames if not f.filename.startswith((torch_folder, __file__, "<"))]
-    return f" at {outside[-1].filename}:{outside[-1].lineno}" if outside else ""
+    own = [frame for frame in frames if is_of_the_network(frame.filename)]
+    return f" at {own[-1].filename}:{own[-1].lineno}" if own else ""
 
 
 def _take_input(graph_module: fx.GraphModule) -> None:
