@@ -11,7 +11,7 @@ import torch
 from torch import fx
 
 from lrq_deploy.errors import UnsupportedNetworkError
-from lrq_deploy.graph.operators import VIEWS, is_call
+from lrq_deploy.graph.operators import VIEWS, arguments, is_call
 
 __all__ = ["take_any_batch"]
 
@@ -72,7 +72,7 @@ def _repeat_constants(graph_module: fx.GraphModule, source: fx.Node, static: int
             made_of_image.add(node)
         if node not in made_of_image or node.target is not aten.cat.default:
             continue
-        parts, axis = node.args[0], [*node.args[1:], 0][0]
+        parts, axis = arguments(node)
         rows = [] if axis == 0 else [part for part in parts if part not in made_of_image]
         for part in rows:
             value = part.meta.get("val")

@@ -14,6 +14,7 @@ from torch import Tensor, fx, ops
 from lrq_deploy.graph.attributes import add_tensor_node, layer_of, tensor_of
 from lrq_deploy.graph.operators import ORDER_KEEPING, is_call
 from lrq_deploy.graph.outputs import PROBABILITIES
+from lrq_deploy.graph.specification import layer_spec
 
 __all__ = ["unify_head"]
 
@@ -52,6 +53,6 @@ def _covers_its_input(graph_module: fx.GraphModule, node: Any) -> bool:
         return False
     seen = node.args[0].meta.get("val")
     kernel = tensor_of(graph_module, node.args[1]).shape
-    padding, groups = [*node.args[4:5], [0, 0]][0], [*node.args[6:7], 1][0]
+    spec = layer_spec(node)
     whole = isinstance(seen, Tensor) and tuple(seen.shape[1:]) == tuple(kernel[1:])
-    return bool(whole and not any(padding) and groups == 1)
+    return whole and not any(spec.padding) and spec.groups == 1

@@ -23,7 +23,7 @@ from lrq_deploy.graph.gates import recognize_gates
 from lrq_deploy.graph.head_form import unify_head
 from lrq_deploy.graph.maximum_forms import unify_maxima
 from lrq_deploy.graph.movement_forms import unify_movements
-from lrq_deploy.graph.operators import BATCH_NORMS, IDENTITIES, WEIGHTED, is_call
+from lrq_deploy.graph.operators import BATCH_NORMS, IDENTITIES, WEIGHTED, arguments, is_call
 from lrq_deploy.graph.outputs import put_probabilities_last
 from lrq_deploy.graph.variants import unify_variants
 
@@ -92,27 +92,22 @@ def _drop_assertions(graph: fx.Graph) -> None:
 def _is_full_slice(node: fx.Node) -> bool:
     if not is_call(node, {aten.slice.Tensor}):
         return False
-    return _covers(_slice_arguments(node.args[1:]), node.args[0], node)
+    whole, *place = arguments(node)
+    return _covers(place, whole, node)
 
 
 def _undo_scatter(node: fx.Node) -> None:
     """``x[:, a:b] += y`` becomes ``slice_scatter(x, x[:, a:b] + y)``; read as what it writes."""
-    source: Any = node.args[1]
-    place = _slice_arguments(node.args[2:])
-    if _covers(place, node.args[0], source):
+    whole, source, *place = arguments(node)
+    if _covers(place, whole, source):
         node.replace_all_uses_with(source)
     for user in list(node.users):
-        if is_call(user, {aten.slice.Tensor}) and _slice_arguments(user.args[1:]) == place:
+        if is_call(user, {aten.slice.Tensor}) and arguments(user)[1:] == place:
             user.replace_all_uses_with(source)
 
 
-def _slice_arguments(args: Any) -> list[Any]:
-    """``dim, start, end, step`` with their defaults."""
-    return [*args, *[0, None, None, 1][len(args) :]]
-
-
 def _covers(place: list[Any], whole: Any, part: Any) -> bool:
-    """Whether a slice of ``whole`` that has the size of ``part`` is all of it."""
+    """Whether a slice ``[dim, start, end, step]`` of ``whole``, as ``part`` is, is all of it."""
     dim, start, end, step = place
     if start not in (0, None) or step != 1:
         return False

@@ -22,6 +22,7 @@ __all__ = [
     "WEIGHTED",
     "LayerKind",
     "all_known",
+    "arguments",
     "exponent",
     "is_call",
     "is_movement",
@@ -180,15 +181,22 @@ def is_call(node: fx.Node, targets: Any) -> bool:
     return node.op == "call_function" and node.target in targets
 
 
+def arguments(node: fx.Node) -> list[Any]:
+    """Arguments of an ATen call, with those that it leaves out as the schema states them."""
+    target: Any = node.target
+    rest = target._schema.arguments[len(node.args) :]
+    return [*node.args, *(node.kwargs.get(x.name, x.default_value) for x in rest)]
+
+
 def is_movement(node: fx.Node) -> bool:
     """Whether ``node`` only moves values of its (first) input, or pads them with 0."""
     if node.target is operator.getitem:
         return is_call(node.all_input_nodes[0], _TUPLES)
     if is_call(node, {aten.constant_pad_nd.default}):
-        return len(node.args) < 3 or node.args[2] in (0, None)
+        return arguments(node)[2] in (0, None)
     if is_call(node, {aten.pad.default}):
-        mode = node.args[2] if len(node.args) > 2 else "constant"
-        return bool(mode != "constant") or len(node.args) < 4 or node.args[3] in (0, None)
+        _, _, mode, fill = arguments(node)
+        return bool(mode != "constant" or fill in (0, None))
     return is_call(node, MOVEMENTS)
 
 

@@ -10,13 +10,12 @@ movement only. A ReLU that an unsigned quantizer repeats is gone.
 import copy
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 from torch import fx, nn
 
 from lrq_deploy.graph.attributes import optional_tensor, take_name, tensor_of
-from lrq_deploy.graph.operators import WEIGHTED, is_call
+from lrq_deploy.graph.operators import WEIGHTED, arguments, is_call
 from lrq_deploy.graph.roles import (
     Role,
     TensorGroup,
@@ -161,8 +160,8 @@ def _replace_layer(
     scheme: Scheme,
     target: TargetDescription,
 ) -> None:
-    args: list[Any] = list(node.args) + [None] * (3 - len(node.args))
-    quantizer_path = str(sources_of(args[0])[0].target)
+    x, weight, bias, *_ = arguments(node)
+    quantizer_path = str(sources_of(x)[0].target)
     quantizer = student.get_submodule(quantizer_path)
     if not isinstance(quantizer, ActQuantizer):
         raise TypeError(f"{quantizer_path} is not an ActQuantizer")
@@ -170,8 +169,8 @@ def _replace_layer(
     bits = scheme.own_bits(f"layers.{name}") or bits
     layer = QuantizedLayer(
         layer_spec(node),
-        tensor_of(student, args[1]),
-        optional_tensor(student, args[2]),
+        tensor_of(student, weight),
+        optional_tensor(student, bias),
         target.weight_range(bits, quantizer.bounds),
         bits,
         quantizer_path,
@@ -179,21 +178,21 @@ def _replace_layer(
     student.get_submodule("layers").add_module(name, layer)
     with student.graph.inserting_before(node):
         log_scale = student.graph.get_attr(f"{quantizer_path}.log_scale")
-        call = student.graph.call_module(f"layers.{name}", (args[0], log_scale))
+        call = student.graph.call_module(f"layers.{name}", (x, log_scale))
     node.replace_all_uses_with(call)
     student.graph.erase_node(node)
 
 
 def _keep_float(student: fx.GraphModule, node: fx.Node) -> None:
-    weight = tensor_of(student, node.args[1])
-    bias = optional_tensor(student, node.args[2]) if len(node.args) > 2 else None
+    x, stored, offset, *_ = arguments(node)
+    weight, bias = tensor_of(student, stored), optional_tensor(student, offset)
     name = _unused_name(student, node)
     spec = layer_spec(node)
     linear = spec.kind == "linear"
     layer = WeightOnlyLayer.of(weight, bias) if linear else FloatLayer(spec, weight, bias)
     student.get_submodule("layers").add_module(name, layer)
     with student.graph.inserting_before(node):
-        call = student.graph.call_module(f"layers.{name}", (node.args[0],))
+        call = student.graph.call_module(f"layers.{name}", (x,))
     node.replace_all_uses_with(call)
     student.graph.erase_node(node)
 
