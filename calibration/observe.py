@@ -8,6 +8,7 @@ from torch import Tensor, fx
 
 from lrq_deploy.calibration.act_range import fit_act_range
 from lrq_deploy.calibration.ranges import full_weight_scale, search_weight_scale
+from lrq_deploy.graph.called_modules import called_module
 from lrq_deploy.graph.gates import HARD_SWISH_REACH
 from lrq_deploy.graph.operators import AVERAGES, is_call, tensor_inputs
 from lrq_deploy.graph.roles import sources_of
@@ -115,9 +116,8 @@ def _keep_averages_coarse(student: fx.GraphModule, image: Tensor) -> None:
     counts.run(image)
     for node, count in counts.found.items():
         read = sources_of(node.all_input_nodes[0])[0]
-        for reader in (user for user in node.users if {user.op, read.op} == {"call_module"}):
-            source = student.get_submodule(str(read.target))
-            quantizer = student.get_submodule(str(reader.target))
+        for reader in node.users:
+            source, quantizer = called_module(student, read), called_module(student, reader)
             if isinstance(source, ActQuantizer) and isinstance(quantizer, ActQuantizer):
                 finest = float(source.scale.detach()) / count
                 if float(quantizer.scale.detach()) < finest:

@@ -5,6 +5,7 @@ import copy
 import torch
 from torch import Tensor, fx
 
+from lrq_deploy.graph.called_modules import called_module
 from lrq_deploy.graph.on_device import on_device
 from lrq_deploy.qparams import QParams, ScaleTable
 from lrq_deploy.scheme import Scheme
@@ -62,7 +63,7 @@ def freeze(student: fx.GraphModule, nudge: bool = True) -> tuple[fx.GraphModule,
             source = entries[module.input_quantizer]
             _set(frozen, path, _freeze_layer(module, entries[path], source))
     for node in frozen.graph.nodes:
-        if node.op == "call_module" and isinstance(modules.get(str(node.target)), QuantizedLayer):
+        if isinstance(called_module(frozen, node), FrozenLayer):
             node.args = node.args[:1]
     for node in [n for n in frozen.graph.nodes if n.op == "get_attr" and not n.users]:
         frozen.graph.erase_node(node)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
+from lrq_deploy.graph.called_modules import called_module
 from lrq_deploy.graph.specification import LayerSpec
 from lrq_deploy.scheme import IntegerRange
 from lrq_deploy.student.bias_grid import snap_to_grid
@@ -236,9 +237,7 @@ def channel_scale_shape(scale: Tensor, spec: LayerSpec, bias: Tensor) -> Tensor:
 
 def is_quantizer(student: fx.GraphModule, node: fx.Node) -> bool:
     """Whether ``node`` calls an activation quantizer of ``student``."""
-    return node.op == "call_module" and isinstance(
-        student.get_submodule(str(node.target)), ActQuantizer
-    )
+    return isinstance(called_module(student, node), ActQuantizer)
 
 
 def set_enabled(student: nn.Module, enabled: bool) -> None:
