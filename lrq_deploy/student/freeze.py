@@ -7,7 +7,7 @@ from torch import Tensor, fx
 
 from lrq_deploy.graph.called_modules import called_module
 from lrq_deploy.graph.on_device import on_device
-from lrq_deploy.qparams import QParams, ScaleTable
+from lrq_deploy.qparams import QParams, ScaleTable, per_channel
 from lrq_deploy.scheme import Scheme
 from lrq_deploy.student.absorb import absorb_rectifiers
 from lrq_deploy.student.bias_grid import snap_to_grid
@@ -104,11 +104,9 @@ def _weight_qparams(layer: QuantizedLayer) -> QParams:
 
 
 def _freeze_layer(layer: QuantizedLayer, weight: QParams, act: QParams) -> FrozenLayer:
-    shape = [1] * layer.weight.dim()
-    shape[layer.spec.channel_axis] = -1
-    integers = torch.clamp(
-        torch.round(layer.weight.detach() / weight.scale.reshape(shape)), weight.qmin, weight.qmax
-    )
+    scale = per_channel(weight.scale, layer.spec.channel_axis, layer.weight.dim())
+    steps = torch.round(layer.weight.detach() / scale)
+    integers = torch.clamp(steps, weight.qmin, weight.qmax)
     bias = None if layer.bias is None else _on_grid(layer.bias.detach(), layer, weight, act)
     return FrozenLayer(layer.spec, weight, layer.input_quantizer, integers.to(torch.int8), bias)
 

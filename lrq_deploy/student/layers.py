@@ -8,6 +8,7 @@ from torch import Tensor, fx, nn
 
 from lrq_deploy.graph.called_modules import called_module
 from lrq_deploy.graph.specification import LayerSpec
+from lrq_deploy.qparams import per_channel
 from lrq_deploy.scheme import IntegerRange
 from lrq_deploy.student.bias_grid import snap_to_grid
 from lrq_deploy.student.fake_quant import (
@@ -209,9 +210,7 @@ class QuantizedLayer(nn.Module):
         return integers.clamp(self.bounds.qmin, self.bounds.qmax) * self._broadcast_scale()
 
     def _broadcast_scale(self) -> Tensor:
-        shape = [1] * self.weight.dim()
-        shape[self.spec.channel_axis] = -1
-        return self.scale.reshape(shape)
+        return per_channel(self.scale, self.spec.channel_axis, self.weight.dim())
 
     def snapped_bias(self, input_scale: Tensor) -> Tensor | None:
         """Bias rounded to a multiple of ``input_scale * scale[c]``, what an int32 bias holds."""
