@@ -23,6 +23,7 @@ from lrq_deploy.export.parity.reference_operators import (
     concatenate,
 )
 from lrq_deploy.export.parity.reference_sums import SUMS_OF_REALS
+from lrq_deploy.graph.attributes import tensor_of
 from lrq_deploy.graph.specification import LayerSpec
 from lrq_deploy.qparams import QParams
 from lrq_deploy.student.frozen import (
@@ -116,8 +117,7 @@ class Reference:
         if node.op == "call_function":
             return _call(node.target, args, kwargs)
         if node.op == "get_attr":
-            owner, _, leaf = str(node.target).rpartition(".")
-            return getattr(self._model.graph.get_submodule(owner), leaf).numpy()
+            return tensor_of(self._model.graph, node).numpy()
         module = self._model.graph.get_submodule(str(node.target))
         if isinstance(module, FrozenQuantizer):
             result = _quantize(module.qparams, _real(args[0]))

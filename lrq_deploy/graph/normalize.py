@@ -16,7 +16,7 @@ import torch
 from torch import fx
 
 from lrq_deploy.errors import UnsupportedNetworkError
-from lrq_deploy.graph.attributes import layer_of
+from lrq_deploy.graph.attributes import drop_unread_tensors, layer_of
 from lrq_deploy.graph.average_forms import unify_averages
 from lrq_deploy.graph.fold_constants import fold_constants
 from lrq_deploy.graph.gates import recognize_gates
@@ -78,7 +78,7 @@ def normalize(graph_module: fx.GraphModule) -> None:
     graph.eliminate_dead_code()
     graph.lint()
     graph_module.delete_all_unused_submodules()
-    _drop_unused_attributes(graph_module)
+    drop_unread_tensors(graph_module)
     graph_module.recompile()
 
 
@@ -156,14 +156,3 @@ def _check_statistics(node: fx.Node) -> None:
 
 def _layer_name(mean: Any) -> str:
     return str(mean.target).removesuffix(".running_mean")
-
-
-def _drop_unused_attributes(graph_module: fx.GraphModule) -> None:
-    """Remove parameters and buffers that no node reads (``num_batches_tracked``, say)."""
-    used = {str(n.target) for n in graph_module.graph.nodes if n.op == "get_attr"}
-    names = [n for n, _ in graph_module.named_parameters(remove_duplicate=False)]
-    names += [n for n, _ in graph_module.named_buffers(remove_duplicate=False)]
-    for name in names:
-        if name not in used:
-            owner, _, leaf = name.rpartition(".")
-            delattr(graph_module.get_submodule(owner), leaf)

@@ -14,7 +14,12 @@ from functools import partial
 import torch
 from torch import fx, nn
 
-from lrq_deploy.graph.attributes import optional_tensor, take_name, tensor_of
+from lrq_deploy.graph.attributes import (
+    drop_unread_tensors,
+    optional_tensor,
+    take_name,
+    tensor_of,
+)
 from lrq_deploy.graph.operators import WEIGHTED, arguments, is_call
 from lrq_deploy.graph.roles import (
     Role,
@@ -79,7 +84,7 @@ def place_quantizers(
         _keep_float(student, node)
     student.graph.eliminate_dead_code()
     student.graph.lint()
-    _drop_folded_tensors(student)
+    drop_unread_tensors(student)
     student.recompile()
     return student
 
@@ -203,12 +208,3 @@ def _unused_name(student: fx.GraphModule, node: fx.Node) -> str:
     while hasattr(student.get_submodule("layers"), name):
         name += "_again"
     return name
-
-
-def _drop_folded_tensors(student: fx.GraphModule) -> None:
-    """Forget weights that now live in layers."""
-    used = {str(n.target) for n in student.graph.nodes if n.op == "get_attr"}
-    for name, _ in [*student.named_parameters(), *student.named_buffers()]:
-        if name not in used and not name.startswith(("quantizers.", "layers.")):
-            owner, _, leaf = name.rpartition(".")
-            delattr(student.get_submodule(owner), leaf)
