@@ -17,7 +17,7 @@ from lrq_deploy.errors import UnsupportedNetworkError
 from lrq_deploy.graph.statistics import TappedTeacher, tap_batch_norms
 from lrq_deploy.method.images.dead_leaves import DeadLeaves
 from lrq_deploy.method.images.generator import LongRangeGenerator
-from lrq_deploy.method.images.generator_training import train_generator
+from lrq_deploy.method.images.generator_training import GeneratorTraining
 from lrq_deploy.method.images.noise import NoiseImages
 from lrq_deploy.method.recipe import RecipeSettings
 from lrq_deploy.method.steps.context import StageContext
@@ -118,4 +118,5 @@ def _image_source(
     generator.to(context.device).to(memory_format=torch.channels_last)
     context.ranks.align(generator)
     margin = "off" if switches.margin == "b" else switches.margin
-    return generator, train_generator(generator, tapped, settings, margin, context)
+    training = GeneratorTraining(generator, tapped, settings, margin, context)
+    return generator, run_stage(training, context)

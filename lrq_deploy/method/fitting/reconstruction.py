@@ -24,14 +24,13 @@ from lrq_deploy.method.fitting.typical_size import bias_size
 from lrq_deploy.method.recipe import RecipeSettings
 from lrq_deploy.method.steps.back_off import Moving
 from lrq_deploy.method.steps.context import StageContext
-from lrq_deploy.method.steps.loop import run_stage
 from lrq_deploy.method.steps.pieces import Pieces
 from lrq_deploy.method.steps.precision import COARSE_BITS, coarsest_bits, reduced_precision
 from lrq_deploy.ranks import Ranks
 from lrq_deploy.student.layers import ActQuantizer, FloatMix, QuantizedLayer
 from lrq_deploy.student.segments import Segment, segment_graph, segments_of
 
-__all__ = ["BlockReconstruction", "reconstruct"]
+__all__ = ["BlockReconstruction"]
 
 MAP_BYTES = 512 * 2**20
 """Room for what a block reads and gives; large maps leave room for fewer images."""
@@ -44,15 +43,8 @@ SHARPNESS = (20.0, 2.0)
 """Exponent of the penalty on undecided weights: at first it leaves most of them free."""
 
 
-def reconstruct(
-    student: fx.GraphModule,
-    teacher: fx.GraphModule,
-    images: Tensor,
-    settings: RecipeSettings,
-    context: StageContext,
-    overlays: Tensor | None = None,
-) -> dict[str, float]:
-    """Fit ``student`` in place; it must be calibrated.
+class BlockReconstruction:
+    """Fits ``student`` in place, which must be calibrated, for ``run_stage``.
 
     Args:
         student: placed and calibrated; moved to the device.
@@ -61,19 +53,7 @@ def reconstruct(
         settings: steps, rates and batch size.
         context: where, with whom and from which seed to fit.
         overlays: that the images are blended with, see ``AugmentedBatches``.
-
-    Returns:
-        Loss terms of the last step.
-
-    Raises:
-        DivergenceError: a loss is not finite; ``student`` then holds the last good state.
     """
-    stage = BlockReconstruction(student, teacher, images, settings, context, overlays)
-    return run_stage(stage, context)
-
-
-class BlockReconstruction:
-    """The fit of ``reconstruct``, step by step; see ``ResumableStage``."""
 
     name = "blocks"
 
