@@ -192,7 +192,7 @@ def _call(target: object, args: Any, kwargs: Mapping[str, Any]) -> Any:
 def _move(key: object, args: Any, kwargs: Mapping[str, Any]) -> Any:
     kernel, source = MOVEMENTS[key], args[0]
     # A pad with another number than 0 need not lie on the grid.
-    filled = key in _PADS and any(isinstance(a, float) and a != 0 for a in args[2:])
+    filled = key in _PADS and any(isinstance(a, int | float) and a != 0 for a in args[2:])
     if not isinstance(source, IntegerTensor) or filled:
         return kernel(*_real(args), **kwargs)
     moved = kernel(source.integers, *args[1:], **kwargs)

@@ -326,6 +326,16 @@ def test_random_graphs_are_the_exact_student(model: QuantizedModel) -> None:
     torch.testing.assert_close(found, exact_logits(model, images), rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("fill", [0, 2, 0.3])
+def test_a_border_of_another_number_lies_on_no_grid(fill: float) -> None:
+    b = FrozenGraphBuilder(images := torch.randn(4, 3, 5, 5))
+    x = b.call(aten.constant_pad_nd.default, b.quantize(b.input, 8), [1, 1, 1, 1], fill)
+    pooled = b.quantize(b.call(aten.mean.dim, x, [2, 3]), 8)
+    model = b.finish(b.layer(pooled, 5, spec=LayerSpec("linear")))
+    found = torch.from_numpy(reference_logits(model, images))
+    torch.testing.assert_close(found, exact_logits(model, images), rtol=1e-6, atol=1e-7)
+
+
 @pytest.mark.parametrize(
     "model",
     [residual_student(8, 8), residual_student(asymmetric=True), mobile_student(float_curves=True)],
