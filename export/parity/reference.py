@@ -16,12 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor, fx
 
 from lrq_deploy.errors import ExportError
-from lrq_deploy.export.parity.reference_operators import (
-    FLOAT_OPERATORS,
-    MOVEMENTS,
-    SIZE_OPERATORS,
-    concatenate,
-)
+from lrq_deploy.export.parity.reference_movements import MOVEMENTS
+from lrq_deploy.export.parity.reference_operators import FLOAT_OPERATORS, SIZE_OPERATORS
 from lrq_deploy.export.parity.reference_sums import SUMS_OF_REALS
 from lrq_deploy.graph.attributes import tensor_of
 from lrq_deploy.graph.specification import LayerSpec
@@ -168,14 +164,17 @@ def _real(value: Any) -> Any:
     return value
 
 
+def _key(target: object) -> object:
+    """As the tables have it: Python's own functions as they are, ATen operators by name."""
+    return target if target in SIZE_OPERATORS or target in MOVEMENTS else str(target)
+
+
 def _is_exact(target: object) -> bool:
-    if target in SIZE_OPERATORS or target in MOVEMENTS:
-        return True
-    return str(target) in {*SIZE_OPERATORS, *MOVEMENTS, *FLOAT_OPERATORS, *_CONCATENATIONS}
+    return _key(target) in {*SIZE_OPERATORS, *MOVEMENTS, *FLOAT_OPERATORS, *_CONCATENATIONS}
 
 
 def _call(target: object, args: Any, kwargs: Mapping[str, Any]) -> Any:
-    key = target if target in SIZE_OPERATORS or target in MOVEMENTS else str(target)
+    key = _key(target)
     if key in SIZE_OPERATORS:
         shapes = [a.integers if isinstance(a, IntegerTensor) else a for a in args]
         return SIZE_OPERATORS[key](*shapes, **kwargs)
@@ -204,8 +203,8 @@ def _move(key: object, args: Any, kwargs: Mapping[str, Any]) -> Any:
 def _concatenate(parts: list[Any], axis: int = 0) -> Any:
     scales = {part.scale for part in parts if isinstance(part, IntegerTensor)}
     if len(scales) == 1 and all(isinstance(part, IntegerTensor) for part in parts):
-        return IntegerTensor(concatenate([p.integers for p in parts], axis), scales.pop())
-    return concatenate(_real(parts), axis)
+        return IntegerTensor(np.concatenate([p.integers for p in parts], axis), scales.pop())
+    return np.concatenate(_real(parts), axis)
 
 
 def _quantize(qparams: QParams, x: Array) -> IntegerTensor:

@@ -18,7 +18,8 @@ from lrq_deploy.export.parity.reference import (
     integer_convolution,
     reference_logits,
 )
-from lrq_deploy.export.parity.reference_operators import FLOAT_OPERATORS, MOVEMENTS
+from lrq_deploy.export.parity.reference_movements import MOVEMENTS
+from lrq_deploy.export.parity.reference_operators import FLOAT_OPERATORS
 from lrq_deploy.export.parity.simulation import exact_logits
 from lrq_deploy.graph.specification import LayerSpec
 from lrq_deploy.student.frozen import QuantizedModel
