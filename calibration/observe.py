@@ -191,10 +191,9 @@ class _Observer(fx.Interpreter):
         result = super().call_module(target, args, kwargs)
         if isinstance(module, ActQuantizer):
             values = result.flatten()
-            wanted = values.numel() if self._count is None else self._count // self._batches
             if self._count is None:
                 values = torch.stack([*values.aminmax()])
-            elif wanted < values.numel():
+            elif (wanted := self._count // self._batches) < values.numel():
                 index = torch.randint(values.numel(), (wanted,), generator=self._random)
                 values = values[index.to(values.device)]
             self._samples.setdefault(target, []).append(values)
