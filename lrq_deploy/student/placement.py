@@ -20,6 +20,7 @@ from lrq_deploy.graph.attributes import (
     take_name,
     tensor_of,
 )
+from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
 from lrq_deploy.graph.operators import WEIGHTED, arguments, is_call
 from lrq_deploy.graph.roles import (
     Role,
@@ -38,9 +39,9 @@ from lrq_deploy.student.layers import ActQuantizer, QuantizedLayer
 from lrq_deploy.student.ranges import non_negative_nodes
 from lrq_deploy.student.weight_only import WeightOnlyLayer
 from lrq_deploy.target import TargetDescription
-from lrq_deploy.teacher import Preprocessing
+from lrq_deploy.teacher import Preprocessing, Teacher
 
-__all__ = ["place_quantizers"]
+__all__ = ["new_student", "place_quantizers"]
 
 aten = torch.ops.aten
 
@@ -48,6 +49,12 @@ IMAGE_BITS = 8
 CURVE_BITS = 8
 GAIN_BITS = 8
 """Weights of gains per channel, one byte each, where a step of 4 bits would be a seventh."""
+
+
+def new_student(teacher: Teacher, scheme: Scheme, target: TargetDescription) -> fx.GraphModule:
+    """The student of a teacher, its BatchNorms folded; scales are still to be calibrated."""
+    folded = fold_batch_norm(teacher.graph)
+    return place_quantizers(folded, scheme, target, teacher.preprocessing)
 
 
 def place_quantizers(
