@@ -1,4 +1,4 @@
-"""Small readers of ``onnx_ir`` graphs that the passes share."""
+"""Small readers and writers of ``onnx_ir`` graphs that the passes share."""
 
 import itertools
 from typing import Any
@@ -19,6 +19,7 @@ __all__ = [
     "made_by",
     "require_lowered",
     "string_attribute",
+    "typed",
     "unused_name",
 ]
 
@@ -98,6 +99,14 @@ def add_initializer(
         const_value=tensor,
     )
     graph.register_initializer(value)
+    return value
+
+
+def typed(
+    value: ir.Value, name: str, shape: ir.Shape | None, kind: ir.DataType = ir.DataType.FLOAT
+) -> ir.Value:
+    """``value``, the result of a new node, with its name, shape and type."""
+    value.name, value.shape, value.type = name, shape, ir.TensorType(kind)
     return value
 
 

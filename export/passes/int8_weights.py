@@ -8,6 +8,7 @@ from lrq_deploy.export.passes._matching import (
     float_attribute,
     require_lowered,
     string_attribute,
+    typed,
 )
 from lrq_deploy.export.passes._weight_lowering import (
     Array,
@@ -64,12 +65,9 @@ def _restore_input(graph: ir.Graph, weight: ir.Node, consumer: ir.Node, name: st
         add_initializer(graph, f"{name}.input_zero_point", np.asarray(0, np.int8)),
     ]
     quantize = ir.node("QuantizeLinear", [x, *parameters], name=f"{name}.input.Q")
-    stored = quantize.outputs[0]
-    stored.name, stored.shape = f"{name}.input.stored", x.shape
-    stored.type = ir.TensorType(ir.DataType.INT8)
+    stored = typed(quantize.outputs[0], f"{name}.input.stored", x.shape, ir.DataType.INT8)
     dequantize = ir.node("DequantizeLinear", [stored, *parameters], name=f"{name}.input.DQ")
-    real = dequantize.outputs[0]
-    real.name, real.shape, real.type = f"{name}.input", x.shape, ir.TensorType(ir.DataType.FLOAT)
+    real = typed(dequantize.outputs[0], f"{name}.input", x.shape)
     # All readers take the stored values; otherwise the engine pools twice, in INT8 and in FP32.
     for reader, index in list(x.uses()):
         if reader is not quantize:

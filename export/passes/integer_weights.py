@@ -4,7 +4,12 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
-from lrq_deploy.export.passes._matching import add_initializer, int_attribute, string_attribute
+from lrq_deploy.export.passes._matching import (
+    add_initializer,
+    int_attribute,
+    string_attribute,
+    typed,
+)
 from lrq_deploy.export.passes._weight_lowering import (
     BIAS_INPUT,
     Array,
@@ -47,11 +52,9 @@ class IntegerWeightsPass(WeightLoweringPass):
             nibbles = weight.astype(ml_dtypes.int4)
             packed = add_initializer(graph, f"{name}.weight_int4", nibbles, ir.DataType.INT4)
             cast = ir.node("Cast", [packed], {"to": int(ir.DataType.INT8)}, name=f"{name}.unpack")
-            unpacked = cast.outputs[0]
-            unpacked.name, unpacked.shape = f"{name}.weight_int8", ir.Shape(weight.shape)
-            unpacked.type = ir.TensorType(ir.DataType.INT8)
             graph.insert_before(node, cast)
-            return unpacked, 0
+            shape = ir.Shape(weight.shape)
+            return typed(cast.outputs[0], f"{name}.weight_int8", shape, ir.DataType.INT8), 0
         return integers, 0
 
     def adapt(self, graph: ir.Graph, node: ir.Node, layer: ir.Node, index: int) -> None:
@@ -69,8 +72,6 @@ class IntegerWeightsPass(WeightLoweringPass):
             add_initializer(graph, f"bias_zero_point_{size}", np.zeros(size, np.int32)),
         ]
         dequantize = ir.node("DequantizeLinear", inputs, {"axis": 0}, name=f"{name}.bias.DQ")
-        real = dequantize.outputs[0]
-        real.name, real.shape = f"{name}.bias_real", ir.Shape(integers.shape)
-        real.type = ir.TensorType(ir.DataType.FLOAT)
+        real = typed(dequantize.outputs[0], f"{name}.bias_real", ir.Shape(integers.shape))
         graph.insert_before(layer, dequantize)
         layer.replace_input_with(BIAS_INPUT, real)
