@@ -17,13 +17,13 @@ from lrq_deploy.export.neutral import neutral_graph
 from lrq_deploy.export.onnx_graph import ONNX_SCHEMA, finish
 from lrq_deploy.export.passes._matching import (
     add_initializer,
-    constant,
     float_attribute,
     int_attribute,
     is_int4_weight,
     is_quantizer,
     is_weight,
     string_attribute,
+    weight_arrays,
 )
 from lrq_deploy.export.passes.signs import Sign, Signs
 from lrq_deploy.graph.clipping import Limits
@@ -157,10 +157,8 @@ def _clip(
 
 
 def _replace_weight(graph: ir.Graph, node: ir.Node) -> None:
-    integers, scale = constant(node.inputs[0]), constant(node.inputs[1])
+    integers, scale = weight_arrays(node)
     name = string_attribute(node, "name")
-    if integers is None or scale is None:
-        raise ExportError("weights must be constants", name, "report the network's name")
     if is_int4_weight(node):
         spread = np.repeat(scale, int_attribute(node, "block"), axis=1)
     else:

@@ -3,9 +3,11 @@
 import itertools
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from lrq_deploy.errors import ExportError
 from lrq_deploy.export.neutral import DOMAIN, INT4_WEIGHT, QUANTIZE, WEIGHT
 
 __all__ = [
@@ -21,6 +23,7 @@ __all__ = [
     "string_attribute",
     "typed",
     "unused_name",
+    "weight_arrays",
 ]
 
 
@@ -76,6 +79,22 @@ def constant(value: ir.Value | None) -> NDArray[Any] | None:
         return None
     tensor = ir.convenience.get_const_tensor(value)
     return None if tensor is None else tensor.numpy()
+
+
+def weight_arrays(weight: ir.Node) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Integers and scales of a neutral weight.
+
+    Raises:
+        ExportError: they are computed.
+    """
+    integers, scales = (constant(value) for value in weight.inputs[:2])
+    if integers is None or scales is None:
+        raise ExportError(
+            "weights must be constants",
+            string_attribute(weight, "name"),
+            "this is a fault of lrq-deploy; please report it with the network's name",
+        )
+    return integers.astype(np.int8, copy=False), scales
 
 
 def add_initializer(

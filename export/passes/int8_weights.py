@@ -39,11 +39,9 @@ class Int8WeightsPass(WeightLoweringPass):
         """Check the precondition."""
         require_lowered(model)
 
-    def stored(
-        self, graph: ir.Graph, node: ir.Node, integers: ir.Value, weight: Array
-    ) -> tuple[ir.Value, int]:
+    def stored(self, graph: ir.Graph, node: ir.Node, weight: Array) -> tuple[ir.Value | None, int]:
         """The int8 initializer as it is."""
-        return integers, 0
+        return node.inputs[0], 0
 
     def adapt(self, graph: ir.Graph, node: ir.Node, layer: ir.Node, index: int) -> None:
         """The bias is checked, the data input comes from stored integers."""

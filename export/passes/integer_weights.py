@@ -39,9 +39,7 @@ class IntegerWeightsPass(WeightLoweringPass):
         super().__init__()
         self._packed = packed
 
-    def stored(
-        self, graph: ir.Graph, node: ir.Node, integers: ir.Value, weight: Array
-    ) -> tuple[ir.Value, int]:
+    def stored(self, graph: ir.Graph, node: ir.Node, weight: Array) -> tuple[ir.Value | None, int]:
         """The integers in the narrowest exact type."""
         name, axis = string_attribute(node, "name"), int_attribute(node, "axis")
         carrier_max = int_attribute(node, "input_qmax") - int_attribute(node, "input_qmin")
@@ -55,7 +53,7 @@ class IntegerWeightsPass(WeightLoweringPass):
             graph.insert_before(node, cast)
             shape = ir.Shape(weight.shape)
             return typed(cast.outputs[0], f"{name}.weight_int8", shape, ir.DataType.INT8), 0
-        return integers, 0
+        return node.inputs[0], 0
 
     def adapt(self, graph: ir.Graph, node: ir.Node, layer: ir.Node, index: int) -> None:
         """The bias becomes int32 behind a dequantization of its own."""
