@@ -1,6 +1,5 @@
 """Engine files and the record beside each of them."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from lrq_deploy.errors import BundleError, WriteError
 from lrq_deploy.export.bundle.folder import Bundle
 from lrq_deploy.export.bundle.manifest import FileRecord
 from lrq_deploy.export.bundle.output_file import check_output_file
-from lrq_deploy.export.bundle.own_document import PRODUCER, read_document
+from lrq_deploy.export.bundle.own_document import own_document, read_document
 from lrq_deploy.export.engine.options import EngineKind
 
 __all__ = [
@@ -67,8 +66,7 @@ class EngineRecord:
 
     def to_bytes(self) -> bytes:
         """Indented JSON with sorted keys."""
-        document = {"producer": PRODUCER, "schema_version": ENGINE_SCHEMA, **asdict(self)}
-        return f"{json.dumps(document, indent=2, sort_keys=True, allow_nan=False)}\n".encode()
+        return own_document(ENGINE_SCHEMA, asdict(self))
 
 
 def sidecar_of(engine: Path) -> Path:
