@@ -22,6 +22,9 @@ aten = torch.ops.aten
 SAMPLE_SIZE = 131_072
 """Values kept per tensor: enough for a stable search, small enough to keep in memory."""
 
+AT_ONCE = 64
+"""Images of one pass."""
+
 HEADROOM = 1.2
 """How far a fine range goes beyond the searched one: real images reach further than synthetic
 ones, and a fifth of a fine step costs less than clipping them (docs/decisions.md)."""
@@ -177,9 +180,9 @@ class _Observer(fx.Interpreter):
         self._samples: dict[str, list[Tensor]] = {}
         self._batches = 1
 
-    def observe(self, images: Tensor, batch_size: int = 64) -> dict[str, Tensor]:
+    def observe(self, images: Tensor) -> dict[str, Tensor]:
         """Flat sample per quantizer path."""
-        batches = images.split(batch_size)
+        batches = images.split(AT_ONCE)
         self._batches = len(batches)
         with torch.no_grad():
             for batch in batches:
