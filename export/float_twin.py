@@ -22,7 +22,7 @@ from lrq_deploy.export.passes._matching import (
     is_int4_weight,
     is_quantizer,
     is_weight,
-    string_attribute,
+    stated_name,
     weight_arrays,
 )
 from lrq_deploy.export.passes.signs import Sign, Signs
@@ -122,7 +122,7 @@ def _replace_quantizer(graph: ir.Graph, node: ir.Node, signs: Signs) -> Replaced
         x = clip.outputs[0]
     output.replace_all_uses_with(x, replace_graph_outputs=True)
     graph.remove(node, safe=True)
-    return Replaced(string_attribute(node, "name"), (low, high), x)
+    return Replaced(stated_name(node), (low, high), x)
 
 
 def _limits(node: ir.Node, x: ir.Value, signs: Signs) -> Limits:
@@ -158,7 +158,7 @@ def _clip(
 
 def _replace_weight(graph: ir.Graph, node: ir.Node) -> None:
     integers, scale = weight_arrays(node)
-    name = string_attribute(node, "name")
+    name = stated_name(node)
     if is_int4_weight(node):
         spread = np.repeat(scale, int_attribute(node, "block"), axis=1)
     else:

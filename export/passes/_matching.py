@@ -20,7 +20,7 @@ __all__ = [
     "is_weight",
     "made_by",
     "require_lowered",
-    "string_attribute",
+    "stated_name",
     "typed",
     "unused_name",
     "weight_arrays",
@@ -68,9 +68,9 @@ def float_attribute(node: ir.Node, name: str) -> float:
     return node.attributes[name].as_float()
 
 
-def string_attribute(node: ir.Node, name: str) -> str:
-    """Value of a string attribute that the node must have."""
-    return node.attributes[name].as_string()
+def stated_name(node: ir.Node) -> str:
+    """Of the quantizer or weight that a neutral node stands for, its key in the scale table."""
+    return node.attributes["name"].as_string()
 
 
 def constant(value: ir.Value | None) -> NDArray[Any] | None:
@@ -91,7 +91,7 @@ def weight_arrays(weight: ir.Node) -> tuple[NDArray[np.int8], NDArray[np.float32
     if integers is None or scales is None:
         raise ExportError(
             "weights must be constants",
-            string_attribute(weight, "name"),
+            stated_name(weight),
             "this is a fault of lrq-deploy; please report it with the network's name",
         )
     return integers.astype(np.int8, copy=False), scales

@@ -13,7 +13,7 @@ from lrq_deploy.export.passes._matching import (
     float_attribute,
     int_attribute,
     is_weight,
-    string_attribute,
+    stated_name,
     typed,
     weight_arrays,
 )
@@ -67,7 +67,7 @@ class WeightLoweringPass(ir.passes.InPlacePass):
         """Fit the rest of a layer that reads the weight as its input ``index``."""
 
     def _lower(self, graph: ir.Graph, node: ir.Node) -> None:
-        name, (weight, scales) = string_attribute(node, "name"), weight_arrays(node)
+        name, (weight, scales) = stated_name(node), weight_arrays(node)
         integers, zero_point = self.stored(graph, node, weight)
         zeros = np.full(scales.size, zero_point, np.uint8 if zero_point else np.int8)
         zero_points = add_initializer(graph, f"{name}.weight_zero_point", zeros)
@@ -81,7 +81,7 @@ def dequantize_weight(
     graph: ir.Graph, node: ir.Node, inputs: list[ir.Value | None], attributes: dict[str, int]
 ) -> None:
     """Put a ``DequantizeLinear`` in the place of a neutral weight, and name its layers by it."""
-    name, output = string_attribute(node, "name"), node.outputs[0]
+    name, output = stated_name(node), node.outputs[0]
     new = ir.node("DequantizeLinear", inputs, attributes, name=f"{name}.weight.DQ")
     real = typed(new.outputs[0], f"{name}.weight", output.shape)
     graph.insert_before(node, new)

@@ -8,7 +8,7 @@ from lrq_deploy.export.passes._matching import (
     add_initializer,
     int_attribute,
     is_int4_weight,
-    string_attribute,
+    stated_name,
     weight_arrays,
 )
 from lrq_deploy.export.passes._weight_lowering import dequantize_weight
@@ -38,7 +38,7 @@ class Int4WeightsPass(ir.passes.InPlacePass):
 
 
 def _lower(graph: ir.Graph, node: ir.Node) -> None:
-    name = string_attribute(node, "name")
+    name = stated_name(node)
     integers, scales = weight_arrays(node)
     nibbles = integers.astype(ml_dtypes.int4)
     zeros = np.zeros(scales.shape, ml_dtypes.int4)

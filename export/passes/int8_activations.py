@@ -9,7 +9,7 @@ from lrq_deploy.export.passes._matching import (
     float_attribute,
     int_attribute,
     is_quantizer,
-    string_attribute,
+    stated_name,
     typed,
     unused_name,
 )
@@ -70,7 +70,7 @@ class Int8ActivationsPass(ir.passes.InPlacePass):
 
 
 def _lower(graph: ir.Graph, node: ir.Node, never_negative: set[str]) -> ir.Value:
-    name = string_attribute(node, "name")
+    name = stated_name(node)
     _check(node, name)
     scale = np.asarray(float_attribute(node, "scale"), np.float32)
     scale_value = add_initializer(graph, f"{name}.scale", scale)

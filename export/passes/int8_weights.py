@@ -7,7 +7,7 @@ from lrq_deploy.export.passes._matching import (
     add_initializer,
     float_attribute,
     require_lowered,
-    string_attribute,
+    stated_name,
     typed,
 )
 from lrq_deploy.export.passes._weight_lowering import (
@@ -45,7 +45,7 @@ class Int8WeightsPass(WeightLoweringPass):
 
     def adapt(self, graph: ir.Graph, node: ir.Node, layer: ir.Node, index: int) -> None:
         """The bias is checked, the data input comes from stored integers."""
-        name, found = string_attribute(node, "name"), bias_and_step(node, layer)
+        name, found = stated_name(node), bias_and_step(node, layer)
         if found is not None:
             bias_integers(name, *found)
         if index == _WEIGHT_INPUT:

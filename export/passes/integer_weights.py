@@ -7,7 +7,7 @@ import onnx_ir as ir
 from lrq_deploy.export.passes._matching import (
     add_initializer,
     int_attribute,
-    string_attribute,
+    stated_name,
     typed,
 )
 from lrq_deploy.export.passes._weight_lowering import (
@@ -41,7 +41,7 @@ class IntegerWeightsPass(WeightLoweringPass):
 
     def stored(self, graph: ir.Graph, node: ir.Node, weight: Array) -> tuple[ir.Value | None, int]:
         """The integers in the narrowest exact type."""
-        name, axis = string_attribute(node, "name"), int_attribute(node, "axis")
+        name, axis = stated_name(node), int_attribute(node, "axis")
         carrier_max = int_attribute(node, "input_qmax") - int_attribute(node, "input_qmin")
         if not pair_sums_fit(weight, axis, carrier_max):
             shifted = (weight.astype(np.int16) + 128).astype(np.uint8)
@@ -60,7 +60,7 @@ class IntegerWeightsPass(WeightLoweringPass):
         found = bias_and_step(node, layer)
         if found is None:
             return
-        name, (bias, step) = string_attribute(node, "name"), found
+        name, (bias, step) = stated_name(node), found
         integers = bias_integers(name, bias, step)
         size = integers.size
         inputs = [

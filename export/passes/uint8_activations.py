@@ -10,7 +10,7 @@ from lrq_deploy.export.passes._matching import (
     int_attribute,
     is_quantizer,
     made_by,
-    string_attribute,
+    stated_name,
     typed,
     unused_name,
 )
@@ -45,7 +45,7 @@ class Uint8ActivationsPass(ir.passes.InPlacePass):
 
 
 def _lower(graph: ir.Graph, node: ir.Node) -> None:
-    name = string_attribute(node, "name")
+    name = stated_name(node)
     qmin = int_attribute(node, "qmin")
     zero_point = int_attribute(node, "zero_point") - qmin
     if not (0 <= zero_point <= 255 and int_attribute(node, "qmax") - qmin <= 255):
