@@ -112,7 +112,6 @@ def _teacher(loaded: LoadedModel, options: QuantizeOptions) -> Teacher:
         loaded.input_shape,
         loaded.preprocessing,
         loaded.name,
-        fingerprint="",
         output=options.output,
         task=options.task,
     )
