@@ -68,11 +68,11 @@ class BlockReconstruction:
     ) -> None:
         device, ranks = context.device, context.ranks
         self.watched = on_device(student, device).to(memory_format=torch.channels_last)
-        segments = segments_of(student)
+        graphs = [(segment, segment_graph(student, segment)) for segment in segments_of(student)]
         # One without layers has no rounding to learn.
-        self._segments = [
-            s for s in segments if called_modules(segment_graph(student, s), QuantizedLayer)
-        ]
+        graphs = [(segment, g) for segment, g in graphs if called_modules(g, QuantizedLayer)]
+        self._segments = [segment for segment, _ in graphs]
+        self._scales = [{id(scale) for scale in _act_scales(g)} for _, g in graphs]
         self.steps = len(self._segments) * settings.block_steps
         self.steps_done = 0
         self.images_per_step = settings.batch_size
@@ -126,9 +126,7 @@ class BlockReconstruction:
         batches = AugmentedBatches(self._images, self._map_batch, seed, self._ranks, self._overlays)
         most = len(self._images) // self._ranks.count
         maps = _maps(self.watched, self._teacher, segment, batches, most, self.device, self.pieces)
-        earlier = self._segments[:number]
-        scales = [q for s in earlier for q in _act_scales(segment_graph(self.watched, s))]
-        learned = {id(scale) for scale in scales}
+        learned = set[int]().union(*self._scales[:number])
         random = torch.Generator(self.device).manual_seed(seed)
         graph = finite_gradients(segment_graph(self.watched, segment))
         return _Block(graph, maps, self._settings, learned, random, self._ranks, self.pieces)
