@@ -27,7 +27,7 @@ from lrq_deploy.images import read_image_folder
 from lrq_deploy.scheme import Scheme
 from lrq_deploy.student.freeze import frozen_model
 from lrq_deploy.student.frozen import QuantizedModel
-from lrq_deploy.student.placement import place_quantizers
+from lrq_deploy.student.placement import new_student
 from lrq_deploy.teacher import Preprocessing, Teacher
 
 SIDE = 224
@@ -82,7 +82,7 @@ def student(source: Network, scheme: Scheme, target: str) -> QuantizedModel:
     """The network calibrated at a scheme for a target."""
     teacher = source.teacher
     limits = targets().choose(target, scheme).limits
-    placed = place_quantizers(fold_batch_norm(teacher.graph), scheme, limits, PREPROCESSING)
+    placed = new_student(teacher, scheme, limits)
     calibrate(placed, source.images, symmetric=True, seed=0)
     return frozen_model(placed, scheme, teacher)
 

@@ -22,7 +22,6 @@ from lrq_deploy.calibration.drawing import ImageDrawing
 from lrq_deploy.calibration.image_pool import ImagePool
 from lrq_deploy.calibration.observe import calibrate
 from lrq_deploy.cli.job.preparing import load_teacher
-from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
 from lrq_deploy.graph.statistics import tap_batch_norms
 from lrq_deploy.method.fitting.augmented_batches import VIEWS
 from lrq_deploy.method.fitting.student_training import StudentTraining
@@ -34,7 +33,7 @@ from lrq_deploy.method.steps.context import StageContext
 from lrq_deploy.options import MethodSwitches, QuantizeOptions
 from lrq_deploy.scheme import Scheme
 from lrq_deploy.student.layers import float_twin
-from lrq_deploy.student.placement import place_quantizers
+from lrq_deploy.student.placement import new_student
 from lrq_deploy.target import PORTABLE
 from lrq_deploy.teacher import Teacher
 
@@ -85,9 +84,7 @@ def our_steps(
     about = (teacher.input_shape, teacher.num_classes, teacher.preprocessing)
     generator = LongRangeGenerator(*about).to(memory_format=torch.channels_last)
     pool = torch.randn(max(asking * settings.batch_size // VIEWS, 64), *teacher.input_shape)
-    student = place_quantizers(
-        fold_batch_norm(teacher.graph), Scheme(), PORTABLE, teacher.preprocessing
-    )
+    student = new_student(teacher, Scheme(), PORTABLE)
     calibrate(student, pool[:64], True, 0)
 
     def student_step(pool: torch.Tensor) -> Callable[[], None]:

@@ -4,10 +4,11 @@ from torch import fx
 
 from lrq_deploy.calibration.finite import check_finite
 from lrq_deploy.calibration.observe import calibrate
-from lrq_deploy.method.fitting.reconstruction import reconstruct
-from lrq_deploy.method.fitting.student_training import train_student
+from lrq_deploy.method.fitting.reconstruction import BlockReconstruction
+from lrq_deploy.method.fitting.student_training import StudentTraining
 from lrq_deploy.method.recipe import RecipeSettings
 from lrq_deploy.method.steps.context import StageContext
+from lrq_deploy.method.steps.loop import run_stage
 from lrq_deploy.options import MethodSwitches
 from lrq_deploy.progress import StageProgress
 from lrq_deploy.ranks import Ranks
@@ -52,11 +53,13 @@ def fit_student(
     layers = any(isinstance(module, QuantizedLayer) for module in modules)
     scales = any(isinstance(module, ActQuantizer) and module.learns for module in modules)
     if settings.block_steps and layers:
-        metrics |= reconstruct(student, teacher, images, settings, context, synthetic.overlays)
+        about = (student, teacher, images, settings, context, synthetic.overlays)
+        metrics |= run_stage(BlockReconstruction(*about), context)
     if settings.student_steps and (layers or scales):
-        metrics |= train_student(
+        training = StudentTraining(
             student, teacher, images, settings, switches, task, context, synthetic.overlays
         )
+        metrics |= run_stage(training, context)
     return metrics
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, fx
 
 from lrq_deploy.calibration.act_range import fit_act_range
 from lrq_deploy.calibration.ranges import full_weight_scale, search_weight_scale
+from lrq_deploy.graph.called_modules import called_module
 from lrq_deploy.graph.gates import HARD_SWISH_REACH
 from lrq_deploy.graph.operators import AVERAGES, is_call, tensor_inputs
 from lrq_deploy.graph.roles import sources_of
@@ -20,6 +21,9 @@ aten = torch.ops.aten
 
 SAMPLE_SIZE = 131_072
 """Values kept per tensor: enough for a stable search, small enough to keep in memory."""
+
+AT_ONCE = 64
+"""Images of one pass."""
 
 HEADROOM = 1.2
 """How far a fine range goes beyond the searched one: real images reach further than synthetic
@@ -115,9 +119,8 @@ def _keep_averages_coarse(student: fx.GraphModule, image: Tensor) -> None:
     counts.run(image)
     for node, count in counts.found.items():
         read = sources_of(node.all_input_nodes[0])[0]
-        for reader in (user for user in node.users if {user.op, read.op} == {"call_module"}):
-            source = student.get_submodule(str(read.target))
-            quantizer = student.get_submodule(str(reader.target))
+        for reader in node.users:
+            source, quantizer = called_module(student, read), called_module(student, reader)
             if isinstance(source, ActQuantizer) and isinstance(quantizer, ActQuantizer):
                 finest = float(source.scale.detach()) / count
                 if float(quantizer.scale.detach()) < finest:
@@ -177,9 +180,9 @@ class _Observer(fx.Interpreter):
         self._samples: dict[str, list[Tensor]] = {}
         self._batches = 1
 
-    def observe(self, images: Tensor, batch_size: int = 64) -> dict[str, Tensor]:
+    def observe(self, images: Tensor) -> dict[str, Tensor]:
         """Flat sample per quantizer path."""
-        batches = images.split(batch_size)
+        batches = images.split(AT_ONCE)
         self._batches = len(batches)
         with torch.no_grad():
             for batch in batches:
@@ -191,10 +194,9 @@ class _Observer(fx.Interpreter):
         result = super().call_module(target, args, kwargs)
         if isinstance(module, ActQuantizer):
             values = result.flatten()
-            wanted = values.numel() if self._count is None else self._count // self._batches
             if self._count is None:
                 values = torch.stack([*values.aminmax()])
-            elif wanted < values.numel():
+            elif (wanted := self._count // self._batches) < values.numel():
                 index = torch.randint(values.numel(), (wanted,), generator=self._random)
                 values = values[index.to(values.device)]
             self._samples.setdefault(target, []).append(values)

@@ -112,22 +112,18 @@ def measure_sensitivity(
     set_enabled(student, False)
     samples = sample_activations(student, images, seed, SAMPLE_SIZE)
     probes = [*_weight_probes(student, target), *_act_probes(student, samples, target, symmetric)]
-    trials = [[Losses(task) for _ in probe.trials] for probe in probes]
+    trials = [[Losses(task) for _ in probe.changes] for probe in probes]
     runner = _Rerun(student)
     size = max(BATCH_PIXELS // (images.shape[2] * images.shape[3]), 4)
     report = StageProgress(progress, "sensitivity", -(-len(images) // size), size)
     for batch in images.split(size):
         runner.observe(batch)
         for probe, losses in zip(probes, trials, strict=True):
-            for (_, changed), sums in zip(probe.trials, losses, strict=True):
-                sums.add(runner.logits, runner.changed(probe.name, changed))
+            for change, sums in zip(probe.changes, losses, strict=True):
+                sums.add(runner.logits, runner.changed(probe.name, change))
         report.advance()
-    entries = tuple(
-        probe.entry(runner.elements, tuple(s.damage(b) for (b, _), s in zip(t, sums, strict=True)))
-        for probe, sums in zip(probes, trials, strict=True)
-        for t in [probe.trials]
-    )
-    return SensitivityTable(name, len(images), entries)
+    entries = [probe.entry(runner.elements, x) for probe, x in zip(probes, trials, strict=True)]
+    return SensitivityTable(name, len(images), tuple(entries))
 
 
 _Change = Callable[[Tensor], Tensor]
@@ -135,14 +131,16 @@ _Change = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class _Probe:
-    """One tensor, and per width what stands in for its module's ``forward``."""
+    """One tensor, and what stands in for its module's ``forward`` at each of ``PROBED_WIDTHS``."""
 
     name: str
     layers: tuple[str, ...]
     weights: int
-    trials: tuple[tuple[int, _Change], ...]
+    changes: list[_Change]
 
-    def entry(self, elements: Mapping[str, int], damages: tuple[Damage, ...]) -> Sensitivity:
+    def entry(self, elements: Mapping[str, int], losses: list[Losses]) -> Sensitivity:
+        widths = zip(losses, PROBED_WIDTHS, strict=True)
+        damages = tuple(sums.damage(bits) for sums, bits in widths)
         if self.weights:
             return Sensitivity(self.name, "weight", self.weights, self.layers, damages)
         return Sensitivity(self.name, "activation", elements[self.name], self.layers, damages)
@@ -153,8 +151,8 @@ def _weight_probes(student: fx.GraphModule, target: TargetDescription) -> list[_
     probes = []
     for path, layer in called_modules(student, QuantizedLayer).items():
         read = quantizers[layer.input_quantizer].bounds
-        trials = [(b, _with_weights(layer, target.weight_range(b, read))) for b in PROBED_WIDTHS]
-        probes.append(_Probe(path, (path,), layer.weight.numel(), tuple(trials)))
+        changes = [_with_weights(layer, target.weight_range(b, read)) for b in PROBED_WIDTHS]
+        probes.append(_Probe(path, (path,), layer.weight.numel(), changes))
     return probes
 
 
@@ -183,10 +181,7 @@ def _act_probes(
             path,
             tuple(readers.get(path, ())),
             0,
-            tuple(
-                (bits, _with_steps(quantizer, samples[path], target, bits, symmetric))
-                for bits in PROBED_WIDTHS
-            ),
+            [_with_steps(quantizer, samples[path], target, b, symmetric) for b in PROBED_WIDTHS],
         )
         for path, quantizer in called_modules(student, ActQuantizer).items()
     ]

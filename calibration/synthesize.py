@@ -14,11 +14,10 @@ from torch import Tensor
 from lrq_deploy.calibration.drawing import Drawn, ImageDrawing
 from lrq_deploy.calibration.image_pool import ImagePool
 from lrq_deploy.errors import UnsupportedNetworkError
-from lrq_deploy.graph.on_device import on_device
 from lrq_deploy.graph.statistics import TappedTeacher, tap_batch_norms
 from lrq_deploy.method.images.dead_leaves import DeadLeaves
 from lrq_deploy.method.images.generator import LongRangeGenerator
-from lrq_deploy.method.images.generator_training import train_generator
+from lrq_deploy.method.images.generator_training import GeneratorTraining
 from lrq_deploy.method.images.noise import NoiseImages
 from lrq_deploy.method.recipe import RecipeSettings
 from lrq_deploy.method.steps.context import StageContext
@@ -48,7 +47,8 @@ def synthesize(
         DivergenceError: the generator's loss is not finite.
         WriteError: the disk has no room for ``pool_file``, on some rank.
     """
-    tapped = _on_device(tap_batch_norms(teacher.graph), context.device)
+    tapped = tap_batch_norms(teacher.graph, context.device)
+    tapped.graph.to(memory_format=torch.channels_last)
     if not tapped.statistics and (settings.generator_steps or settings.refinement_steps):
         raise UnsupportedNetworkError(
             "a generator learns from the statistics of BatchNorm layers",
@@ -118,19 +118,5 @@ def _image_source(
     generator.to(context.device).to(memory_format=torch.channels_last)
     context.ranks.align(generator)
     margin = "off" if switches.margin == "b" else switches.margin
-    return generator, train_generator(generator, tapped, settings, margin, context)
-
-
-def _on_device(tapped: TappedTeacher, device: torch.device) -> TappedTeacher:
-    on_device(tapped.graph, device).to(memory_format=torch.channels_last)
-    classifier = tapped.classifier
-    return TappedTeacher(
-        tapped.graph,
-        tuple(type(s)(s.mean.to(device), s.var.to(device)) for s in tapped.statistics),
-        None
-        if classifier is None
-        else type(classifier)(
-            classifier.weight.to(device),
-            None if classifier.bias is None else classifier.bias.to(device),
-        ),
-    )
+    training = GeneratorTraining(generator, tapped, settings, margin, context)
+    return generator, run_stage(training, context)

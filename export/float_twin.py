@@ -17,13 +17,13 @@ from lrq_deploy.export.neutral import neutral_graph
 from lrq_deploy.export.onnx_graph import ONNX_SCHEMA, finish
 from lrq_deploy.export.passes._matching import (
     add_initializer,
-    constant,
     float_attribute,
     int_attribute,
     is_int4_weight,
     is_quantizer,
     is_weight,
-    string_attribute,
+    stated_name,
+    weight_arrays,
 )
 from lrq_deploy.export.passes.signs import Sign, Signs
 from lrq_deploy.graph.clipping import Limits
@@ -114,14 +114,15 @@ def _replace_quantizer(graph: ir.Graph, node: ir.Node, signs: Signs) -> Replaced
     if x is None:
         raise ExportError("a quantizer must have an input", str(node.name), "report the network")
     low, high = _limits(node, x, signs)
-    for limited in _clipped(graph, x, low, high, f"{output.name}.clipped"):
-        limited.outputs[0].shape, limited.outputs[0].type = output.shape, output.type
-        graph.insert_before(node, limited)
-        signs.learn(limited)
-        x = limited.outputs[0]
+    if low is not None or high is not None:
+        clip = _clip(graph, x, low, high, f"{output.name}.clipped")
+        clip.outputs[0].shape, clip.outputs[0].type = output.shape, output.type
+        graph.insert_before(node, clip)
+        signs.learn(clip)
+        x = clip.outputs[0]
     output.replace_all_uses_with(x, replace_graph_outputs=True)
     graph.remove(node, safe=True)
-    return Replaced(string_attribute(node, "name"), (low, high), x)
+    return Replaced(stated_name(node), (low, high), x)
 
 
 def _limits(node: ir.Node, x: ir.Value, signs: Signs) -> Limits:
@@ -138,12 +139,9 @@ def _limits(node: ir.Node, x: ir.Value, signs: Signs) -> Limits:
     return low, high
 
 
-def _clipped(
+def _clip(
     graph: ir.Graph, x: ir.Value, low: float | None, high: float | None, name: str
-) -> list[ir.Node]:
-    """The operator that clips ``x``, where one is needed."""
-    if high is None and low is None:
-        return []
+) -> ir.Node:
     if high is None and low == 0:
         node = ir.node("Relu", [x])
     else:
@@ -155,14 +153,12 @@ def _clipped(
         ]
         node = ir.node("Clip", [x, *bounds])
     node.outputs[0].name = name
-    return [node]
+    return node
 
 
 def _replace_weight(graph: ir.Graph, node: ir.Node) -> None:
-    integers, scale = constant(node.inputs[0]), constant(node.inputs[1])
-    name = string_attribute(node, "name")
-    if integers is None or scale is None:
-        raise ExportError("weights must be constants", name, "report the network's name")
+    integers, scale = weight_arrays(node)
+    name = stated_name(node)
     if is_int4_weight(node):
         spread = np.repeat(scale, int_attribute(node, "block"), axis=1)
     else:

@@ -1,10 +1,11 @@
 """Names what the ONNX exporter stopped at: the operator, and the line of the network with it."""
 
 import re
-from pathlib import Path
 
 import torch
 from torch import fx
+
+from lrq_deploy.graph.capture_errors import is_of_the_network
 
 __all__ = ["describe_failure", "place_of"]
 
@@ -43,7 +44,6 @@ def _place(graph: fx.GraphModule, name: str) -> str:
 
 def place_of(node: fx.Node) -> str:
     """`` at FILE:LINE`` of the network's source that a node was traced from, as far as known."""
-    torch_folder = str(Path(torch.__file__).parent)
     frames = _FRAME.findall(node.meta.get("stack_trace") or "")
-    own = [(file, line) for file, line in frames if not file.startswith(torch_folder)]
+    own = [(file, line) for file, line in frames if is_of_the_network(file)]
     return f" at {own[-1][0]}:{own[-1][1]}" if own else ""

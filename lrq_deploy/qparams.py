@@ -9,9 +9,16 @@ from torch import Tensor
 
 from lrq_deploy.stored_schema import check_schema
 
-__all__ = ["SCALE_TABLE_SCHEMA", "QParams", "ScaleTable"]
+__all__ = ["SCALE_TABLE_SCHEMA", "QParams", "ScaleTable", "per_channel"]
 
 SCALE_TABLE_SCHEMA = 1
+
+
+def per_channel(values: Tensor, axis: int, dims: int) -> Tensor:
+    """``values`` ``[C]`` along ``axis`` of ``dims`` axes, all others of size 1."""
+    shape = [1] * dims
+    shape[axis] = -1
+    return values.reshape(shape)
 
 
 @dataclass(frozen=True)

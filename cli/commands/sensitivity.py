@@ -78,12 +78,11 @@ def _measure(
     from lrq_deploy.calibration.synthesize import synthesize
     from lrq_deploy.cli.job.model_remarks import model_remarks
     from lrq_deploy.cli.job.preparing import chosen_device, load_teacher
-    from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
     from lrq_deploy.method.images.normalisation import check_pixels
     from lrq_deploy.method.methods import method_settings
     from lrq_deploy.method.steps.context import StageContext
     from lrq_deploy.method.suited import suited
-    from lrq_deploy.student.placement import place_quantizers
+    from lrq_deploy.student.placement import new_student
     from lrq_deploy.target import PORTABLE
 
     device = chosen_device(options.device)
@@ -94,8 +93,7 @@ def _measure(
     settings = method_settings(options.method_name, settings, options.scheme.weight_bits)
     context = StageContext(options.seed, device, progress)
     made = synthesize(teacher, settings, options.method, context)
-    folded = fold_batch_norm(teacher.graph)
-    student = place_quantizers(folded, options.scheme, PORTABLE, teacher.preprocessing)
+    student = new_student(teacher, options.scheme, PORTABLE)
     table = measure_sensitivity(
         student.to(device),
         made.images.to(device),

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lrq_deploy.cli.flags.engine_parameters import check_engine_file
 from lrq_deploy.errors import OptionError
 from lrq_deploy.progress import ProgressCallback, silent
+from lrq_deploy.stored_schema import document_bytes
 
 if TYPE_CHECKING:
     from lrq_deploy.export.bundle.folder import Bundle
@@ -159,8 +159,7 @@ def bench_files(document: dict[str, Any], found: "Benchmark") -> dict[str, bytes
     """The document, and a picture of the latencies, by file name."""
     from lrq_deploy.export.measures.latency_picture import latency_png
 
-    text = dumps(document, indent=2, sort_keys=True, allow_nan=False)
-    return {JSON_NAME: f"{text}\n".encode(), PICTURE_NAME: latency_png(found)}
+    return {JSON_NAME: document_bytes(document), PICTURE_NAME: latency_png(found)}
 
 
 def bench_of_device(path: Path, outputs: Path, measuring: Mapping[str, object]) -> "Benchmark":

@@ -11,13 +11,12 @@ from lrq_deploy.calibration.stand_in import stand_in_model
 from lrq_deploy.errors import OptionError
 from lrq_deploy.export.onnx_graph import to_onnx
 from lrq_deploy.graph.called_modules import called_modules
-from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
 from lrq_deploy.options import QuantizeOptions
 from lrq_deploy.progress import ProgressCallback
 from lrq_deploy.scheme import LayerBits, Scheme
 from lrq_deploy.sensitivity import SensitivityTable
 from lrq_deploy.student.layers import QuantizedLayer
-from lrq_deploy.student.placement import place_quantizers
+from lrq_deploy.student.placement import new_student
 from lrq_deploy.target import TargetDescription
 from lrq_deploy.teacher import Teacher
 
@@ -68,7 +67,8 @@ def file_sizes(teacher: Teacher, options: QuantizeOptions, limits: TargetDescrip
         OptionError: ``options.target_size`` lies below the smaller one.
     """
     students = {
-        bits: _placed(teacher, replace(options.scheme, weight_bits=bits), limits) for bits in _BOTH
+        bits: new_student(teacher, replace(options.scheme, weight_bits=bits), limits)
+        for bits in _BOTH
     }
     layers = {bits: called_modules(student, QuantizedLayer) for bits, student in students.items()}
     free = [name for name, layer in layers[NARROW].items() if layer.bits != layers[WIDE][name].bits]
@@ -111,7 +111,7 @@ def choose_widths(
     """
     scheme = options.scheme
     table = measure_sensitivity(
-        _placed(teacher, replace(scheme, act_bits=WIDE, residual_bits=WIDE), limits),
+        new_student(teacher, replace(scheme, act_bits=WIDE, residual_bits=WIDE), limits),
         images[:PROBE_IMAGES],
         limits,
         scheme.act_symmetry == "symmetric",
@@ -156,10 +156,6 @@ def _target_bytes(options: QuantizeOptions) -> int:
 def _rounded_up(size: int) -> str:
     """In MB with three decimals, as a size that is then accepted."""
     return f"{-(-size // 1000) / 1000:.3f}"
-
-
-def _placed(teacher: Teacher, scheme: Scheme, limits: TargetDescription) -> fx.GraphModule:
-    return place_quantizers(fold_batch_norm(teacher.graph), scheme, limits, teacher.preprocessing)
 
 
 def _file_bytes(student: fx.GraphModule, teacher: Teacher, scheme: Scheme) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from lrq_deploy.calibration.fit import fit_student
 from lrq_deploy.calibration.image_pool import pool_bytes
@@ -29,7 +29,6 @@ from lrq_deploy.errors import BundleError, DivergenceError, OptionError, OutputE
 from lrq_deploy.export.bundle.manifest import Manifest
 from lrq_deploy.export.bundle.output_directory import check_output, check_writable
 from lrq_deploy.export.targets import TargetChoice, targets
-from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
 from lrq_deploy.images import ImageSet, read_image_folder
 from lrq_deploy.launch import launch
 from lrq_deploy.method.chosen import chosen_settings
@@ -44,10 +43,9 @@ from lrq_deploy.resume.run_folder import RunFolder, run_folder_of
 from lrq_deploy.resume.shared_keeper import SharedKeeper
 from lrq_deploy.resume.stage_store import StageStore
 from lrq_deploy.resume.stop_request import StopRequest
-from lrq_deploy.scheme import Scheme
 from lrq_deploy.student.freeze import frozen_model
 from lrq_deploy.student.idle_options import idle_options
-from lrq_deploy.student.placement import place_quantizers
+from lrq_deploy.student.placement import new_student
 from lrq_deploy.synthetic import SyntheticSet
 from lrq_deploy.teacher import Teacher
 
@@ -189,18 +187,13 @@ def _rehearse(run: Run, teacher: Teacher) -> tuple[str, ...]:
     """Training would be lost where its graphs cannot be written, and wasted by idle options."""
     report = StageProgress(run.progress, "rehearse", 1)
     scheme = run.options.scheme
-    student = _placed(run, teacher, scheme)
+    student = new_student(teacher, scheme, run.choice.limits)
     idle = idle_options(student, scheme)
     for remark in idle:
         report.say(remark)
     rehearse_student(student, scheme, teacher, run.choice.targets)
     report.advance()
     return idle
-
-
-def _placed(run: Run, teacher: Teacher, scheme: Scheme) -> fx.GraphModule:
-    folded = fold_batch_norm(teacher.graph)
-    return place_quantizers(folded, scheme, run.choice.limits, teacher.preprocessing)
 
 
 def _read_images(options: QuantizeOptions, teacher: Teacher) -> ImageSet | None:
@@ -238,7 +231,7 @@ def _fitted(run: Run, prepared: Prepared, synthetic: SyntheticSet) -> Fitted:
     options, tables = run.ranks.on_first(lambda: _with_widths(run, prepared, synthetic))
     symmetric = options.scheme.act_symmetry == "symmetric"
     with run.clock.stage("fit"):
-        student = _placed(run, teacher, options.scheme)
+        student = new_student(teacher, options.scheme, run.choice.limits)
         metrics = fit_student(
             student,
             synthetic,

@@ -62,9 +62,8 @@ def load_teacher(options: QuantizeOptions, network: nn.Module | None = None) -> 
         loaded.input_shape,
         loaded.preprocessing,
         loaded.name,
-        "",
-        options.output,
-        options.task,
+        output=options.output,
+        task=options.task,
     )
     # A script keeps its tensors, and frozen ones are in its code: the graph holds them all.
     weights = _state(loaded.program) or teacher.graph.state_dict()

@@ -1,7 +1,8 @@
 """A sensitivity table as files: of the ``sensitivity`` command and of bundles with mixed widths."""
 
-from json import dumps
 from typing import TYPE_CHECKING
+
+from lrq_deploy.stored_schema import document_bytes
 
 if TYPE_CHECKING:
     from lrq_deploy.sensitivity import SensitivityTable
@@ -16,5 +17,4 @@ def sensitivity_files(table: "SensitivityTable") -> dict[str, bytes]:
     """The table as JSON and as a picture, by file name."""
     from lrq_deploy.export.measures.sensitivity_picture import sensitivity_png
 
-    text = dumps(table.to_json(), indent=2, sort_keys=True, allow_nan=False)
-    return {JSON_NAME: f"{text}\n".encode(), PICTURE_NAME: sensitivity_png(table)}
+    return {JSON_NAME: document_bytes(table.to_json()), PICTURE_NAME: sensitivity_png(table)}

@@ -1,14 +1,13 @@
 """``manifest.json``: what a bundle holds, what it was made from, and how good it is."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from lrq_deploy.errors import BundleError
-from lrq_deploy.export.bundle.own_document import PRODUCER, read_document
+from lrq_deploy.export.bundle.own_document import own_document, read_document
 from lrq_deploy.stored_schema import OUTDATED
 
 __all__ = [
@@ -77,9 +76,7 @@ class Manifest:
 
     def to_bytes(self) -> bytes:
         """Indented JSON with sorted keys."""
-        document = {"producer": PRODUCER, "schema_version": MANIFEST_SCHEMA, **asdict(self)}
-        text = json.dumps(document, indent=2, sort_keys=True, allow_nan=False)
-        return f"{text}\n".encode()
+        return own_document(MANIFEST_SCHEMA, asdict(self))
 
     @staticmethod
     def read(folder: str | Path) -> "Manifest":

@@ -3,20 +3,25 @@
 import errno
 import json
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lrq_deploy.errors import BundleError
-from lrq_deploy.stored_schema import check_schema
+from lrq_deploy.stored_schema import check_schema, document_bytes
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
-__all__ = ["PRODUCER", "read_document", "regular_bytes"]
+__all__ = ["PRODUCER", "own_document", "read_document", "regular_bytes"]
 
 PRODUCER = "lrq-deploy"
 T = TypeVar("T")
+
+
+def own_document(schema: int, values: Mapping[str, Any], indent: int | None = 2) -> bytes:
+    """Bytes of a document that ``read_document`` reads; its arguments as ``document_bytes``."""
+    return document_bytes({"producer": PRODUCER, "schema_version": schema, **values}, indent)
 
 
 def read_document(

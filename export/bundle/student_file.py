@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def student_bytes(model: QuantizedModel) -> bytes:
         if packed.bias is not None:
             tensors[f"{name}.bias"] = packed.bias
     for path in _constant_paths(model):
-        tensors[path] = _attribute(model.graph, path)
+        tensors[path] = attrgetter(path)(model.graph)
     tensors = {name: tensors[name].detach().cpu().clone().contiguous() for name in sorted(tensors)}
     text = json.dumps(_document(model), sort_keys=True, allow_nan=False)
     return save(tensors, {_METADATA_KEY: text})
@@ -202,12 +203,6 @@ def _spec(fields: Mapping[str, Any]) -> LayerSpec:
 def _constant_paths(model: QuantizedModel) -> list[str]:
     nodes = model.graph.graph.nodes
     return sorted({str(node.target) for node in nodes if node.op == "get_attr"})
-
-
-def _attribute(root: nn.Module, path: str) -> Tensor:
-    folder, _, leaf = path.rpartition(".")
-    value: Tensor = getattr(root.get_submodule(folder), leaf)
-    return value
 
 
 def _folder(root: nn.Module, path: str) -> tuple[nn.Module, str]:

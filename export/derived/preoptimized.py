@@ -95,7 +95,7 @@ def preoptimize(bundle: Bundle, out: Path, force: bool = False) -> Preoptimized:
     return Preoptimized(out, cpu, _runtime_version(), size)
 
 
-def open_preoptimized(path: Path, threads: int = 1) -> Session:
+def open_preoptimized(path: Path) -> Session:
     """Load a pre-optimised graph on the kind of machine that it was written for.
 
     Raises:
@@ -116,7 +116,7 @@ def open_preoptimized(path: Path, threads: int = 1) -> Session:
                 f"{found.get(name, 'none')} in {path}; here {value or 'none'}",
                 "use model.onnx of the bundle, or pre-optimise it on this machine",
             )
-    return open_session(path, threads, "off")
+    return open_session(path, level="off")
 
 
 def _runtime_version() -> str:

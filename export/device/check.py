@@ -1,6 +1,5 @@
 """``expected.json`` of a device folder: what a network must answer on the device."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from lrq_deploy.errors import BundleError
 from lrq_deploy.export.bundle.folder import Bundle
-from lrq_deploy.export.bundle.own_document import PRODUCER, read_document
+from lrq_deploy.export.bundle.own_document import own_document, read_document
 from lrq_deploy.export.parity.compare import Parity
 from lrq_deploy.export.runtime.run import EXPECTED_NAME, OUTPUTS_NAME
 from lrq_deploy.task import Task
@@ -88,8 +87,7 @@ class DeviceCheck:
 
     def to_bytes(self) -> bytes:
         """JSON with sorted keys, one line."""
-        document = {"producer": PRODUCER, "schema_version": DEVICE_SCHEMA, **asdict(self)}
-        return f"{json.dumps(document, sort_keys=True, allow_nan=False)}\n".encode()
+        return own_document(DEVICE_SCHEMA, asdict(self), indent=None)
 
     @staticmethod
     def read(folder: Path) -> "DeviceCheck":

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from lrq_deploy.errors import OutputError, WriteError
 from lrq_deploy.export.bundle.folder import Bundle
@@ -25,6 +25,7 @@ from lrq_deploy.export.device.check import (
 from lrq_deploy.export.engine.options import BatchProfile
 from lrq_deploy.export.parity.compare import compare
 from lrq_deploy.export.parity.simulation import exact_logits
+from lrq_deploy.graph.called_modules import called_module
 from lrq_deploy.student.frozen import FrozenLayer, QuantizedModel
 
 __all__ = ["Contents", "DeviceFolder", "DeviceKit", "check_runs", "write_device_folder"]
@@ -164,10 +165,8 @@ def _check_new(out: Path) -> None:
 
 def _step(model: QuantizedModel) -> Tensor | None:
     """``scale_x * scale_w`` of a linear layer whose sums are the logits."""
-    (last,) = next(node for node in model.graph.graph.nodes if node.op == "output").args
-    if not isinstance(last, fx.Node) or last.op != "call_module":
-        return None
-    layer = model.graph.get_submodule(str(last.target))
+    last: Any = model.graph.graph.output_node().args[0]
+    layer = called_module(model.graph, last)
     if not isinstance(layer, FrozenLayer) or layer.spec.kind != "linear":
         return None
     scale = model.table[layer.input_quantizer].scale * layer.weight_scale

@@ -1,6 +1,5 @@
 """Engine files and the record beside each of them."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from lrq_deploy.errors import BundleError, WriteError
 from lrq_deploy.export.bundle.folder import Bundle
 from lrq_deploy.export.bundle.manifest import FileRecord
 from lrq_deploy.export.bundle.output_file import check_output_file
-from lrq_deploy.export.bundle.own_document import PRODUCER, read_document
+from lrq_deploy.export.bundle.own_document import own_document, read_document
 from lrq_deploy.export.engine.options import EngineKind
 
 __all__ = [
@@ -67,8 +66,7 @@ class EngineRecord:
 
     def to_bytes(self) -> bytes:
         """Indented JSON with sorted keys."""
-        document = {"producer": PRODUCER, "schema_version": ENGINE_SCHEMA, **asdict(self)}
-        return f"{json.dumps(document, indent=2, sort_keys=True, allow_nan=False)}\n".encode()
+        return own_document(ENGINE_SCHEMA, asdict(self))
 
 
 def sidecar_of(engine: Path) -> Path:
@@ -111,8 +109,6 @@ def write_engine(
 def read_engine(
     path: Path,
     kind: str | None = None,
-    version: str | None = None,
-    compute_capability: int | None = None,
     graph_sha256: str | None = None,
 ) -> tuple[bytes, EngineRecord]:
     """Read an engine that is what its record says; each given argument must match as well.
@@ -120,8 +116,6 @@ def read_engine(
     Args:
         path: engine file.
         kind: of the runtime that is to load it.
-        version: of that runtime; engines load in the version that built them only.
-        compute_capability: of the GPU, times ten.
         graph_sha256: of the bundle's ``model.tensorrt.onnx``.
 
     Raises:
@@ -139,14 +133,11 @@ def read_engine(
     _must_match("its record's hash", record.engine.sha256, FileRecord.of(data).sha256)
     _must_match("the runtime", record.kind, kind)
     _must_match("the bundle's model.tensorrt.onnx", record.graph_sha256, graph_sha256)
-    check_runtime(record, version, compute_capability)
     return data, record
 
 
-def check_runtime(
-    record: EngineRecord, version: str | None = None, compute_capability: int | None = None
-) -> None:
-    """Refuse an engine that a runtime or a GPU does not take; what is not given is not asked.
+def check_runtime(record: EngineRecord, version: str, compute_capability: int) -> None:
+    """Refuse an engine that a runtime or a GPU does not take.
 
     Args:
         record: of the engine.
@@ -158,7 +149,7 @@ def check_runtime(
     """
     _must_match(f"the version of {record.kind}", record.versions.get(record.kind), version)
     built_for = record.compute_capabilities
-    if compute_capability is not None and built_for and compute_capability not in built_for:
+    if built_for and compute_capability not in built_for:
         here = f"--sm {compute_capability}" if record.kind == "tensorrt-rtx" else "on this machine"
         stated = ",".join(str(sm) for sm in built_for)
         _must_match("the GPU", stated, str(compute_capability), f"{_AGAIN} {here}")

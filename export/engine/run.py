@@ -126,13 +126,12 @@ def built_engines(bundle: Bundle) -> tuple[tuple[EngineKind, Path], ...]:
     return tuple((kind, path) for kind, path in paths.items() if path.exists())
 
 
-def open_engine(bundle: Bundle, file: Path | None = None, timed: bool = False) -> EngineSession:
+def open_engine(bundle: Bundle, file: Path | None = None) -> EngineSession:
     """Load an engine of a bundle: the first that runs here.
 
     Args:
         bundle: what the engine was built from.
         file: engine to load; None takes those beside the bundle, where ``build`` puts them.
-        timed: as of ``load_engine``.
 
     Raises:
         EngineUnavailableError: there is none, no GPU or runtime for it, or it does not match.
@@ -153,7 +152,7 @@ def open_engine(bundle: Bundle, file: Path | None = None, timed: bool = False) -
     refused: list[LrqError] = []
     for kind, path in found:
         try:
-            return _opened(path, kind, graph.sha256, timed)
+            return _opened(path, kind, graph.sha256)
         except (BundleError, OptionError, EngineUnavailableError) as error:
             refused.append(error)
     raise _unavailable(
@@ -162,11 +161,11 @@ def open_engine(bundle: Bundle, file: Path | None = None, timed: bool = False) -
     ) from refused[0]
 
 
-def _opened(path: Path, kind: EngineKind | None, graph_sha256: str, timed: bool) -> EngineSession:
-    data, record = read_engine(path, kind, graph_sha256=graph_sha256)
+def _opened(path: Path, kind: EngineKind | None, graph_sha256: str) -> EngineSession:
+    data, record = read_engine(path, kind, graph_sha256)
     trt = load_builder(record.kind, None)
     check_runtime(record, str(trt.__version__), compute_capability())
-    return load_engine(trt, data, record, timed)
+    return load_engine(trt, data, record)
 
 
 def load_engine(trt: Any, data: bytes, record: EngineRecord, timed: bool = False) -> EngineSession:

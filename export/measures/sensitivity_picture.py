@@ -2,7 +2,6 @@
 
 import io
 import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lrq_deploy.sensitivity import PROBED_WIDTHS, Sensitivity, SensitivityTable
@@ -20,7 +19,7 @@ _ROW, _CELL, _MARGIN, _GAP, _SIZE = 22, 62, 16, 18, 13
 _TITLE_ROWS = 3
 
 
-def sensitivity_png(table: SensitivityTable, bits: Sequence[int] = PROBED_WIDTHS) -> bytes:
+def sensitivity_png(table: SensitivityTable) -> bytes:
     """PNG of a table; the same table gives the same bytes.
 
     Each cell shows the KL divergence in nats with one tensor quantized, on a logarithmic scale
@@ -29,14 +28,13 @@ def sensitivity_png(table: SensitivityTable, bits: Sequence[int] = PROBED_WIDTHS
 
     Args:
         table: what was measured.
-        bits: widths to show, all probed.
     """
     from PIL import Image, ImageDraw, ImageFont
 
     font = ImageFont.load_default(_SIZE)
     rows = _rows(table)
     name_width = math.ceil(max(font.getlength(name) for name, _, _ in rows)) + _GAP
-    block = len(bits) * _CELL
+    block = len(PROBED_WIDTHS) * _CELL
     title = f"{table.network}: what each tensor loses when it alone is quantized"
     wide = max(name_width + 2 * block + _GAP, math.ceil(font.getlength(title))) + 2 * _MARGIN
     tall = (len(rows) + _TITLE_ROWS) * _ROW + 2 * _MARGIN
@@ -50,13 +48,13 @@ def sensitivity_png(table: SensitivityTable, bits: Sequence[int] = PROBED_WIDTHS
     starts = (_MARGIN + name_width, _MARGIN + name_width + block + _GAP)
     top = _MARGIN + 2 * _ROW
     for left, letter in zip(starts, "WA", strict=True):
-        for column, width in enumerate(bits):
+        for column, width in enumerate(PROBED_WIDTHS):
             _centred(draw, left + column * _CELL, top, f"{letter}{width}", _INK)
     for index, (name, weight, act) in enumerate(rows):
         top = _MARGIN + (_TITLE_ROWS + index) * _ROW
         draw.text((_MARGIN, top + 3), name, _INK)
         for left, entry in zip(starts, (weight, act), strict=True):
-            damages = [] if entry is None else [entry.at(width) for width in bits]
+            damages = [] if entry is None else [entry.at(width) for width in PROBED_WIDTHS]
             for column, damage in enumerate(damages):
                 _cell(draw, left + column * _CELL, top, damage.kl)
     buffer = io.BytesIO()

@@ -118,11 +118,14 @@ def first_divergence(model: QuantizedModel, a: Trace, b: Trace) -> Divergence | 
 class _Recorder(fx.Interpreter):
     """Keeps the result of every node."""
 
+    def __init__(self, source: Any) -> None:
+        super().__init__(source)
+        self.results: dict[str, Any] = {}
+
     def run_node(self, n: fx.Node) -> Any:
         """Run and keep."""
-        result = super().run_node(n)
-        self.__dict__.setdefault("results", {})[n.name] = result
-        return result
+        self.results[n.name] = super().run_node(n)
+        return self.results[n.name]
 
 
 class _ExactRecorder(_Recorder, ExactInterpreter):
@@ -132,11 +135,12 @@ class _ExactRecorder(_Recorder, ExactInterpreter):
 def _recorded(recorder: _Recorder, model: QuantizedModel, images: Tensor) -> Trace:
     with torch.no_grad():
         recorder.run(images)
-    results: Mapping[str, Tensor] = recorder.__dict__["results"]
     trace: dict[str, NDArray[Any]] = {}
     for node, label in call_labels(model).items():
         scale = model.table[str(node.target)].scale.double()
-        trace[label] = torch.round(results[node.name].double() / scale).numpy().astype(np.int64)
+        trace[label] = (
+            torch.round(recorder.results[node.name].double() / scale).numpy().astype(np.int64)
+        )
     return trace
 
 

@@ -16,13 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor, fx
 
 from lrq_deploy.errors import ExportError
-from lrq_deploy.export.parity.reference_operators import (
-    FLOAT_OPERATORS,
-    MOVEMENTS,
-    SIZE_OPERATORS,
-    concatenate,
-)
+from lrq_deploy.export.parity.reference_movements import MOVEMENTS
+from lrq_deploy.export.parity.reference_operators import FLOAT_OPERATORS, SIZE_OPERATORS
 from lrq_deploy.export.parity.reference_sums import SUMS_OF_REALS
+from lrq_deploy.graph.attributes import tensor_of
 from lrq_deploy.graph.specification import LayerSpec
 from lrq_deploy.qparams import QParams
 from lrq_deploy.student.frozen import (
@@ -116,8 +113,7 @@ class Reference:
         if node.op == "call_function":
             return _call(node.target, args, kwargs)
         if node.op == "get_attr":
-            owner, _, leaf = str(node.target).rpartition(".")
-            return getattr(self._model.graph.get_submodule(owner), leaf).numpy()
+            return tensor_of(self._model.graph, node).numpy()
         module = self._model.graph.get_submodule(str(node.target))
         if isinstance(module, FrozenQuantizer):
             result = _quantize(module.qparams, _real(args[0]))
@@ -168,14 +164,17 @@ def _real(value: Any) -> Any:
     return value
 
 
+def _key(target: object) -> object:
+    """As the tables have it: Python's own functions as they are, ATen operators by name."""
+    return target if target in SIZE_OPERATORS or target in MOVEMENTS else str(target)
+
+
 def _is_exact(target: object) -> bool:
-    if target in SIZE_OPERATORS or target in MOVEMENTS:
-        return True
-    return str(target) in {*SIZE_OPERATORS, *MOVEMENTS, *FLOAT_OPERATORS, *_CONCATENATIONS}
+    return _key(target) in {*SIZE_OPERATORS, *MOVEMENTS, *FLOAT_OPERATORS, *_CONCATENATIONS}
 
 
 def _call(target: object, args: Any, kwargs: Mapping[str, Any]) -> Any:
-    key = target if target in SIZE_OPERATORS or target in MOVEMENTS else str(target)
+    key = _key(target)
     if key in SIZE_OPERATORS:
         shapes = [a.integers if isinstance(a, IntegerTensor) else a for a in args]
         return SIZE_OPERATORS[key](*shapes, **kwargs)
@@ -192,7 +191,7 @@ def _call(target: object, args: Any, kwargs: Mapping[str, Any]) -> Any:
 def _move(key: object, args: Any, kwargs: Mapping[str, Any]) -> Any:
     kernel, source = MOVEMENTS[key], args[0]
     # A pad with another number than 0 need not lie on the grid.
-    filled = key in _PADS and any(isinstance(a, float) and a != 0 for a in args[2:])
+    filled = key in _PADS and any(isinstance(a, int | float) and a != 0 for a in args[2:])
     if not isinstance(source, IntegerTensor) or filled:
         return kernel(*_real(args), **kwargs)
     moved = kernel(source.integers, *args[1:], **kwargs)
@@ -204,8 +203,8 @@ def _move(key: object, args: Any, kwargs: Mapping[str, Any]) -> Any:
 def _concatenate(parts: list[Any], axis: int = 0) -> Any:
     scales = {part.scale for part in parts if isinstance(part, IntegerTensor)}
     if len(scales) == 1 and all(isinstance(part, IntegerTensor) for part in parts):
-        return IntegerTensor(concatenate([p.integers for p in parts], axis), scales.pop())
-    return concatenate(_real(parts), axis)
+        return IntegerTensor(np.concatenate([p.integers for p in parts], axis), scales.pop())
+    return np.concatenate(_real(parts), axis)
 
 
 def _quantize(qparams: QParams, x: Array) -> IntegerTensor:

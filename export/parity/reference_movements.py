@@ -9,7 +9,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-__all__ = ["MOVEMENTS", "adaptive_pool", "concatenate", "pair"]
+__all__ = ["MOVEMENTS", "adaptive_pool", "pair"]
 
 Array = NDArray[Any]
 
@@ -19,11 +19,6 @@ def pair(value: int | Sequence[int]) -> tuple[int, int]:
     if isinstance(value, int):
         return value, value
     return (value[0], value[0]) if len(value) == 1 else (value[0], value[1])
-
-
-def concatenate(parts: Sequence[Array], axis: int = 0) -> Array:
-    """Tensors behind each other along an axis."""
-    return np.concatenate(parts, axis)
 
 
 def _slice(

@@ -12,14 +12,9 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from lrq_deploy.export.parity.reference_movements import (
-    MOVEMENTS,
-    adaptive_pool,
-    concatenate,
-    pair,
-)
+from lrq_deploy.export.parity.reference_movements import adaptive_pool, pair
 
-__all__ = ["FLOAT_OPERATORS", "MOVEMENTS", "SIZE_OPERATORS", "concatenate"]
+__all__ = ["FLOAT_OPERATORS", "SIZE_OPERATORS"]
 
 Array = NDArray[Any]
 

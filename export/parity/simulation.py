@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx
 
 from lrq_deploy.export.runtime.session import batches_of
-from lrq_deploy.qparams import QParams
+from lrq_deploy.qparams import QParams, per_channel
 from lrq_deploy.student.frozen import FrozenLayer, FrozenQuantizer, QuantizedModel
 
 __all__ = ["ExactInterpreter", "exact_logits"]
@@ -77,11 +77,8 @@ def _apply(layer: FrozenLayer, x: Tensor, source: QParams) -> Tensor:
     kind = torch.float32 if exact else torch.float64
     total = layer.spec.apply(integers.to(kind), layer.weight_q.to(kind), None).double()
     channel_axis = -1 if layer.spec.kind == "linear" else 1
-    shape = [1] * total.dim()
-    shape[channel_axis] = -1
-    repeats = total.shape[channel_axis] // scale_w.numel()
-    step = scale_x * scale_w.repeat(repeats)
-    if layer.bias is None:
-        return total * step.reshape(shape)
-    bias = torch.round(layer.bias.double() / step)
-    return (total + bias.reshape(shape)) * step.reshape(shape)
+    step = scale_x * scale_w.repeat(total.shape[channel_axis] // scale_w.numel())
+    if layer.bias is not None:
+        bias = torch.round(layer.bias.double() / step)
+        total = total + per_channel(bias, channel_axis, total.dim())
+    return total * per_channel(step, channel_axis, total.dim())

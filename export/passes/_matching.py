@@ -1,11 +1,13 @@
-"""Small readers of ``onnx_ir`` graphs that the passes share."""
+"""Small readers and writers of ``onnx_ir`` graphs that the passes share."""
 
 import itertools
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from lrq_deploy.errors import ExportError
 from lrq_deploy.export.neutral import DOMAIN, INT4_WEIGHT, QUANTIZE, WEIGHT
 
 __all__ = [
@@ -18,8 +20,10 @@ __all__ = [
     "is_weight",
     "made_by",
     "require_lowered",
-    "string_attribute",
+    "stated_name",
+    "typed",
     "unused_name",
+    "weight_arrays",
 ]
 
 
@@ -64,9 +68,9 @@ def float_attribute(node: ir.Node, name: str) -> float:
     return node.attributes[name].as_float()
 
 
-def string_attribute(node: ir.Node, name: str) -> str:
-    """Value of a string attribute that the node must have."""
-    return node.attributes[name].as_string()
+def stated_name(node: ir.Node) -> str:
+    """Of the quantizer or weight that a neutral node stands for, its key in the scale table."""
+    return node.attributes["name"].as_string()
 
 
 def constant(value: ir.Value | None) -> NDArray[Any] | None:
@@ -75,6 +79,22 @@ def constant(value: ir.Value | None) -> NDArray[Any] | None:
         return None
     tensor = ir.convenience.get_const_tensor(value)
     return None if tensor is None else tensor.numpy()
+
+
+def weight_arrays(weight: ir.Node) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Integers and scales of a neutral weight.
+
+    Raises:
+        ExportError: they are computed.
+    """
+    integers, scales = (constant(value) for value in weight.inputs[:2])
+    if integers is None or scales is None:
+        raise ExportError(
+            "weights must be constants",
+            stated_name(weight),
+            "this is a fault of lrq-deploy; please report it with the network's name",
+        )
+    return integers.astype(np.int8, copy=False), scales
 
 
 def add_initializer(
@@ -98,6 +118,14 @@ def add_initializer(
         const_value=tensor,
     )
     graph.register_initializer(value)
+    return value
+
+
+def typed(
+    value: ir.Value, name: str, shape: ir.Shape | None, kind: ir.DataType = ir.DataType.FLOAT
+) -> ir.Value:
+    """``value``, the result of a new node, with its name, shape and type."""
+    value.name, value.shape, value.type = name, shape, ir.TensorType(kind)
     return value
 
 

@@ -13,10 +13,19 @@ from lrq_deploy.export.passes._matching import (
     float_attribute,
     int_attribute,
     is_weight,
-    string_attribute,
+    stated_name,
+    typed,
+    weight_arrays,
 )
 
-__all__ = ["BIAS_INPUT", "Array", "WeightLoweringPass", "bias_and_step", "bias_integers"]
+__all__ = [
+    "BIAS_INPUT",
+    "Array",
+    "WeightLoweringPass",
+    "bias_and_step",
+    "bias_integers",
+    "dequantize_weight",
+]
 
 Array = NDArray[np.int8]
 
@@ -44,16 +53,13 @@ class WeightLoweringPass(ir.passes.InPlacePass):
             raise ir.passes.PostconditionError("a neutral weight is left")
 
     @abstractmethod
-    def stored(
-        self, graph: ir.Graph, node: ir.Node, integers: ir.Value, weight: Array
-    ) -> tuple[ir.Value, int]:
+    def stored(self, graph: ir.Graph, node: ir.Node, weight: Array) -> tuple[ir.Value | None, int]:
         """What is dequantized, and its zero point: 0 (int8) or not (uint8).
 
         Args:
             graph: that holds the weight.
-            node: the neutral weight.
-            integers: its int8 initializer.
-            weight: the numbers in it.
+            node: the neutral weight, whose first input are its integers as int8.
+            weight: the numbers of these.
         """
 
     @abstractmethod
@@ -61,33 +67,28 @@ class WeightLoweringPass(ir.passes.InPlacePass):
         """Fit the rest of a layer that reads the weight as its input ``index``."""
 
     def _lower(self, graph: ir.Graph, node: ir.Node) -> None:
-        name, (source, scale) = string_attribute(node, "name"), node.inputs[:2]
-        weight, scales = constant(source), constant(scale)
-        if source is None or weight is None or scales is None:
-            raise ExportError(
-                "weights must be constants", name, "this is a fault of lrq-deploy; please report it"
-            )
-        integers, zero_point = self.stored(graph, node, source, weight.astype(np.int8, copy=False))
+        name, (weight, scales) = stated_name(node), weight_arrays(node)
+        integers, zero_point = self.stored(graph, node, weight)
         zeros = np.full(scales.size, zero_point, np.uint8 if zero_point else np.int8)
         zero_points = add_initializer(graph, f"{name}.weight_zero_point", zeros)
-        real = ir.Value(
-            name=f"{name}.weight",
-            shape=node.outputs[0].shape,
-            type=ir.TensorType(ir.DataType.FLOAT),
-        )
-        dequantize = ir.node(
-            "DequantizeLinear",
-            [integers, scale, zero_points],
-            {"axis": int_attribute(node, "axis")},
-            outputs=[real],
-            name=f"{name}.weight.DQ",
-        )
-        graph.insert_before(node, dequantize)
         for layer, index in list(node.outputs[0].uses()):
-            layer.name = name
             self.adapt(graph, node, layer, index)
-        node.outputs[0].replace_all_uses_with(real)
-        graph.remove(node, safe=True)
+        inputs = [integers, node.inputs[1], zero_points]
+        dequantize_weight(graph, node, inputs, {"axis": int_attribute(node, "axis")})
+
+
+def dequantize_weight(
+    graph: ir.Graph, node: ir.Node, inputs: list[ir.Value | None], attributes: dict[str, int]
+) -> None:
+    """Put a ``DequantizeLinear`` in the place of a neutral weight, and name its layers by it."""
+    name, output = stated_name(node), node.outputs[0]
+    new = ir.node("DequantizeLinear", inputs, attributes, name=f"{name}.weight.DQ")
+    real = typed(new.outputs[0], f"{name}.weight", output.shape)
+    graph.insert_before(node, new)
+    for layer, _ in output.uses():
+        layer.name = name
+    output.replace_all_uses_with(real)
+    graph.remove(node, safe=True)
 
 
 def bias_and_step(

@@ -8,6 +8,7 @@ from lrq_deploy.export.passes._matching import (
     constant,
     made_by,
     require_lowered,
+    typed,
 )
 from lrq_deploy.graph.gates import HARD_SWISH_REACH
 
@@ -81,13 +82,10 @@ def _gate_in_integers(graph: ir.Graph, node: ir.Node) -> bool:
         for end, value in (("low", lowest), ("high", highest))
     ]
     clip = ir.node("Clip", [source.inputs[0], *bounds], name=f"{name}.Clip")
-    stored = clip.outputs[0]
-    stored.name, stored.shape = f"{name}.stored", x.shape
-    stored.type = ir.TensorType(ir.DataType.UINT8)
+    stored = typed(clip.outputs[0], f"{name}.stored", x.shape, ir.DataType.UINT8)
     sixth = add_initializer(graph, f"{name}.scale", (scale / np.float32(6)).astype(np.float32))
     dequantize = ir.node("DequantizeLinear", [stored, sixth, bounds[0]], name=f"{name}.DQ")
-    gate = dequantize.outputs[0]
-    gate.name, gate.shape, gate.type = name, x.shape, x.type
+    gate = typed(dequantize.outputs[0], name, x.shape)
     graph.insert_before(node, [clip, dequantize])
     _replace(graph, node, ir.node("Mul", [x, gate]))
     return True

@@ -3,7 +3,7 @@
 import numpy as np
 import onnx_ir as ir
 
-from lrq_deploy.export.passes._matching import add_initializer, constant
+from lrq_deploy.export.passes._matching import add_initializer, constant, typed
 
 __all__ = ["HalfRestPass"]
 
@@ -82,8 +82,5 @@ def _half(graph: ir.Graph, reader: ir.Node, index: int, value: ir.Value) -> ir.V
         return producer.inputs[0]
     name = f"{reader.name or reader.outputs[0].name}.input{index}.half"
     cast = ir.node("Cast", [value], {"to": int(ir.DataType.FLOAT16)}, name=name)
-    result = cast.outputs[0]
-    result.name, result.shape = name, value.shape
-    result.type = ir.TensorType(ir.DataType.FLOAT16)
     graph.insert_before(reader, cast)
-    return result
+    return typed(cast.outputs[0], name, value.shape, ir.DataType.FLOAT16)

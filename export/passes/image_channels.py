@@ -10,7 +10,7 @@ from lrq_deploy.export.passes._matching import (
     add_initializer,
     constant,
     is_weight,
-    string_attribute,
+    stated_name,
 )
 
 __all__ = ["ImageChannelsPass"]
@@ -135,7 +135,7 @@ def _rewrite(graph: ir.Graph, node: ir.Node, layout: _Layout) -> None:
     stored = None if producer is None else constant(producer.inputs[0])
     if x is None or x.shape is None or weight is None or producer is None or stored is None:
         return
-    name, batch = string_attribute(producer, "name"), x.shape[0]
+    name, batch = stated_name(producer), x.shape[0]
     arranged = _arranged(stored, layout)
     producer.replace_input_with(0, add_initializer(graph, f"{name}.weight_arranged", arranged))
     weight.shape = ir.Shape(arranged.shape)

@@ -4,14 +4,14 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
-from lrq_deploy.errors import ExportError
 from lrq_deploy.export.passes._matching import (
     add_initializer,
-    constant,
     int_attribute,
     is_int4_weight,
-    string_attribute,
+    stated_name,
+    weight_arrays,
 )
+from lrq_deploy.export.passes._weight_lowering import dequantize_weight
 
 __all__ = ["Int4WeightsPass"]
 
@@ -38,31 +38,14 @@ class Int4WeightsPass(ir.passes.InPlacePass):
 
 
 def _lower(graph: ir.Graph, node: ir.Node) -> None:
-    name = string_attribute(node, "name")
-    integers, scale = constant(node.inputs[0]), node.inputs[1]
-    scales = constant(scale)
-    if integers is None or scales is None:
-        raise ExportError(
-            "weights must be constants", name, "this is a fault of lrq-deploy; please report it"
-        )
+    name = stated_name(node)
+    integers, scales = weight_arrays(node)
     nibbles = integers.astype(ml_dtypes.int4)
     zeros = np.zeros(scales.shape, ml_dtypes.int4)
     inputs = [
         add_initializer(graph, f"{name}.weight_int4", nibbles, ir.DataType.INT4),
-        scale,
+        node.inputs[1],
         add_initializer(graph, f"{name}.weight_zero_point", zeros, ir.DataType.INT4),
     ]
     attributes = {"axis": 1, "block_size": int_attribute(node, "block")}
-    real = ir.Value(
-        name=f"{name}.weight",
-        shape=node.outputs[0].shape,
-        type=ir.TensorType(ir.DataType.FLOAT),
-    )
-    dequantize = ir.node(
-        "DequantizeLinear", inputs, attributes, outputs=[real], name=f"{name}.weight.DQ"
-    )
-    graph.insert_before(node, dequantize)
-    for consumer, _ in node.outputs[0].uses():
-        consumer.name = name
-    node.outputs[0].replace_all_uses_with(real)
-    graph.remove(node, safe=True)
+    dequantize_weight(graph, node, inputs, attributes)

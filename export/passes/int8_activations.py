@@ -9,7 +9,8 @@ from lrq_deploy.export.passes._matching import (
     float_attribute,
     int_attribute,
     is_quantizer,
-    string_attribute,
+    stated_name,
+    typed,
     unused_name,
 )
 
@@ -69,7 +70,7 @@ class Int8ActivationsPass(ir.passes.InPlacePass):
 
 
 def _lower(graph: ir.Graph, node: ir.Node, never_negative: set[str]) -> ir.Value:
-    name = string_attribute(node, "name")
+    name = stated_name(node)
     _check(node, name)
     scale = np.asarray(float_attribute(node, "scale"), np.float32)
     scale_value = add_initializer(graph, f"{name}.scale", scale)
@@ -78,13 +79,10 @@ def _lower(graph: ir.Graph, node: ir.Node, never_negative: set[str]) -> ir.Value
     label = unused_name(graph, name)
     x = _clamped(graph, node, label, scale, never_negative)
     quantize = ir.node("QuantizeLinear", [x, scale_value, zero_value], name=f"{label}.Q")
-    stored = quantize.outputs[0]
-    stored.name, stored.shape = f"{label}.stored", output.shape
-    stored.type = ir.TensorType(ir.DataType.INT8)
+    stored = typed(quantize.outputs[0], f"{label}.stored", output.shape, ir.DataType.INT8)
     inputs = [stored, scale_value, zero_value]
     dequantize = ir.node("DequantizeLinear", inputs, name=f"{label}.DQ")
-    real = dequantize.outputs[0]
-    real.name, real.shape, real.type = label, output.shape, ir.TensorType(ir.DataType.FLOAT)
+    real = typed(dequantize.outputs[0], label, output.shape)
     graph.insert_before(node, [quantize, dequantize])
     output.replace_all_uses_with(real, replace_graph_outputs=True)
     graph.remove(node, safe=True)
@@ -126,11 +124,8 @@ def _clamped(
             for end, q, limited in (("low", low, limited_below), ("high", high, limited_above))
         ]
         clamp = ir.node("Clip", [x, *bounds], name=f"{label}.Clip")
-    result = clamp.outputs[0]
-    result.name, result.shape = f"{label}.clamped", x.shape
-    result.type = ir.TensorType(ir.DataType.FLOAT)
     graph.insert_before(node, clamp)
-    return result
+    return typed(clamp.outputs[0], f"{label}.clamped", x.shape)
 
 
 def _is_never_negative(value: ir.Value | None, known: set[str]) -> bool:

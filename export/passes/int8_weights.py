@@ -7,7 +7,8 @@ from lrq_deploy.export.passes._matching import (
     add_initializer,
     float_attribute,
     require_lowered,
-    string_attribute,
+    stated_name,
+    typed,
 )
 from lrq_deploy.export.passes._weight_lowering import (
     Array,
@@ -38,15 +39,13 @@ class Int8WeightsPass(WeightLoweringPass):
         """Check the precondition."""
         require_lowered(model)
 
-    def stored(
-        self, graph: ir.Graph, node: ir.Node, integers: ir.Value, weight: Array
-    ) -> tuple[ir.Value, int]:
+    def stored(self, graph: ir.Graph, node: ir.Node, weight: Array) -> tuple[ir.Value | None, int]:
         """The int8 initializer as it is."""
-        return integers, 0
+        return node.inputs[0], 0
 
     def adapt(self, graph: ir.Graph, node: ir.Node, layer: ir.Node, index: int) -> None:
         """The bias is checked, the data input comes from stored integers."""
-        name, found = string_attribute(node, "name"), bias_and_step(node, layer)
+        name, found = stated_name(node), bias_and_step(node, layer)
         if found is not None:
             bias_integers(name, *found)
         if index == _WEIGHT_INPUT:
@@ -64,12 +63,9 @@ def _restore_input(graph: ir.Graph, weight: ir.Node, consumer: ir.Node, name: st
         add_initializer(graph, f"{name}.input_zero_point", np.asarray(0, np.int8)),
     ]
     quantize = ir.node("QuantizeLinear", [x, *parameters], name=f"{name}.input.Q")
-    stored = quantize.outputs[0]
-    stored.name, stored.shape = f"{name}.input.stored", x.shape
-    stored.type = ir.TensorType(ir.DataType.INT8)
+    stored = typed(quantize.outputs[0], f"{name}.input.stored", x.shape, ir.DataType.INT8)
     dequantize = ir.node("DequantizeLinear", [stored, *parameters], name=f"{name}.input.DQ")
-    real = dequantize.outputs[0]
-    real.name, real.shape, real.type = f"{name}.input", x.shape, ir.TensorType(ir.DataType.FLOAT)
+    real = typed(dequantize.outputs[0], f"{name}.input", x.shape)
     # All readers take the stored values; otherwise the engine pools twice, in INT8 and in FP32.
     for reader, index in list(x.uses()):
         if reader is not quantize:

@@ -3,7 +3,7 @@
 import numpy as np
 import onnx_ir as ir
 
-from lrq_deploy.export.passes._matching import add_initializer, constant, require_lowered
+from lrq_deploy.export.passes._matching import add_initializer, constant, require_lowered, typed
 
 __all__ = ["MOVES", "IntegerMovementPass"]
 
@@ -112,9 +112,7 @@ def _store_again(graph: ir.Graph, node: ir.Node, source: ir.Node) -> None:
     output.name = f"{real.name}.unstored"
     parameters = source.inputs[1:3]
     quantize = ir.node("QuantizeLinear", [output, *parameters], name=f"{real.name}.Q")
-    stored = quantize.outputs[0]
-    stored.name, stored.shape = f"{real.name}.stored", output.shape
-    stored.type = ir.TensorType(ir.DataType.UINT8)
+    stored = typed(quantize.outputs[0], f"{real.name}.stored", output.shape, ir.DataType.UINT8)
     inputs = [stored, *parameters]
     after = ir.node("DequantizeLinear", inputs, outputs=[real], name=f"{real.name}.DQ")
     graph.insert_after(node, [quantize, after])

@@ -4,7 +4,12 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
-from lrq_deploy.export.passes._matching import add_initializer, int_attribute, string_attribute
+from lrq_deploy.export.passes._matching import (
+    add_initializer,
+    int_attribute,
+    stated_name,
+    typed,
+)
 from lrq_deploy.export.passes._weight_lowering import (
     BIAS_INPUT,
     Array,
@@ -34,11 +39,9 @@ class IntegerWeightsPass(WeightLoweringPass):
         super().__init__()
         self._packed = packed
 
-    def stored(
-        self, graph: ir.Graph, node: ir.Node, integers: ir.Value, weight: Array
-    ) -> tuple[ir.Value, int]:
+    def stored(self, graph: ir.Graph, node: ir.Node, weight: Array) -> tuple[ir.Value | None, int]:
         """The integers in the narrowest exact type."""
-        name, axis = string_attribute(node, "name"), int_attribute(node, "axis")
+        name, axis = stated_name(node), int_attribute(node, "axis")
         carrier_max = int_attribute(node, "input_qmax") - int_attribute(node, "input_qmin")
         if not pair_sums_fit(weight, axis, carrier_max):
             shifted = (weight.astype(np.int16) + 128).astype(np.uint8)
@@ -47,19 +50,17 @@ class IntegerWeightsPass(WeightLoweringPass):
             nibbles = weight.astype(ml_dtypes.int4)
             packed = add_initializer(graph, f"{name}.weight_int4", nibbles, ir.DataType.INT4)
             cast = ir.node("Cast", [packed], {"to": int(ir.DataType.INT8)}, name=f"{name}.unpack")
-            unpacked = cast.outputs[0]
-            unpacked.name, unpacked.shape = f"{name}.weight_int8", ir.Shape(weight.shape)
-            unpacked.type = ir.TensorType(ir.DataType.INT8)
             graph.insert_before(node, cast)
-            return unpacked, 0
-        return integers, 0
+            shape = ir.Shape(weight.shape)
+            return typed(cast.outputs[0], f"{name}.weight_int8", shape, ir.DataType.INT8), 0
+        return node.inputs[0], 0
 
     def adapt(self, graph: ir.Graph, node: ir.Node, layer: ir.Node, index: int) -> None:
         """The bias becomes int32 behind a dequantization of its own."""
         found = bias_and_step(node, layer)
         if found is None:
             return
-        name, (bias, step) = string_attribute(node, "name"), found
+        name, (bias, step) = stated_name(node), found
         integers = bias_integers(name, bias, step)
         size = integers.size
         inputs = [
@@ -69,8 +70,6 @@ class IntegerWeightsPass(WeightLoweringPass):
             add_initializer(graph, f"bias_zero_point_{size}", np.zeros(size, np.int32)),
         ]
         dequantize = ir.node("DequantizeLinear", inputs, {"axis": 0}, name=f"{name}.bias.DQ")
-        real = dequantize.outputs[0]
-        real.name, real.shape = f"{name}.bias_real", ir.Shape(integers.shape)
-        real.type = ir.TensorType(ir.DataType.FLOAT)
+        real = typed(dequantize.outputs[0], f"{name}.bias_real", ir.Shape(integers.shape))
         graph.insert_before(layer, dequantize)
         layer.replace_input_with(BIAS_INPUT, real)

@@ -8,6 +8,7 @@ from lrq_deploy.export.passes._matching import (
     constant,
     made_by,
     require_lowered,
+    typed,
 )
 
 __all__ = ["RequantizationPass"]
@@ -55,11 +56,7 @@ def _add_nothing(graph: ir.Graph, quantizer: ir.Node, source: ir.Node) -> None:
     zero = add_initializer(graph, "nothing.zero_point", np.asarray(0, np.uint8))
     nothing = ir.node("DequantizeLinear", [stored, scale, zero], name=f"{name}.nothing.DQ")
     total = ir.node("Add", [real, nothing.outputs[0]], name=name)
-    _typed(nothing.outputs[0], f"{name}.nothing", ir.Shape(ones))
-    _typed(total.outputs[0], name, real.shape)
+    typed(nothing.outputs[0], f"{name}.nothing", ir.Shape(ones))
+    typed(total.outputs[0], name, real.shape)
     graph.insert_before(quantizer, [nothing, total])
     quantizer.replace_input_with(0, total.outputs[0])
-
-
-def _typed(value: ir.Value, name: str, shape: ir.Shape | None) -> None:
-    value.name, value.shape, value.type = name, shape, ir.TensorType(ir.DataType.FLOAT)

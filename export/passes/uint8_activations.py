@@ -10,7 +10,8 @@ from lrq_deploy.export.passes._matching import (
     int_attribute,
     is_quantizer,
     made_by,
-    string_attribute,
+    stated_name,
+    typed,
     unused_name,
 )
 
@@ -44,7 +45,7 @@ class Uint8ActivationsPass(ir.passes.InPlacePass):
 
 
 def _lower(graph: ir.Graph, node: ir.Node) -> None:
-    name = string_attribute(node, "name")
+    name = stated_name(node)
     qmin = int_attribute(node, "qmin")
     zero_point = int_attribute(node, "zero_point") - qmin
     if not (0 <= zero_point <= 255 and int_attribute(node, "qmax") - qmin <= 255):
@@ -64,25 +65,19 @@ def _lower(graph: ir.Graph, node: ir.Node) -> None:
     if behind_softmax:
         largest = add_initializer(graph, f"{label}.largest", scale * np.float32(high))
         new.append(ir.node("Min", [source, largest], name=f"{label}.Min"))
-        source = _typed(new[-1].outputs[0], f"{label}.limited", output.shape, ir.DataType.FLOAT)
+        source = typed(new[-1].outputs[0], f"{label}.limited", output.shape)
     new.append(ir.node("QuantizeLinear", [source, scale_value, zero_value], name=f"{label}.Q"))
-    stored = _typed(new[-1].outputs[0], f"{label}.rounded", output.shape)
+    kind = ir.DataType.UINT8
+    stored = typed(new[-1].outputs[0], f"{label}.rounded", output.shape, kind)
     if (low, high) != (0, 255) and not behind_softmax:
         bounds = [
             add_initializer(graph, f"{label}.{end}", np.asarray(value, np.uint8))
             for end, value in (("low", low), ("high", high))
         ]
         new.append(ir.node("Clip", [stored, *bounds], name=f"{label}.Clip"))
-        stored = _typed(new[-1].outputs[0], f"{label}.stored", output.shape)
+        stored = typed(new[-1].outputs[0], f"{label}.stored", output.shape, kind)
     new.append(ir.node("DequantizeLinear", [stored, scale_value, zero_value], name=f"{label}.DQ"))
-    real = _typed(new[-1].outputs[0], label, output.shape, ir.DataType.FLOAT)
+    real = typed(new[-1].outputs[0], label, output.shape)
     graph.insert_before(node, new)
     output.replace_all_uses_with(real, replace_graph_outputs=True)
     graph.remove(node, safe=True)
-
-
-def _typed(
-    value: ir.Value, name: str, shape: ir.Shape | None, kind: ir.DataType = ir.DataType.UINT8
-) -> ir.Value:
-    value.name, value.shape, value.type = name, shape, ir.TensorType(kind)
-    return value

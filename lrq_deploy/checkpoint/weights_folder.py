@@ -11,7 +11,9 @@ __all__ = ["weights_file"]
 
 _SUFFIXES = {".bin", ".ckpt", ".pt", ".pt2", ".pth", ".safetensors", ".tar"}
 _INDEX = ".index.json"
-_SHARD = re.compile(r".+-\d{5}-of-\d{5}\.\w+")
+_SHARD = re.compile(r".+-\d{5}-of-(?!00001)\d{5}\.\w+")
+"""One of several; a single one may be numbered too, and is whole."""
+
 _SHOWN = 5
 
 
@@ -46,9 +48,9 @@ def weights_file(path: Path) -> Path:
 def _whole(path: Path) -> Path:
     if path.name.endswith(_INDEX) and path.is_file():
         raise _sharded(path, path)
-    beside = path.parent.glob(f"*{_INDEX}") if _SHARD.fullmatch(path.name) else ()
-    for index in beside:
-        raise _sharded(path, index)
+    beside = sorted(path.parent.glob(f"*{_INDEX}")) if _SHARD.fullmatch(path.name) else []
+    if beside:
+        raise _sharded(path, beside[0])
     return path
 
 

@@ -1,18 +1,24 @@
 """Tensors stored in a graph module, by the path that a ``get_attr`` node names."""
 
+from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-__all__ = ["add_tensor_node", "layer_of", "optional_tensor", "take_name", "tensor_of"]
+__all__ = [
+    "add_tensor_node",
+    "drop_unread_tensors",
+    "layer_of",
+    "optional_tensor",
+    "take_name",
+    "tensor_of",
+]
 
 
 def tensor_of(graph_module: fx.GraphModule, node: Any) -> Tensor:
     """The tensor that a ``get_attr`` node stands for."""
-    value: Any = graph_module
-    for part in str(node.target).split("."):
-        value = getattr(value, part)
+    value = attrgetter(str(node.target))(graph_module)
     if not isinstance(value, Tensor):
         raise TypeError(f"{node.target} is {type(value).__name__}, not a tensor")
     return value
@@ -41,6 +47,16 @@ def add_tensor_node(graph_module: fx.GraphModule, name: str, value: Tensor) -> f
     dtype = torch.float32 if value.is_floating_point() else value.dtype
     graph_module.register_buffer(free, value.detach().to(dtype).clone())
     return graph_module.graph.get_attr(free)
+
+
+def drop_unread_tensors(graph_module: fx.GraphModule) -> None:
+    """Remove parameters and buffers that neither a node nor a module that one calls reads."""
+    read = {str(n.target) for n in graph_module.graph.nodes if n.op in ("get_attr", "call_module")}
+    stored = (graph_module.named_parameters, graph_module.named_buffers)
+    for name in [name for named in stored for name, _ in named(remove_duplicate=False)]:
+        owner, _, leaf = name.rpartition(".")
+        if name not in read and owner not in read:
+            delattr(graph_module.get_submodule(owner), leaf)
 
 
 def take_name(graph_module: fx.GraphModule, name: str, module: nn.Module) -> None:

@@ -13,14 +13,13 @@ import torch
 from torch import Tensor, fx
 
 from lrq_deploy.errors import UnsupportedNetworkError
-from lrq_deploy.graph.operators import is_call
+from lrq_deploy.graph.operators import arguments, is_call
 from lrq_deploy.graph.replacement import replace_call
+from lrq_deploy.graph.specification import pair
 
 __all__ = ["unify_averages"]
 
 aten = torch.ops.aten
-
-_DEFAULTS: list[Any] = [None, None, [], [0, 0], False, True, None]
 
 
 def unify_averages(graph: fx.Graph) -> None:
@@ -32,7 +31,7 @@ def unify_averages(graph: fx.Graph) -> None:
     for node in list(graph.nodes):
         if not is_call(node, {aten.avg_pool2d.default}):
             continue
-        args: list[Any] = [*node.args, *_DEFAULTS[len(node.args) :]]
+        args = arguments(node)
         if args[6] is not None:
             _state_divisor(node, args)
         elif args[4] and args[5]:
@@ -49,13 +48,13 @@ def _state_divisor(node: fx.Node, args: list[Any]) -> None:
             aten.avg_pool2d.default, (x, kernel, stride, padding, False, True)
         )
     mean.meta = dict(node.meta)
-    replace_call(node, aten.mul.Tensor, (mean, math.prod(_pair(kernel)) / divisor))
+    replace_call(node, aten.mul.Tensor, (mean, math.prod(pair(kernel)) / divisor))
 
 
 def _leave_padding_out(node: fx.Node, args: list[Any]) -> None:
     """Without padding nothing is counted; elsewhere zeros are put there, which then are data."""
     x, kernel, stride, padding, *_ = args
-    high, wide = _pair(padding)
+    high, wide = pair(padding)
     if high or wide:
         if not _same_windows(node, x, args):
             raise _overhanging(node, "ceil_mode, counted padding and a window of padding alone")
@@ -70,16 +69,11 @@ def _same_windows(node: fx.Node, x: fx.Node, args: list[Any]) -> bool:
     before, after = x.meta.get("val"), node.meta.get("val")
     if not isinstance(before, Tensor) or not isinstance(after, Tensor):
         return False
-    step = _pair(args[2]) if args[2] else _pair(args[1])
+    step = pair(args[2]) if args[2] else pair(args[1])
     sizes = zip(
-        before.shape[-2:], after.shape[-2:], _pair(args[1]), step, _pair(args[3]), strict=True
+        before.shape[-2:], after.shape[-2:], pair(args[1]), step, pair(args[3]), strict=True
     )
     return all(-((k - n - 2 * p) // s) + 1 == count for n, count, k, s, p in sizes)
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    sizes = [value] if isinstance(value, int) else list(value)
-    return int(sizes[0]), int(sizes[-1])
 
 
 def _overhanging(node: fx.Node, received: str) -> UnsupportedNetworkError:

@@ -2,14 +2,11 @@
 
 import logging
 import re
-import sysconfig
 import traceback
 from collections.abc import Callable
-from pathlib import Path
-
-import torch
 
 from lrq_deploy.errors import CaptureError
+from lrq_deploy.graph.capture_errors import PACKAGE, is_of_the_network
 
 __all__ = ["with_its_line"]
 
@@ -18,9 +15,6 @@ _GUARD = re.compile(r"Not all values of \w+ = (\S+) in the specified range satis
 """What the batch is called there, and what it must be."""
 
 _ADDED = "[guard added]"
-_TORCH = str(Path(torch.__file__).parent)
-_PACKAGE = str(Path(__file__).parent.parent)
-_LIBRARY = sysconfig.get_paths()["stdlib"]
 
 
 def with_its_line(
@@ -74,9 +68,8 @@ class _Watcher(logging.Handler):
 
 def _line_of_the_network(stack: traceback.StackSummary) -> str:
     for frame in reversed(stack):
-        if frame.filename.startswith(_PACKAGE) and frame.filename != __file__:
-            return ""
-        library = frame.filename.startswith(_LIBRARY) and "site-packages" not in frame.filename
-        if not library and not frame.filename.startswith((_TORCH, __file__, "<")):
+        if is_of_the_network(frame.filename):
             return f" at {frame.filename}:{frame.lineno} ({frame.line})"
+        if frame.filename.startswith(PACKAGE) and frame.filename != __file__:
+            return ""
     return ""

@@ -2,11 +2,16 @@
 
 from typing import TypeVar
 
-from torch import fx
+from torch import fx, nn
 
-__all__ = ["called_modules"]
+__all__ = ["called_module", "called_modules"]
 
 M = TypeVar("M")
+
+
+def called_module(graph_module: fx.GraphModule, node: fx.Node) -> nn.Module | None:
+    """The one that ``node`` calls, None where it calls none."""
+    return graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
 def called_modules(graph_module: fx.GraphModule, kind: type[M]) -> dict[str, M]:

@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,8 +16,10 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
 from lrq_deploy.errors import CaptureError, UnsupportedNetworkError
+from lrq_deploy.graph.any_batch import take_any_batch
 from lrq_deploy.graph.batch_decision import with_its_line
 from lrq_deploy.graph.capture_errors import (
+    is_of_the_network,
     of_archive,
     refuse_boxes,
     refuse_branches,
@@ -40,8 +41,6 @@ from lrq_deploy.task import Task
 
 __all__ = ["capture", "example_input"]
 
-aten = torch.ops.aten
-
 _NETWORK_ERRORS = (
     ArithmeticError,
     AssertionError,
@@ -56,19 +55,13 @@ _NETWORK_ERRORS = (
 _VIOLATED = "Constraints violated"
 """How the error of a network begins that does not take any batch; it names no line."""
 
+_TOLD = "RuntimeError: "
+
 _UNLIKELY_BATCHES = (7, 5)
 """Tell the batch of a static trace from other sizes."""
 
 _OTHER_FLOATS = re.compile(r"\b(Half|BFloat16|[Dd]ouble|b?float16|float64)\b")
 """A type in an error of torch that no weight has: networks are read as float32."""
-
-_RECURRENT = {
-    aten.lstm.input,
-    aten.gru.input,
-    aten.rnn_tanh.input,
-    aten.rnn_relu.input,
-}
-_VIEWS = {aten.view.default, aten.reshape.default, aten._unsafe_view.default}
 
 _TAKEN_NAMES = set(dir(fx.GraphModule({}, fx.Graph()))) - set(dir(nn.Module()))
 """Of a graph module (``graph``, ``code``, ``meta``); torch loses what is stored under them."""
@@ -164,7 +157,7 @@ def _captured(
     result.args = (pick_output(result, exported.call_spec.out_spec, output),)
     make_rows(graph_module, task)
     graph_module.graph._codegen = fx.graph.CodeGen()
-    _make_batch_symbolic(graph_module)
+    take_any_batch(graph_module)
     graph_module.graph.eliminate_dead_code()
     graph_module.recompile()
     normalize(graph_module)
@@ -280,15 +273,16 @@ def _first_line(error: Exception) -> str:
     # What is violated stands in a list behind this head, beside hints on torch's own options.
     if lines and lines[0].startswith(_VIOLATED):
         lines = [line.removeprefix("- ") for line in lines[1:]] or lines
-    return f"{type(error).__name__}: {shortened(lines[0]) if lines else 'no message'}"
+    # TorchScript's interpreter tells behind its own traceback what failed.
+    told = [line.removeprefix(_TOLD) for line in lines if line.startswith(_TOLD)] or lines
+    return f"{type(error).__name__}: {shortened(told[0]) if told else 'no message'}"
 
 
 def _place(error: Exception) -> str:
     """Line of the network's source where the error came from, as far as it is known."""
-    torch_folder = str(Path(torch.__file__).parent)
     frames = traceback.extract_tb(error.__traceback__)
-    outside = [f for f in frames if not f.filename.startswith((torch_folder, __file__, "<"))]
-    return f" at {outside[-1].filename}:{outside[-1].lineno}" if outside else ""
+    own = [frame for frame in frames if is_of_the_network(frame.filename)]
+    return f" at {own[-1].filename}:{own[-1].lineno}" if own else ""
 
 
 def _take_input(graph_module: fx.GraphModule) -> None:
@@ -305,81 +299,6 @@ def _not_one_input(names: list[str]) -> UnsupportedNetworkError:
         f"{len(names)} inputs ({', '.join(names)})",
         "wrap it in a module that fixes the other inputs",
     )
-
-
-def _make_batch_symbolic(graph_module: fx.GraphModule) -> None:
-    """Turn views into reshapes with -1 for the batch, so that any batch and layout runs.
-
-    A static archive has its example batch as a constant; a dynamic one a ``sym_size`` node.
-    """
-    source = next(n for n in graph_module.graph.nodes if n.op == "placeholder")
-    value = source.meta.get("val")
-    static = value.shape[0] if value is not None and isinstance(value.shape[0], int) else None
-    if static is not None:
-        _check_recurrence(graph_module)
-    for node in graph_module.graph.nodes:
-        if node.op == "call_function" and node.target in _VIEWS:
-            node.target = aten.reshape.default
-            shape = list(node.args[1])
-            if shape and _is_batch(shape[0], static):
-                node.args = (node.args[0], _shape_for_any_batch(node, shape))
-        elif node.op == "call_function" and node.target is aten.expand.default:
-            before, shape = node.args[0].meta.get("val"), list(node.args[1])
-            # -1 keeps the size; a single row is repeated by whatever reads it next to a batch.
-            same_rank = before is not None and before.dim() == len(shape)
-            if same_rank and static is not None and shape[0] == static:
-                node.args = (node.args[0], [-1, *shape[1:]])
-    if static is not None:
-        _repeat_constants(graph_module, source, static)
-
-
-def _check_recurrence(graph_module: fx.GraphModule) -> None:
-    """First states are constants of the archive's batch; torch reads beyond them for others."""
-    for node in graph_module.graph.nodes:
-        if node.op == "call_function" and node.target in _RECURRENT:
-            raise UnsupportedNetworkError(
-                "an archive of a recurrent network must take any batch",
-                f"{node.target} with first states for a fixed batch",
-                "export the archive with a dynamic batch",
-            )
-
-
-def _repeat_constants(graph_module: fx.GraphModule, source: fx.Node, static: int) -> None:
-    """A row that is concatenated to each image (a class token) has as many copies as images."""
-    graph = graph_module.graph
-    made_of_image = {source}
-    for node in list(graph.nodes):
-        if not made_of_image.isdisjoint(node.all_input_nodes):
-            made_of_image.add(node)
-        if node not in made_of_image or node.target is not aten.cat.default:
-            continue
-        parts, axis = node.args[0], [*node.args[1:], 0][0]
-        rows = [] if axis == 0 else [part for part in parts if part not in made_of_image]
-        for part in rows:
-            value = part.meta.get("val")
-            if value is None or value.shape[0] not in (1, static):
-                continue
-            with graph.inserting_before(node):
-                images = graph.call_function(aten.sym_size.int, (source, 0))
-                row = graph.call_function(aten.slice.Tensor, (part, 0, 0, 1))
-                sizes: list[Any] = [images, *[-1] * (value.dim() - 1)]
-                repeated = graph.call_function(aten.expand.default, (row, sizes))
-            row.meta["val"], repeated.meta["val"] = value[:1], value
-            node.replace_input_with(part, repeated)
-
-
-def _is_batch(size: Any, static: int | None) -> bool:
-    symbolic = isinstance(size, fx.Node) and size.target is aten.sym_size.int
-    return symbolic or (static is not None and size == static)
-
-
-def _shape_for_any_batch(node: fx.Node, shape: list[Any]) -> list[Any]:
-    """``shape`` with -1 for the batch; another -1 becomes the size that the trace found."""
-    if -1 not in shape:
-        return [-1, *shape[1:]]
-    value = node.meta.get("val")
-    sizes = [] if value is None else list(value.shape[1:])
-    return [-1, *sizes] if sizes and all(isinstance(n, int) for n in sizes) else shape
 
 
 def _check_output(

@@ -1,16 +1,39 @@
-"""What is said where a network is no classifier, or where its error is longer than its news."""
+"""What is said where a network is no classifier, and the part of an error that is news of it."""
 
+import os
+import sysconfig
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import fx, nn
 
 from lrq_deploy.errors import CaptureError, UnsupportedNetworkError
 
-__all__ = ["of_archive", "refuse_boxes", "refuse_branches", "refuse_script_parts", "shortened"]
+__all__ = [
+    "PACKAGE",
+    "is_of_the_network",
+    "of_archive",
+    "refuse_boxes",
+    "refuse_branches",
+    "refuse_script_parts",
+    "shortened",
+]
+
+PACKAGE = f"{Path(__file__).parent.parent}{os.sep}"
+"""Folder of this project's code."""
+
+_TORCH = f"{Path(torch.__file__).parent}{os.sep}"
+_LIBRARY = sysconfig.get_paths()["stdlib"]
 
 _SHOWN = 300
 """Characters of an error of torch, which may spell out a graph; its beginning says the most."""
+
+
+def is_of_the_network(file: str) -> bool:
+    """Whether a file of a traceback is of a network, not of torch, of Python or of this project."""
+    library = file.startswith(_LIBRARY) and "site-packages" not in file
+    return not library and not file.startswith((_TORCH, PACKAGE, "<"))
 
 
 def refuse_boxes(result: object) -> None:

@@ -3,7 +3,7 @@
 import torch
 from torch import fx
 
-from lrq_deploy.graph.operators import is_call
+from lrq_deploy.graph.operators import arguments, is_call
 
 __all__ = ["Limits", "clip_limits", "narrower"]
 
@@ -23,8 +23,7 @@ def clip_limits(node: fx.Node) -> Limits | None:
     if is_call(node, {aten.clamp_max.default}):
         return None, _number(node.args[1])
     if is_call(node, {aten.hardtanh.default, aten.clamp.default, aten.clamp_min.default}):
-        default = (-1.0, 1.0) if node.target is aten.hardtanh.default else (None, None)
-        low, high = [*node.args[1:], *default[len(node.args) - 1 :]][:2]
+        low, high = [*arguments(node)[1:], None][:2]
         return _number(low), _number(high)
     return None
 

@@ -27,8 +27,10 @@ from lrq_deploy.graph.operators import (
     LAYER_KINDS,
     ORDER_KEEPING,
     WEIGHTED,
+    arguments,
     is_call,
 )
+from lrq_deploy.graph.specification import LayerSpec, layer_spec
 
 __all__ = ["fold_batch_norm"]
 
@@ -72,8 +74,7 @@ def fold_batch_norm(graph_module: fx.GraphModule) -> fx.GraphModule:
 
 def _affine(graph_module: fx.GraphModule, node: fx.Node) -> tuple[Tensor, Tensor]:
     """Gain and shift ``[C]`` of an evaluation-mode BatchNorm, in float64."""
-    arguments: list[Any] = list(node.args)
-    _, weight, bias, mean, var, _, _, eps, _ = arguments
+    _, weight, bias, mean, var, _, _, eps, _ = arguments(node)
     mean_value = tensor_of(graph_module, mean).double()
     gain = (tensor_of(graph_module, var).double() + float(eps)).rsqrt()
     gamma = optional_tensor(graph_module, weight)
@@ -93,39 +94,31 @@ def _constant_where_still(
 
     A gain of up to ``eps ** -0.5`` would only enlarge the rounding error of that value.
     """
-    mean, var = (tensor_of(graph_module, argument).double() for argument in node.args[3:5])
+    mean, var = (tensor_of(graph_module, stored).double() for stored in node.args[3:5])
     eps: Any = node.args[7]
     still = (var < STILL * eps) & (mean != 0)
     return gain.masked_fill(still, 0), torch.where(still, shift + mean * gain, shift)
 
 
 def _fold_into(graph_module: fx.GraphModule, layer: fx.Node, gain: Tensor, shift: Tensor) -> None:
-    args: list[Any] = list(layer.args) + [None] * (3 - len(layer.args))
+    args = arguments(layer)
     weight = tensor_of(graph_module, args[1]).double()
     bias = optional_tensor(graph_module, args[2])
     folded_bias = shift if bias is None else bias.double() * gain + shift
-    groups = _groups(layer)
+    scaled = _scaled(weight, gain, layer_spec(layer))
     with graph_module.graph.inserting_before(layer):
-        args[1] = add_tensor_node(
-            graph_module, f"{layer.name}.weight", _scaled(layer, weight, gain, groups)
-        )
+        args[1] = add_tensor_node(graph_module, f"{layer.name}.weight", scaled)
         args[2] = add_tensor_node(graph_module, f"{layer.name}.bias", folded_bias)
     layer.args = tuple(args)
 
 
-def _scaled(layer: fx.Node, weight: Tensor, gain: Tensor, groups: int) -> Tensor:
-    if LAYER_KINDS[layer.target] != "conv_transpose2d":
+def _scaled(weight: Tensor, gain: Tensor, spec: LayerSpec) -> Tensor:
+    if spec.kind != "conv_transpose2d":
         return weight * gain.reshape(-1, *[1] * (weight.dim() - 1))
     # Layout [C_in, C_out / groups, kh, kw]: output channel g * (C_out / groups) + j.
-    per_group = gain.reshape(groups, 1, weight.shape[1], 1, 1)
-    grouped = weight.reshape(groups, -1, *weight.shape[1:])
+    per_group = gain.reshape(spec.groups, 1, weight.shape[1], 1, 1)
+    grouped = weight.reshape(spec.groups, -1, *weight.shape[1:])
     return (grouped * per_group).reshape(weight.shape)
-
-
-def _groups(layer: fx.Node) -> int:
-    # The same place in conv2d and conv_transpose2d.
-    groups: Any = layer.args[6] if len(layer.args) > 6 else 1
-    return int(groups)
 
 
 def _can_take(source: fx.Node) -> bool:

@@ -12,20 +12,13 @@ from typing import Any
 from torch import Tensor, fx, ops
 
 from lrq_deploy.graph.attributes import add_tensor_node, layer_of, tensor_of
-from lrq_deploy.graph.operators import is_call
+from lrq_deploy.graph.operators import ORDER_KEEPING, is_call
 from lrq_deploy.graph.outputs import PROBABILITIES
+from lrq_deploy.graph.specification import layer_spec
 
 __all__ = ["unify_head"]
 
 aten = ops.aten
-
-_RESHAPES = {
-    aten.flatten.using_ints,
-    aten.reshape.default,
-    aten.squeeze.dim,
-    aten.squeeze.dims,
-    aten.view.default,
-}
 
 
 def unify_head(graph_module: fx.GraphModule) -> None:
@@ -35,7 +28,7 @@ def unify_head(graph_module: fx.GraphModule) -> None:
     if is_call(logits, PROBABILITIES):
         logits = logits.args[0]
     node = logits
-    while is_call(node, _RESHAPES) and len(node.users) == 1:
+    while is_call(node, ORDER_KEEPING) and len(node.users) == 1:
         node = node.args[0]
     if node is logits or not _covers_its_input(graph_module, node):
         return
@@ -60,6 +53,6 @@ def _covers_its_input(graph_module: fx.GraphModule, node: Any) -> bool:
         return False
     seen = node.args[0].meta.get("val")
     kernel = tensor_of(graph_module, node.args[1]).shape
-    padding, groups = [*node.args[4:5], [0, 0]][0], [*node.args[6:7], 1][0]
+    spec = layer_spec(node)
     whole = isinstance(seen, Tensor) and tuple(seen.shape[1:]) == tuple(kernel[1:])
-    return bool(whole and not any(padding) and groups == 1)
+    return whole and not any(spec.padding) and spec.groups == 1

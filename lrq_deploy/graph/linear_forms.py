@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from lrq_deploy.graph.attributes import add_tensor_node, tensor_of
-from lrq_deploy.graph.operators import is_call
+from lrq_deploy.graph.operators import VIEWS, is_call
 from lrq_deploy.graph.replacement import replace_call
 
 __all__ = ["PRODUCTS", "as_linear"]
@@ -21,9 +21,8 @@ aten = torch.ops.aten
 PRODUCTS = {aten.addmm.default, aten.bmm.default, aten.matmul.default, aten.mm.default}
 """Operators that may be a linear layer."""
 
-_RESHAPES = {aten.reshape.default, aten.view.default, aten._unsafe_view.default}
 _OF_A_MATRIX = {
-    *_RESHAPES,
+    *VIEWS,
     aten.expand.default,
     aten.permute.default,
     aten.transpose.int,
@@ -86,13 +85,13 @@ def _stored_source(node: fx.Node) -> fx.Node:
 def _between_views(x: fx.Node, node: fx.Node) -> tuple[fx.Node, fx.Node]:
     """Input and result of a product without the views around it that count its rows otherwise."""
     starts, ends = [x], [node]
-    while is_call(starts[-1], {*_RESHAPES, aten.expand.default}):
+    while is_call(starts[-1], {*VIEWS, aten.expand.default}):
         before: Any = starts[-1].args[0]
         sizes, old = _sizes(starts[-1]), _sizes(before)
-        if sizes[-1:] != old[-1:] or (starts[-1].target not in _RESHAPES and sizes != old):
+        if sizes[-1:] != old[-1:] or (starts[-1].target not in VIEWS and sizes != old):
             break
         starts.append(before)
-    while len(ends[-1].users) == 1 and is_call(user := next(iter(ends[-1].users)), _RESHAPES):
+    while len(ends[-1].users) == 1 and is_call(user := next(iter(ends[-1].users)), VIEWS):
         if _sizes(user)[-1:] != _sizes(node)[-1:]:
             break
         ends.append(user)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx
 
 from lrq_deploy.graph.attributes import add_tensor_node, tensor_of
-from lrq_deploy.graph.operators import MOVEMENTS, NON_NEGATIVE, is_call
+from lrq_deploy.graph.operators import MOVEMENTS, NON_NEGATIVE, arguments, is_call
 from lrq_deploy.graph.replacement import replace_call
 
 __all__ = ["unify_movements"]
@@ -51,8 +51,7 @@ def unify_movements(graph_module: fx.GraphModule) -> None:
 
 
 def _unify_stack(node: fx.Node) -> None:
-    parts: Any = node.args[0]
-    axis: Any = node.args[1] if len(node.args) > 1 else 0
+    parts, axis = arguments(node)
     with node.graph.inserting_before(node):
         grown = [node.graph.call_function(aten.unsqueeze.default, (part, axis)) for part in parts]
     replace_call(node, aten.cat.default, (grown, axis))
@@ -133,8 +132,7 @@ def _holds_an_edge(pool: fx.Node, sides: Sequence[int]) -> bool:
     """Whether no window of ``pool`` lies in the border alone, or steps over the edge."""
     if not is_call(pool, {aten.max_pool2d.default}):
         return False
-    defaults: list[Any] = [[], [0], [1]]
-    kernel, _, padding, dilation = [*pool.args[1:5], *defaults[len(pool.args) - 2 :]][:4]
+    _, kernel, _, padding, dilation, _ = arguments(pool)
     high, wide = (kernel[a % len(kernel)] - padding[a % len(padding)] for a in (0, 1))
     return bool(max(sides[:2]) < wide and max(sides[2:]) < high and max(dilation) == 1)
 

@@ -16,14 +16,14 @@ import torch
 from torch import fx
 
 from lrq_deploy.errors import UnsupportedNetworkError
-from lrq_deploy.graph.attributes import layer_of
+from lrq_deploy.graph.attributes import drop_unread_tensors, layer_of
 from lrq_deploy.graph.average_forms import unify_averages
 from lrq_deploy.graph.fold_constants import fold_constants
 from lrq_deploy.graph.gates import recognize_gates
 from lrq_deploy.graph.head_form import unify_head
 from lrq_deploy.graph.maximum_forms import unify_maxima
 from lrq_deploy.graph.movement_forms import unify_movements
-from lrq_deploy.graph.operators import BATCH_NORMS, IDENTITIES, WEIGHTED, is_call
+from lrq_deploy.graph.operators import BATCH_NORMS, IDENTITIES, WEIGHTED, arguments, is_call
 from lrq_deploy.graph.outputs import put_probabilities_last
 from lrq_deploy.graph.variants import unify_variants
 
@@ -78,7 +78,7 @@ def normalize(graph_module: fx.GraphModule) -> None:
     graph.eliminate_dead_code()
     graph.lint()
     graph_module.delete_all_unused_submodules()
-    _drop_unused_attributes(graph_module)
+    drop_unread_tensors(graph_module)
     graph_module.recompile()
 
 
@@ -92,27 +92,22 @@ def _drop_assertions(graph: fx.Graph) -> None:
 def _is_full_slice(node: fx.Node) -> bool:
     if not is_call(node, {aten.slice.Tensor}):
         return False
-    return _covers(_slice_arguments(node.args[1:]), node.args[0], node)
+    whole, *place = arguments(node)
+    return _covers(place, whole, node)
 
 
 def _undo_scatter(node: fx.Node) -> None:
     """``x[:, a:b] += y`` becomes ``slice_scatter(x, x[:, a:b] + y)``; read as what it writes."""
-    source: Any = node.args[1]
-    place = _slice_arguments(node.args[2:])
-    if _covers(place, node.args[0], source):
+    whole, source, *place = arguments(node)
+    if _covers(place, whole, source):
         node.replace_all_uses_with(source)
     for user in list(node.users):
-        if is_call(user, {aten.slice.Tensor}) and _slice_arguments(user.args[1:]) == place:
+        if is_call(user, {aten.slice.Tensor}) and arguments(user)[1:] == place:
             user.replace_all_uses_with(source)
 
 
-def _slice_arguments(args: Any) -> list[Any]:
-    """``dim, start, end, step`` with their defaults."""
-    return [*args, *[0, None, None, 1][len(args) :]]
-
-
 def _covers(place: list[Any], whole: Any, part: Any) -> bool:
-    """Whether a slice of ``whole`` that has the size of ``part`` is all of it."""
+    """Whether a slice ``[dim, start, end, step]`` of ``whole``, as ``part`` is, is all of it."""
     dim, start, end, step = place
     if start not in (0, None) or step != 1:
         return False
@@ -161,14 +156,3 @@ def _check_statistics(node: fx.Node) -> None:
 
 def _layer_name(mean: Any) -> str:
     return str(mean.target).removesuffix(".running_mean")
-
-
-def _drop_unused_attributes(graph_module: fx.GraphModule) -> None:
-    """Remove parameters and buffers that no node reads (``num_batches_tracked``, say)."""
-    used = {str(n.target) for n in graph_module.graph.nodes if n.op == "get_attr"}
-    names = [n for n, _ in graph_module.named_parameters(remove_duplicate=False)]
-    names += [n for n, _ in graph_module.named_buffers(remove_duplicate=False)]
-    for name in names:
-        if name not in used:
-            owner, _, leaf = name.rpartition(".")
-            delattr(graph_module.get_submodule(owner), leaf)

@@ -18,9 +18,11 @@ __all__ = [
     "ORDER_KEEPING",
     "RECTIFIERS",
     "SUMS",
+    "VIEWS",
     "WEIGHTED",
     "LayerKind",
     "all_known",
+    "arguments",
     "exponent",
     "is_call",
     "is_movement",
@@ -42,48 +44,10 @@ WEIGHTED = set(LAYER_KINDS)
 
 BATCH_NORMS = {aten._native_batch_norm_legit_no_training.default, aten.batch_norm.default}
 
-MOVEMENTS = {
-    aten.slice.Tensor,
-    aten.select.int,
-    aten.view.default,
-    aten.reshape.default,
-    aten._unsafe_view.default,
-    aten.flatten.using_ints,
-    aten.permute.default,
-    aten.transpose.int,
-    aten.unsqueeze.default,
-    aten.unflatten.int,
-    aten.squeeze.default,
-    aten.squeeze.dim,
-    aten.squeeze.dims,
-    aten.split.Tensor,
-    aten.split_with_sizes.default,
-    aten.chunk.default,
-    aten.unbind.int,
-    aten.max_pool2d.default,
-    aten.adaptive_max_pool2d.default,
-    aten.amax.default,
-    aten.pad.default,
-    aten.constant_pad_nd.default,
-    aten.reflection_pad2d.default,
-    aten.replication_pad2d.default,
-    aten.pixel_shuffle.default,
-    aten.pixel_unshuffle.default,
-    aten.channel_shuffle.default,
-    aten.upsample_nearest2d.vec,
-    aten.upsample_nearest2d.default,
-    aten.expand.default,
-    aten.clone.default,
-    aten.index_select.default,
-}
-"""Operators whose output holds only values of their input, or 0: a quantizer commutes with them.
+VIEWS = {aten.view.default, aten._unsafe_view.default, aten.reshape.default}
+"""Names of the one operator that states a new shape."""
 
-Padding with another constant is no movement, see ``is_movement``."""
-
-ORDER_KEEPING = {
-    aten.view.default,
-    aten._unsafe_view.default,
-    aten.reshape.default,
+ORDER_KEEPING = VIEWS | {
     aten.flatten.using_ints,
     aten.unsqueeze.default,
     aten.squeeze.default,
@@ -100,6 +64,35 @@ _TUPLES = {
     aten.adaptive_max_pool2d.default,
 }
 """Movements that return several tensors, picked by ``operator.getitem``."""
+
+MOVEMENTS = (
+    ORDER_KEEPING
+    | _TUPLES
+    | {
+        aten.slice.Tensor,
+        aten.select.int,
+        aten.permute.default,
+        aten.transpose.int,
+        aten.unflatten.int,
+        aten.max_pool2d.default,
+        aten.amax.default,
+        aten.pad.default,
+        aten.constant_pad_nd.default,
+        aten.reflection_pad2d.default,
+        aten.replication_pad2d.default,
+        aten.pixel_shuffle.default,
+        aten.pixel_unshuffle.default,
+        aten.channel_shuffle.default,
+        aten.upsample_nearest2d.vec,
+        aten.upsample_nearest2d.default,
+        aten.expand.default,
+        aten.clone.default,
+        aten.index_select.default,
+    }
+)
+"""Operators whose output holds only values of their input, or 0: a quantizer commutes with them.
+
+Padding with another constant is no movement, see ``is_movement``."""
 
 IDENTITIES = {
     aten.clone.default,
@@ -188,15 +181,22 @@ def is_call(node: fx.Node, targets: Any) -> bool:
     return node.op == "call_function" and node.target in targets
 
 
+def arguments(node: fx.Node) -> list[Any]:
+    """Arguments of an ATen call, with those that it leaves out as the schema states them."""
+    target: Any = node.target
+    rest = target._schema.arguments[len(node.args) :]
+    return [*node.args, *(node.kwargs.get(x.name, x.default_value) for x in rest)]
+
+
 def is_movement(node: fx.Node) -> bool:
     """Whether ``node`` only moves values of its (first) input, or pads them with 0."""
     if node.target is operator.getitem:
         return is_call(node.all_input_nodes[0], _TUPLES)
     if is_call(node, {aten.constant_pad_nd.default}):
-        return len(node.args) < 3 or node.args[2] in (0, None)
+        return arguments(node)[2] in (0, None)
     if is_call(node, {aten.pad.default}):
-        mode = node.args[2] if len(node.args) > 2 else "constant"
-        return bool(mode != "constant") or len(node.args) < 4 or node.args[3] in (0, None)
+        _, _, mode, fill = arguments(node)
+        return bool(mode != "constant" or fill in (0, None))
     return is_call(node, MOVEMENTS)
 
 

@@ -9,7 +9,7 @@ from torch.utils import _pytree as pytree
 
 from lrq_deploy.errors import OptionError, UnsupportedNetworkError
 from lrq_deploy.graph.clipping import clip_limits
-from lrq_deploy.graph.operators import is_call
+from lrq_deploy.graph.operators import ORDER_KEEPING, is_call
 from lrq_deploy.task import Task
 
 __all__ = [
@@ -28,19 +28,12 @@ _SOFTMAX = _LOG_SOFTMAX | {aten.softmax.int, aten._softmax.default}
 PROBABILITIES = _SOFTMAX | {aten.sigmoid.default}
 """What turns logits into probabilities."""
 
-ONLY_MOVE = {
-    aten._unsafe_view.default,
-    aten.flatten.using_ints,
+ONLY_MOVE = ORDER_KEEPING | {
     aten.permute.default,
-    aten.reshape.default,
     aten.select.int,
     aten.slice.Tensor,
-    aten.squeeze.dim,
-    aten.squeeze.dims,
     aten.transpose.int,
     aten.unflatten.int,
-    aten.unsqueeze.default,
-    aten.view.default,
 }
 """Movements that hold each value of their input once at most, and nothing else."""
 

@@ -6,9 +6,9 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, fx
 
-from lrq_deploy.graph.operators import LAYER_KINDS, LayerKind
+from lrq_deploy.graph.operators import LAYER_KINDS, LayerKind, arguments
 
-__all__ = ["LayerSpec", "layer_spec"]
+__all__ = ["LayerSpec", "layer_spec", "pair"]
 
 
 @dataclass(frozen=True)
@@ -54,28 +54,17 @@ class LayerSpec:
 def layer_spec(node: fx.Node) -> LayerSpec:
     """What a weighted ATen call computes, from its arguments."""
     kind = LAYER_KINDS[node.target]
-    args: list[Any] = list(node.args)
+    args = arguments(node)
     if kind == "linear":
         return LayerSpec(kind)
     if kind == "conv2d":
-        stride, padding, dilation, groups = [*args[3:], *[None] * 4][:4]
-        return LayerSpec(
-            kind, _pair(stride, 1), _pair(padding, 0), _pair(dilation, 1), groups=groups or 1
-        )
-    stride, padding, output_padding, groups, dilation = [*args[3:], *[None] * 5][:5]
-    return LayerSpec(
-        kind,
-        _pair(stride, 1),
-        _pair(padding, 0),
-        _pair(dilation, 1),
-        _pair(output_padding, 0),
-        groups or 1,
-    )
+        stride, padding, dilation, groups = args[3:]
+        return LayerSpec(kind, pair(stride), pair(padding), pair(dilation), groups=groups)
+    stride, padding, outer, groups, dilation = args[3:]
+    return LayerSpec(kind, pair(stride), pair(padding), pair(dilation), pair(outer), groups)
 
 
-def _pair(value: Any, default: int) -> tuple[int, int]:
-    if value is None:
-        return (default, default)
-    if isinstance(value, int):
-        return (value, value)
-    return (int(value[0]), int(value[-1]))
+def pair(value: Any) -> tuple[int, int]:
+    """``(height, width)`` of an argument that may state one number for both."""
+    sizes = [value] if isinstance(value, int) else value
+    return int(sizes[0]), int(sizes[-1])

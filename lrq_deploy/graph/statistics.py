@@ -14,7 +14,8 @@ from torch import Tensor, fx
 
 from lrq_deploy.graph.attributes import optional_tensor, tensor_of
 from lrq_deploy.graph.finite_gradients import finite_gradients
-from lrq_deploy.graph.operators import ORDER_KEEPING, is_call
+from lrq_deploy.graph.on_device import on_device
+from lrq_deploy.graph.operators import ORDER_KEEPING, arguments, is_call
 
 __all__ = [
     "Classifier",
@@ -64,9 +65,12 @@ def batch_norms(graph_module: fx.GraphModule) -> list[fx.Node]:
     return [n for n in graph_module.graph.nodes if is_call(n, {aten.batch_norm.default})]
 
 
-def tap_batch_norms(graph_module: fx.GraphModule) -> TappedTeacher:
-    """Return a tapped copy; the argument is unchanged."""
-    tapped = copy.deepcopy(graph_module)
+_CPU = torch.device("cpu")
+
+
+def tap_batch_norms(graph_module: fx.GraphModule, device: torch.device = _CPU) -> TappedTeacher:
+    """Return a tapped copy, with all of its tensors on ``device``; the argument is unchanged."""
+    tapped = on_device(copy.deepcopy(graph_module), device)
     norms = batch_norms(tapped)
     statistics = tuple(
         NormStatistics(tensor_of(tapped, n.args[3]).clone(), tensor_of(tapped, n.args[4]).clone())
@@ -78,9 +82,9 @@ def tap_batch_norms(graph_module: fx.GraphModule) -> TappedTeacher:
     classifier: Classifier | None = None
     features: Any = None
     if head is not None:
-        features = head.args[0]
-        bias = optional_tensor(tapped, head.args[2] if len(head.args) > 2 else None)
-        weight = tensor_of(tapped, head.args[1]).detach().clone()
+        features, stored, offset = arguments(head)
+        bias = optional_tensor(tapped, offset)
+        weight = tensor_of(tapped, stored).detach().clone()
         classifier = Classifier(weight, None if bias is None else bias.detach().clone())
     output.args = ((logits, features, [n.args[0] for n in norms]),)
     finite_gradients(tapped)

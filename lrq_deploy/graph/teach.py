@@ -15,7 +15,7 @@ def make_teacher(
     input_shape: tuple[int, int, int],
     preprocessing: Preprocessing,
     name: str,
-    fingerprint: str,
+    fingerprint: str = "",
     output: str | None = None,
     task: Task = "multiclass",
 ) -> Teacher:

@@ -17,7 +17,7 @@ from torch import fx
 from lrq_deploy.errors import UnsupportedNetworkError
 from lrq_deploy.graph.attributes import add_tensor_node, layer_of, tensor_of
 from lrq_deploy.graph.linear_forms import PRODUCTS, as_linear
-from lrq_deploy.graph.operators import RECTIFIERS, WEIGHTED, is_call
+from lrq_deploy.graph.operators import RECTIFIERS, WEIGHTED, arguments, is_call
 from lrq_deploy.graph.replacement import replace_call
 
 __all__ = ["unify_variants"]
@@ -113,6 +113,7 @@ def _split_convolution(graph_module: fx.GraphModule, node: fx.Node) -> None:
     args: list[Any] = list(node.args[:9])
     x, weight, bias, stride, padding, dilation, transposed, output_padding, groups = args
     if len(stride) == 1 and not transposed:
+        node.target = aten.conv1d.default
         node.args = (x, weight, bias, stride, padding, dilation, groups)
         _add_a_side(graph_module, node)
         return
@@ -128,9 +129,7 @@ def _split_convolution(graph_module: fx.GraphModule, node: fx.Node) -> None:
 def _add_a_side(graph_module: fx.GraphModule, node: fx.Node) -> None:
     """A convolution over rows is one over images of one column."""
     _check_stored(node)
-    defaults: list[Any] = [None, None, None, [1], [0], [1], 1]
-    args: list[Any] = [*node.args, *defaults[len(node.args) :]]
-    x, weight, bias, stride, padding, dilation, groups = args
+    x, weight, bias, stride, padding, dilation, groups = arguments(node)
     graph = graph_module.graph
     with graph.inserting_before(node):
         kernel = tensor_of(graph_module, weight).unsqueeze(-1)
@@ -151,9 +150,7 @@ def _add_a_side(graph_module: fx.GraphModule, node: fx.Node) -> None:
 
 def _state_padding(graph_module: fx.GraphModule, node: fx.Node) -> None:
     """``valid`` is no padding; ``same`` adds ``dilation * (kernel - 1)``, the odd one behind."""
-    defaults: list[Any] = [None, None, None, [1, 1], "valid", [1, 1], 1]
-    args: list[Any] = [*node.args, *defaults[len(node.args) :]]
-    x, weight, bias, stride, padding, dilation, groups = args
+    x, weight, bias, stride, padding, dilation, groups = arguments(node)
     before = [0, 0]
     if padding == "same":
         kernel = tensor_of(graph_module, weight).shape[2:]
@@ -166,8 +163,7 @@ def _state_padding(graph_module: fx.GraphModule, node: fx.Node) -> None:
             with graph_module.graph.inserting_before(node):
                 x = graph_module.graph.call_function(aten.constant_pad_nd.default, (x, sides))
             before = [0, 0]
-    arguments = (x, weight, bias, stride, before, dilation, groups)
-    replace_call(node, aten.conv2d.default, arguments)
+    replace_call(node, aten.conv2d.default, (x, weight, bias, stride, before, dilation, groups))
 
 
 def _drop_indices(node: fx.Node, target: Any, args: tuple[Any, ...]) -> None:
@@ -186,9 +182,7 @@ def _drop_indices(node: fx.Node, target: Any, args: tuple[Any, ...]) -> None:
 
 def _fix_slope(node: fx.Node) -> None:
     """In evaluation the random slope of RReLU is the middle of its range."""
-    defaults: list[Any] = [None, 1 / 8, 1 / 3]
-    args: list[Any] = [*node.args, *defaults[len(node.args) :]]
-    x, lowest, highest, *_ = args
+    x, lowest, highest, *_ = arguments(node)
     replace_call(node, aten.leaky_relu.default, (x, (lowest + highest) / 2))
 
 
@@ -243,10 +237,10 @@ def _state_axes(node: fx.Node) -> None:
 
 def _state_gate(node: fx.Node) -> None:
     """``glu(x)`` is one half of ``x`` times the sigmoid of the other."""
-    x, *axis = node.args
+    x, axis = arguments(node)
     graph = node.graph
     with graph.inserting_before(node):
-        halves = graph.call_function(aten.chunk.default, (x, 2, axis[0] if axis else -1))
+        halves = graph.call_function(aten.chunk.default, (x, 2, axis))
         kept, read = (graph.call_function(operator.getitem, (halves, place)) for place in (0, 1))
         gate = graph.call_function(aten.sigmoid.default, (read,))
     replace_call(node, aten.mul.Tensor, (kept, gate))

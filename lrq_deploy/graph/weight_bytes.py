@@ -1,9 +1,6 @@
 """Size of a trained network, to compare a student's file with."""
 
-from operator import attrgetter
-
-from torch import Tensor
-
+from lrq_deploy.graph.attributes import tensor_of
 from lrq_deploy.graph.operators import BATCH_NORMS, is_call
 from lrq_deploy.teacher import Teacher
 
@@ -18,6 +15,5 @@ def weight_bytes(teacher: Teacher) -> int:
     nodes = teacher.graph.graph.nodes
     statistics = {x for n in nodes if is_call(n, BATCH_NORMS) for x in n.args[_STATISTICS]}
     read = [n for n in nodes if n.op == "get_attr" and n not in statistics]
-    values = (attrgetter(str(node.target))(teacher.graph) for node in read)
-    weights = (x for x in values if isinstance(x, Tensor) and x.is_floating_point())
+    weights = (x for x in (tensor_of(teacher.graph, n) for n in read) if x.is_floating_point())
     return 4 * sum({x.data_ptr(): x.numel() for x in weights}.values())

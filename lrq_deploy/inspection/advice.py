@@ -225,9 +225,8 @@ def _source(found: Inspection) -> WeightsSource:
     tensors = found.outline.tensors
     if found.kind == "safetensors":
         return safetensors_source(found.path, tensors)
-    keys = [key for key in found.outline.location.split(".") if key]
     whole = bool(found.outline.module_class)
-    return torch_source(found.path, tensors, keys, found.outline.plain, whole)
+    return torch_source(found.path, tensors, found.outline.keys, found.outline.plain, whole)
 
 
 def shown_differences(near: Near) -> tuple[str, ...]:

@@ -94,7 +94,7 @@ def _outline(
         written_by=writer,
         tensors=tensors,
         facts=dict(list(facts.items())[:_SHOWN_FACTS]),
-        location=".".join(keys),
+        keys=tuple(keys),
         beside=tuple(beside[:_SHOWN_FACTS]),
         unsafe_globals=tuple(printable(name, 120) for name in found.unsafe),
         plain=plain,

@@ -49,7 +49,7 @@ class Outline:
         written_by: who wrote it, as far as the file tells.
         tensors: parameters and buffers by the names in the file.
         facts: further statements of the file, by title.
-        location: keys that lead to the weights, joined by dots.
+        keys: that lead to the weights.
         beside: what else holds tensors, such as an optimizer, with their number.
         unsafe_globals: what loading it plainly would import and may run; empty for no code.
         plain: whether ``torch.load`` reads the file with ``weights_only=True``.
@@ -66,7 +66,7 @@ class Outline:
     written_by: str
     tensors: dict[str, TensorOutline]
     facts: dict[str, str] = field(default_factory=dict)
-    location: str = ""
+    keys: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
     unsafe_globals: tuple[str, ...] = ()
     plain: bool = True
@@ -77,6 +77,11 @@ class Outline:
     averaged: AveragedWeights | None = None
     class_names: tuple[str, ...] = ()
     training: str = ""
+
+    @property
+    def location(self) -> str:
+        """The keys for people, joined by dots."""
+        return ".".join(self.keys)
 
 
 def operator_counts(operators: Counter[str]) -> str:

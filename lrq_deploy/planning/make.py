@@ -6,7 +6,6 @@ import torch
 from torch import fx
 
 from lrq_deploy.errors import ExportError
-from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
 from lrq_deploy.graph.operators import all_known
 from lrq_deploy.graph.statistics import batch_norms
 from lrq_deploy.graph.strays import stray_products
@@ -31,7 +30,7 @@ from lrq_deploy.planning.survey import estimate_sizes, survey_layers, survey_qua
 from lrq_deploy.progress import ProgressCallback, StageProgress, silent
 from lrq_deploy.scheme import Scheme
 from lrq_deploy.student.idle_options import idle_options
-from lrq_deploy.student.placement import place_quantizers
+from lrq_deploy.student.placement import new_student
 from lrq_deploy.target import TargetDescription
 from lrq_deploy.teacher import Teacher
 from lrq_deploy.wording import size_text
@@ -74,9 +73,7 @@ def make_plan(
     teacher = _teacher(loaded, options)
     report.advance(message="captured")
     options, scheme = suited(options, teacher), options.scheme
-    student = place_quantizers(
-        fold_batch_norm(teacher.graph), scheme, limits, teacher.preprocessing
-    )
+    student = new_student(teacher, scheme, limits)
     obstacle = _obstacle(student, teacher, rehearse)
     layers = survey_layers(student, teacher.input_shape)
     quantizers = survey_quantizers(student)
@@ -118,7 +115,6 @@ def _teacher(loaded: LoadedModel, options: QuantizeOptions) -> Teacher:
         loaded.input_shape,
         loaded.preprocessing,
         loaded.name,
-        fingerprint="",
         output=options.output,
         task=options.task,
     )

@@ -8,6 +8,7 @@ clips at least as much. The call of the quantizer has what was removed as ``meta
 import torch
 from torch import fx
 
+from lrq_deploy.graph.called_modules import called_module
 from lrq_deploy.graph.clipping import clip_limits, narrower
 from lrq_deploy.qparams import QParams
 from lrq_deploy.student.frozen import FrozenQuantizer
@@ -18,8 +19,8 @@ __all__ = ["absorb_rectifiers"]
 def absorb_rectifiers(frozen: fx.GraphModule) -> None:
     """Apply the pass in place."""
     for node in list(frozen.graph.nodes):
-        module = _quantizer(frozen, node)
-        if module is None:
+        module = called_module(frozen, node)
+        if not isinstance(module, FrozenQuantizer):
             continue
         source = node.args[0]
         while _repeats(source, module) and len(source.users) == 1:
@@ -28,13 +29,6 @@ def absorb_rectifiers(frozen: fx.GraphModule) -> None:
             node.args = (source.args[0],)
             frozen.graph.erase_node(source)
             source = node.args[0]
-
-
-def _quantizer(frozen: fx.GraphModule, node: fx.Node) -> FrozenQuantizer | None:
-    if node.op != "call_module":
-        return None
-    module = frozen.get_submodule(str(node.target))
-    return module if isinstance(module, FrozenQuantizer) else None
 
 
 def _repeats(node: fx.Node, quantizer: FrozenQuantizer) -> bool:

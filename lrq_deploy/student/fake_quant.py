@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from lrq_deploy.inner_product import inner_product
+from lrq_deploy.qparams import per_channel
 
 __all__ = ["fake_quantize_per_channel", "fake_quantize_per_tensor"]
 
@@ -34,9 +35,7 @@ def fake_quantize_per_tensor(
 
 def fake_quantize_per_channel(x: Tensor, scale: Tensor, axis: int, qmin: int, qmax: int) -> Tensor:
     """Fake-quantize ``x`` with ``scale`` ``[x.shape[axis]]`` and zero points 0."""
-    shape = [1] * x.dim()
-    shape[axis] = -1
-    scale = scale.reshape(shape)
+    scale = per_channel(scale, axis, x.dim())
     if not torch.is_grad_enabled():
         return (x / scale).round_().clamp_(qmin, qmax).mul_(scale)
     quantized: Tensor = _LearnedStep.apply(x, scale, qmin, qmax)

@@ -5,8 +5,9 @@ import copy
 import torch
 from torch import Tensor, fx
 
+from lrq_deploy.graph.called_modules import called_module
 from lrq_deploy.graph.on_device import on_device
-from lrq_deploy.qparams import QParams, ScaleTable
+from lrq_deploy.qparams import QParams, ScaleTable, per_channel
 from lrq_deploy.scheme import Scheme
 from lrq_deploy.student.absorb import absorb_rectifiers
 from lrq_deploy.student.bias_grid import snap_to_grid
@@ -62,7 +63,7 @@ def freeze(student: fx.GraphModule, nudge: bool = True) -> tuple[fx.GraphModule,
             source = entries[module.input_quantizer]
             _set(frozen, path, _freeze_layer(module, entries[path], source))
     for node in frozen.graph.nodes:
-        if node.op == "call_module" and isinstance(modules.get(str(node.target)), QuantizedLayer):
+        if isinstance(called_module(frozen, node), FrozenLayer):
             node.args = node.args[:1]
     for node in [n for n in frozen.graph.nodes if n.op == "get_attr" and not n.users]:
         frozen.graph.erase_node(node)
@@ -103,11 +104,9 @@ def _weight_qparams(layer: QuantizedLayer) -> QParams:
 
 
 def _freeze_layer(layer: QuantizedLayer, weight: QParams, act: QParams) -> FrozenLayer:
-    shape = [1] * layer.weight.dim()
-    shape[layer.spec.channel_axis] = -1
-    integers = torch.clamp(
-        torch.round(layer.weight.detach() / weight.scale.reshape(shape)), weight.qmin, weight.qmax
-    )
+    scale = per_channel(weight.scale, layer.spec.channel_axis, layer.weight.dim())
+    steps = torch.round(layer.weight.detach() / scale)
+    integers = torch.clamp(steps, weight.qmin, weight.qmax)
     bias = None if layer.bias is None else _on_grid(layer.bias.detach(), layer, weight, act)
     return FrozenLayer(layer.spec, weight, layer.input_quantizer, integers.to(torch.int8), bias)
 

@@ -5,8 +5,11 @@ Ensures: the returned graph shares all modules and gives ``(logits, head_input)`
 ``[N, F]`` enters the last layer, None where that is not linear.
 """
 
+from typing import Any
+
 from torch import fx
 
+from lrq_deploy.graph.called_modules import called_module
 from lrq_deploy.student.layers import QuantizedLayer
 
 __all__ = ["head_layer", "with_head_input"]
@@ -17,24 +20,13 @@ def with_head_input(student: fx.GraphModule) -> fx.GraphModule:
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     logits = graph.graph_copy(student.graph, copies)
-    head = _head(student)
-    graph.output((logits, None if head is None else copies[head].args[0]))
+    head: Any = student.graph.output_node().args[0]
+    graph.output((logits, None if head_layer(student) is None else copies[head].args[0]))
     return fx.GraphModule(student, graph)
 
 
 def head_layer(student: fx.GraphModule) -> QuantizedLayer | None:
     """The linear layer whose output is the logits, if the network ends in one."""
-    node = _head(student)
-    if node is None:
-        return None
-    layer = student.get_submodule(str(node.target))
-    return layer if isinstance(layer, QuantizedLayer) else None
-
-
-def _head(student: fx.GraphModule) -> fx.Node | None:
-    node = student.graph.output_node().args[0]
-    if not isinstance(node, fx.Node) or node.op != "call_module":
-        return None
-    layer = student.get_submodule(str(node.target))
-    linear = isinstance(layer, QuantizedLayer) and layer.spec.kind == "linear"
-    return node if linear else None
+    head: Any = student.graph.output_node().args[0]
+    layer = called_module(student, head)
+    return layer if isinstance(layer, QuantizedLayer) and layer.spec.kind == "linear" else None

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
+from lrq_deploy.graph.called_modules import called_module
 from lrq_deploy.graph.specification import LayerSpec
+from lrq_deploy.qparams import per_channel
 from lrq_deploy.scheme import IntegerRange
 from lrq_deploy.student.bias_grid import snap_to_grid
 from lrq_deploy.student.fake_quant import (
@@ -208,9 +210,7 @@ class QuantizedLayer(nn.Module):
         return integers.clamp(self.bounds.qmin, self.bounds.qmax) * self._broadcast_scale()
 
     def _broadcast_scale(self) -> Tensor:
-        shape = [1] * self.weight.dim()
-        shape[self.spec.channel_axis] = -1
-        return self.scale.reshape(shape)
+        return per_channel(self.scale, self.spec.channel_axis, self.weight.dim())
 
     def snapped_bias(self, input_scale: Tensor) -> Tensor | None:
         """Bias rounded to a multiple of ``input_scale * scale[c]``, what an int32 bias holds."""
@@ -236,9 +236,7 @@ def channel_scale_shape(scale: Tensor, spec: LayerSpec, bias: Tensor) -> Tensor:
 
 def is_quantizer(student: fx.GraphModule, node: fx.Node) -> bool:
     """Whether ``node`` calls an activation quantizer of ``student``."""
-    return node.op == "call_module" and isinstance(
-        student.get_submodule(str(node.target)), ActQuantizer
-    )
+    return isinstance(called_module(student, node), ActQuantizer)
 
 
 def set_enabled(student: nn.Module, enabled: bool) -> None:

@@ -6,6 +6,8 @@ Both state the one formula of the project: ``real = scale * (q - zero_point)``.
 import torch
 from torch import Tensor
 
+from lrq_deploy.qparams import per_channel
+
 __all__ = ["dequantize_weight", "quantize_dequantize"]
 
 
@@ -28,9 +30,7 @@ def _(x: Tensor, scale: float, zero_point: int, qmin: int, qmax: int) -> Tensor:
 @torch.library.custom_op("lrq::dequantize_weight", mutates_args=())
 def dequantize_weight(q: Tensor, scale: Tensor, axis: int) -> Tensor:
     """``scale[c] * q`` along ``axis``; ``q`` int8, ``scale`` float32 ``[C]``."""
-    shape = [1] * q.dim()
-    shape[axis] = -1
-    return q.to(torch.float32) * scale.reshape(shape)
+    return q.to(torch.float32) * per_channel(scale, axis, q.dim())
 
 
 @dequantize_weight.register_fake

@@ -10,13 +10,18 @@ movement only. A ReLU that an unsigned quantizer repeats is gone.
 import copy
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 from torch import fx, nn
 
-from lrq_deploy.graph.attributes import optional_tensor, take_name, tensor_of
-from lrq_deploy.graph.operators import WEIGHTED, is_call
+from lrq_deploy.graph.attributes import (
+    drop_unread_tensors,
+    optional_tensor,
+    take_name,
+    tensor_of,
+)
+from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
+from lrq_deploy.graph.operators import WEIGHTED, arguments, is_call
 from lrq_deploy.graph.roles import (
     Role,
     TensorGroup,
@@ -34,9 +39,9 @@ from lrq_deploy.student.layers import ActQuantizer, QuantizedLayer
 from lrq_deploy.student.ranges import non_negative_nodes
 from lrq_deploy.student.weight_only import WeightOnlyLayer
 from lrq_deploy.target import TargetDescription
-from lrq_deploy.teacher import Preprocessing
+from lrq_deploy.teacher import Preprocessing, Teacher
 
-__all__ = ["place_quantizers"]
+__all__ = ["new_student", "place_quantizers"]
 
 aten = torch.ops.aten
 
@@ -44,6 +49,12 @@ IMAGE_BITS = 8
 CURVE_BITS = 8
 GAIN_BITS = 8
 """Weights of gains per channel, one byte each, where a step of 4 bits would be a seventh."""
+
+
+def new_student(teacher: Teacher, scheme: Scheme, target: TargetDescription) -> fx.GraphModule:
+    """The student of a teacher, its BatchNorms folded; scales are still to be calibrated."""
+    folded = fold_batch_norm(teacher.graph)
+    return place_quantizers(folded, scheme, target, teacher.preprocessing)
 
 
 def place_quantizers(
@@ -80,7 +91,7 @@ def place_quantizers(
         _keep_float(student, node)
     student.graph.eliminate_dead_code()
     student.graph.lint()
-    _drop_folded_tensors(student)
+    drop_unread_tensors(student)
     student.recompile()
     return student
 
@@ -161,8 +172,8 @@ def _replace_layer(
     scheme: Scheme,
     target: TargetDescription,
 ) -> None:
-    args: list[Any] = list(node.args) + [None] * (3 - len(node.args))
-    quantizer_path = str(sources_of(args[0])[0].target)
+    x, weight, bias, *_ = arguments(node)
+    quantizer_path = str(sources_of(x)[0].target)
     quantizer = student.get_submodule(quantizer_path)
     if not isinstance(quantizer, ActQuantizer):
         raise TypeError(f"{quantizer_path} is not an ActQuantizer")
@@ -170,8 +181,8 @@ def _replace_layer(
     bits = scheme.own_bits(f"layers.{name}") or bits
     layer = QuantizedLayer(
         layer_spec(node),
-        tensor_of(student, args[1]),
-        optional_tensor(student, args[2]),
+        tensor_of(student, weight),
+        optional_tensor(student, bias),
         target.weight_range(bits, quantizer.bounds),
         bits,
         quantizer_path,
@@ -179,21 +190,21 @@ def _replace_layer(
     student.get_submodule("layers").add_module(name, layer)
     with student.graph.inserting_before(node):
         log_scale = student.graph.get_attr(f"{quantizer_path}.log_scale")
-        call = student.graph.call_module(f"layers.{name}", (args[0], log_scale))
+        call = student.graph.call_module(f"layers.{name}", (x, log_scale))
     node.replace_all_uses_with(call)
     student.graph.erase_node(node)
 
 
 def _keep_float(student: fx.GraphModule, node: fx.Node) -> None:
-    weight = tensor_of(student, node.args[1])
-    bias = optional_tensor(student, node.args[2]) if len(node.args) > 2 else None
+    x, stored, offset, *_ = arguments(node)
+    weight, bias = tensor_of(student, stored), optional_tensor(student, offset)
     name = _unused_name(student, node)
     spec = layer_spec(node)
     linear = spec.kind == "linear"
     layer = WeightOnlyLayer.of(weight, bias) if linear else FloatLayer(spec, weight, bias)
     student.get_submodule("layers").add_module(name, layer)
     with student.graph.inserting_before(node):
-        call = student.graph.call_module(f"layers.{name}", (node.args[0],))
+        call = student.graph.call_module(f"layers.{name}", (x,))
     node.replace_all_uses_with(call)
     student.graph.erase_node(node)
 
@@ -204,12 +215,3 @@ def _unused_name(student: fx.GraphModule, node: fx.Node) -> str:
     while hasattr(student.get_submodule("layers"), name):
         name += "_again"
     return name
-
-
-def _drop_folded_tensors(student: fx.GraphModule) -> None:
-    """Forget weights that now live in layers."""
-    used = {str(n.target) for n in student.graph.nodes if n.op == "get_attr"}
-    for name, _ in [*student.named_parameters(), *student.named_buffers()]:
-        if name not in used and not name.startswith(("quantizers.", "layers.")):
-            owner, _, leaf = name.rpartition(".")
-            delattr(student.get_submodule(owner), leaf)

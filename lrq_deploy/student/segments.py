@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from torch import fx
 
+from lrq_deploy.graph.called_modules import called_module
 from lrq_deploy.student.layers import QuantizedLayer, is_quantizer
 
 __all__ = ["Segment", "segment_graph", "segments_of"]
@@ -35,8 +36,7 @@ def segments_of(student: fx.GraphModule) -> list[Segment]:
     layers = 0
     cuts = set(_cuts(student))
     for node in student.graph.nodes:
-        if node.op == "call_module":
-            layers += isinstance(student.get_submodule(str(node.target)), QuantizedLayer)
+        layers += isinstance(called_module(student, node), QuantizedLayer)
         if layers and node in cuts:
             ends.append(node.name)
             layers = 0

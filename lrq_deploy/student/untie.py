@@ -15,6 +15,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, fx
 
+from lrq_deploy.graph.called_modules import called_module
 from lrq_deploy.graph.operators import RECTIFIERS, is_call
 from lrq_deploy.qparams import QParams, ScaleTable
 from lrq_deploy.student.frozen import FrozenLayer, FrozenQuantizer
@@ -35,7 +36,7 @@ def untie(frozen: fx.GraphModule, table: ScaleTable) -> ScaleTable:
     """Nudge the scales of every layer whose result is quantized; returns the new table."""
     entries: dict[str, QParams] = dict(table.entries)
     for node in frozen.graph.nodes:
-        layer = _module(frozen, node)
+        layer = called_module(frozen, node)
         quantizer = _only_quantizer(frozen, node)
         if not isinstance(layer, FrozenLayer) or quantizer is None:
             continue
@@ -94,14 +95,10 @@ def count_ties(
     return (gap <= halves.abs() * relative_error).sum(1)
 
 
-def _module(frozen: fx.GraphModule, node: fx.Node) -> object:
-    return frozen.get_submodule(str(node.target)) if node.op == "call_module" else None
-
-
 def _only_quantizer(frozen: fx.GraphModule, node: fx.Node) -> FrozenQuantizer | None:
     """The quantizer that alone reads a node, behind clipping that is wider than its range."""
     readers = list(node.users)
     while len(readers) == 1 and is_call(readers[0], RECTIFIERS):
         readers = list(readers[0].users)
-    quantizer = _module(frozen, readers[0]) if len(readers) == 1 else None
+    quantizer = called_module(frozen, readers[0]) if len(readers) == 1 else None
     return quantizer if isinstance(quantizer, FrozenQuantizer) else None

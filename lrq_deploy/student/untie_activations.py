@@ -26,7 +26,7 @@ from lrq_deploy.graph.attributes import tensor_of
 from lrq_deploy.graph.clipping import clip_limits
 from lrq_deploy.graph.operators import ACTIVATIONS, AVERAGES, RECTIFIERS, SUMS, is_call
 from lrq_deploy.graph.roles import sources_of
-from lrq_deploy.qparams import QParams
+from lrq_deploy.qparams import QParams, per_channel
 from lrq_deploy.student.untie import nearby_scales
 
 __all__ = [
@@ -128,7 +128,8 @@ def rounded_values(quantizer: fx.Node, entries: Mapping[str, QParams]) -> Rounde
         return None
     grids = _grids(known)
     values = dict(zip(operands, grids, strict=True))
-    real = torch.broadcast_to(_evaluate(source, values), torch.broadcast_shapes(*_shapes(grids)))
+    shape = torch.broadcast_shapes(*(grid.shape for grid in grids))
+    real = torch.broadcast_to(_evaluate(source, values), shape)
     terms = _terms(source, values)
     error = _error(source, real, grids, terms, known, entries[str(quantizer.target)])
     return Rounded(real.flatten(), torch.broadcast_to(error, real.shape).flatten())
@@ -162,18 +163,13 @@ def _operands(node: fx.Node) -> list[fx.Node] | None:
     return found
 
 
-def _shapes(grids: list[Tensor]) -> list[torch.Size]:
-    return [grid.shape for grid in grids]
-
-
 def _grids(tables: list[QParams]) -> list[Tensor]:
     """All reals of each operand, along an axis of its own."""
     grids = []
     for axis, table in enumerate(tables):
         integers = torch.arange(table.qmin, table.qmax + 1) - int(table.zero_point)
-        shape = [1] * len(tables)
-        shape[axis] = -1
-        grids.append((integers.double() * table.scale.double()).reshape(shape))
+        reals = integers.double() * table.scale.double()
+        grids.append(per_channel(reals, axis, len(tables)))
     return grids
 
 

@@ -16,7 +16,7 @@ from lrq_deploy.cli.main import app
 from lrq_deploy.errors import BundleError, ExportError, LrqError, OptionError, OutputError
 from lrq_deploy.export.bundle.folder import Bundle
 from lrq_deploy.export.engine.build import build_engine
-from lrq_deploy.export.engine.file import read_engine
+from lrq_deploy.export.engine.file import check_runtime, read_engine
 from lrq_deploy.export.engine.from_bundle import build_from_bundle, default_engine_path
 from lrq_deploy.export.engine.latency import half_graph
 from lrq_deploy.export.engine.log import audit_engine
@@ -48,20 +48,15 @@ def test_every_layer_of_a_residual_network_runs_in_int8(bundle: Bundle, tmp_path
     assert result.coverage is not None
     assert result.coverage.fallbacks == ()
     assert len(result.coverage.layers) == 8
-    version = trt.__version__
-    data, record = read_engine(
-        result.path,
-        kind="tensorrt-rtx",
-        version=version,
-        compute_capability=120,
-        graph_sha256=bundle.manifest.files["model.tensorrt.onnx"].sha256,
-    )
+    sha256 = bundle.manifest.files["model.tensorrt.onnx"].sha256
+    data, record = read_engine(result.path, "tensorrt-rtx", sha256)
+    check_runtime(record, trt.__version__, 120)
     assert record == result.record
     assert (record.batch, record.workspace_mib) == ((1, 4, 16), 256)
     assert (record.gpu, record.tf32) == ("", False)
     assert len(data) == record.engine.size_bytes > 0
     with pytest.raises(BundleError, match="the GPU"):
-        read_engine(result.path, compute_capability=89)
+        check_runtime(record, trt.__version__, 89)
 
 
 @pytest.mark.parametrize("bits", [8, 2])

@@ -44,20 +44,15 @@ COMPLAINT = (
 
 
 @cache
-def _tapped() -> TappedTeacher:
-    return tap_batch_norms(graph_of(Residual()))
-
-
-@cache
 def _start() -> fx.GraphModule:
     return calibrated(Residual(), Scheme(3, 3, 8), count=16)
 
 
 def tapped_on(device: torch.device) -> TappedTeacher:
     """The teacher, with all of its tensors on a device."""
-    from lrq_deploy.calibration.synthesize import _on_device
-
-    return _on_device(copy.deepcopy(_tapped()), device)
+    tapped = tap_batch_norms(graph_of(Residual()), device)
+    tapped.graph.to(memory_format=torch.channels_last)
+    return tapped
 
 
 def new_generator(device: torch.device) -> LongRangeGenerator:

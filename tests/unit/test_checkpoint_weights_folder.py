@@ -47,3 +47,15 @@ def test_weights_in_shards_are_refused_by_any_of_their_paths(tmp_path: Path) -> 
             weights_file(path)
     index.unlink()
     assert weights_file(tmp_path / shards[0]) == tmp_path / shards[0]
+
+
+def test_the_only_part_of_one_is_whole(tmp_path: Path) -> None:
+    whole = filled(tmp_path, "model-00001-of-00001.safetensors", "model.safetensors.index.json")
+    for path in (whole, whole / "model-00001-of-00001.safetensors"):
+        assert weights_file(path) == whole / "model-00001-of-00001.safetensors"
+
+
+def test_of_several_indexes_the_first_by_name_is_told(tmp_path: Path) -> None:
+    filled(tmp_path, "b.index.json", "c.index.json", "a.index.json", "d-00001-of-00002.bin")
+    with pytest.raises(CheckpointError, match=r"by a\.index\.json"):
+        weights_file(tmp_path / "d-00001-of-00002.bin")

@@ -19,6 +19,7 @@ from lrq_deploy.export.engine.file import (
     ENGINE_SCHEMA,
     EngineRecord,
     check_engine_output,
+    check_runtime,
     read_engine,
     sidecar_of,
     write_engine,
@@ -59,22 +60,32 @@ def engine(bundle: Bundle, tmp_path: Path) -> Path:
 def test_what_is_written_is_read(engine: Path) -> None:
     assert {path.name for path in engine.parent.iterdir()} == {"net.engine", "net.engine.json"}
     assert read_engine(engine) == (DATA, RECORD)
-    same = {"version": "1.7.1", "compute_capability": 89, "graph_sha256": "ab" * 32}
-    assert read_engine(engine, kind="tensorrt-rtx", **same)[1] == RECORD  # type: ignore[arg-type]
+    assert read_engine(engine, "tensorrt-rtx", "ab" * 32)[1] == RECORD
+    check_runtime(RECORD, "1.7.1", 89)
 
 
 @pytest.mark.parametrize(
     ("expected", "what"),
     [
         ({"kind": "tensorrt"}, "the runtime"),
-        ({"version": "1.8.0"}, "version of tensorrt-rtx"),
-        ({"compute_capability": 120}, r"the GPU; got .*for 86,89, but 120 here; .*--sm 120"),
         ({"graph_sha256": "cd" * 32}, "the bundle's model.tensorrt.onnx"),
     ],
 )
 def test_a_mismatch_is_refused(engine: Path, expected: dict[str, Any], what: str) -> None:
     with pytest.raises(BundleError, match=what):
         read_engine(engine, **expected)
+
+
+@pytest.mark.parametrize(
+    ("version", "gpu", "what"),
+    [
+        ("1.8.0", 89, "version of tensorrt-rtx"),
+        ("1.7.1", 120, r"the GPU; got .*for 86,89, but 120 here; .*--sm 120"),
+    ],
+)
+def test_another_runtime_or_gpu_is_refused(version: str, gpu: int, what: str) -> None:
+    with pytest.raises(BundleError, match=what):
+        check_runtime(RECORD, version, gpu)
 
 
 def test_the_gpu_that_built_an_engine_is_recorded(bundle: Bundle, tmp_path: Path) -> None:
@@ -86,9 +97,10 @@ def test_the_gpu_that_built_an_engine_is_recorded(bundle: Bundle, tmp_path: Path
     document = json.loads(sidecar_of(path).read_bytes())
     assert document["schema_version"] == ENGINE_SCHEMA == 3
     assert (document["gpu"], document["versions"]["cuda"]) == ("NVIDIA A10", "13.2")
-    assert read_engine(path, "tensorrt", "11.4", 86)[1] == record
+    assert read_engine(path, "tensorrt")[1] == record
+    check_runtime(record, "11.4", 86)
     with pytest.raises(BundleError, match=r"the GPU; got .*for 86, but 89 here; .*on this machine"):
-        read_engine(path, compute_capability=89)
+        check_runtime(record, "11.4", 89)
 
 
 def test_a_changed_engine_is_refused(engine: Path) -> None:

@@ -22,6 +22,7 @@ from lrq_deploy.export.engine.run import (
     EngineSession,
     EngineUnavailableError,
     built_engines,
+    load_engine,
     open_engine,
 )
 from lrq_deploy.export.parity.bounds import FLOAT_SUMS
@@ -47,10 +48,10 @@ def gpu(monkeypatch: pytest.MonkeyPatch, bundle: Bundle) -> Iterator[FakeGpu]:
         sidecar_of(path).unlink(missing_ok=True)
 
 
-def opened(bundle: Bundle, kind: EngineKind = "tensorrt-rtx", timed: bool = False) -> EngineSession:
+def opened(bundle: Bundle, kind: EngineKind = "tensorrt-rtx") -> EngineSession:
     path = default_engine_path(bundle, kind)
     write_engine_of(bundle, path, kind)
-    return open_engine(bundle, timed=timed)
+    return open_engine(bundle)
 
 
 def test_a_bundle_without_an_engine_says_so(bundle: Bundle) -> None:
@@ -182,11 +183,12 @@ def test_kernels_of_a_shape_are_there_before_its_first_run(bundle: Bundle, gpu: 
     session = opened(bundle)
     eager = {"dynamic_shapes_kernel_specialization_strategy": "eager"}
     assert (vars(gpu.configs[-1]), session.cuda_graph) == (eager, False)
-    session = open_engine(bundle, timed=True)
+    session = load_engine(session.trt, session.data, session.record, timed=True)
     graphs = {"cuda_graph_strategy": "whole"}
     assert (vars(gpu.configs[-1]), session.cuda_graph) == (eager | graphs, True)
     # TensorRT has neither; it is tried first.
-    session = opened(bundle, "tensorrt", timed=True)
+    session = opened(bundle, "tensorrt")
+    session = load_engine(session.trt, session.data, session.record, timed=True)
     assert (gpu.configs[-1], session.cuda_graph) == (None, False)
 
 

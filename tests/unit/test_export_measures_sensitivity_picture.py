@@ -46,11 +46,3 @@ def test_every_layer_and_every_unread_activation_has_a_row() -> None:
         for t in (table(0.1), table(0.1, 0.1), table(0.1, 0.1, reader=""))
     ]
     assert heights[1] - heights[0] == heights[2] - heights[1] > 0
-
-
-def test_fewer_widths_make_a_narrower_picture() -> None:
-    long_title = SensitivityTable("n", 16, table(0.1).entries)
-    assert (
-        pixels(sensitivity_png(long_title, (4,))).shape[1]
-        < pixels(sensitivity_png(long_title)).shape[1]
-    )

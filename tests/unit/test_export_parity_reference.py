@@ -18,7 +18,8 @@ from lrq_deploy.export.parity.reference import (
     integer_convolution,
     reference_logits,
 )
-from lrq_deploy.export.parity.reference_operators import FLOAT_OPERATORS, MOVEMENTS
+from lrq_deploy.export.parity.reference_movements import MOVEMENTS
+from lrq_deploy.export.parity.reference_operators import FLOAT_OPERATORS
 from lrq_deploy.export.parity.simulation import exact_logits
 from lrq_deploy.graph import operators
 from lrq_deploy.graph.specification import LayerSpec
@@ -330,6 +331,16 @@ def students(draw: st.DrawFn) -> QuantizedModel:
 @given(students())
 def test_random_graphs_are_the_exact_student(model: QuantizedModel) -> None:
     images = torch.randn(3, 3, 9, 8, generator=torch.Generator().manual_seed(1))
+    found = torch.from_numpy(reference_logits(model, images))
+    torch.testing.assert_close(found, exact_logits(model, images), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("fill", [0, 2, 0.3])
+def test_a_border_of_another_number_lies_on_no_grid(fill: float) -> None:
+    b = FrozenGraphBuilder(images := torch.randn(4, 3, 5, 5))
+    x = b.call(aten.constant_pad_nd.default, b.quantize(b.input, 8), [1, 1, 1, 1], fill)
+    pooled = b.quantize(b.call(aten.mean.dim, x, [2, 3]), 8)
+    model = b.finish(b.layer(pooled, 5, spec=LayerSpec("linear")))
     found = torch.from_numpy(reference_logits(model, images))
     torch.testing.assert_close(found, exact_logits(model, images), rtol=1e-6, atol=1e-7)
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from lrq_deploy.checkpoint.quantized import refuse_quantized
 from lrq_deploy.errors import CaptureError
+from lrq_deploy.export.missing_form import place_of
 from lrq_deploy.graph.capture import capture
 from lrq_deploy.graph.scripted import ScriptedNetwork
 
@@ -106,3 +107,34 @@ def test_a_script_without_forward_is_told_as_such() -> None:
     refuse_quantized(script, "script")
     with pytest.raises(CaptureError, match="has no attribute 'forward'"):
         capture(ScriptedNetwork(script), SHAPE)
+
+
+class Branching(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(3, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.head(x.mean((2, 3)))
+        return result * 2 if bool(x.sum() > 0) else result
+
+
+@pytest.mark.parametrize(("channels", "told"), [(3, "data-dependent"), (4, r"mat1 and mat2|shape")])
+def test_an_error_inside_of_a_script_is_told_without_our_own_lines(
+    channels: int, told: str
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        network = ScriptedNetwork.copy_of(torch.jit.script(Branching().eval()))
+    with pytest.raises(CaptureError, match=told) as caught:
+        capture(network, (channels, 8, 8))
+    assert "scripted.py" not in str(caught.value)
+    assert "line that is named" not in str(caught.value)
+
+
+def test_operators_of_a_script_have_no_line_of_ours() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        network = ScriptedNetwork.copy_of(torch.jit.script(with_statistics(Residual())))
+    graph = capture(network, SHAPE).graph
+    assert {place_of(node) for node in graph.nodes} == {""}

@@ -159,6 +159,16 @@ def test_a_bomb_is_named_and_does_not_go_off(tmp_path: Path, legacy: bool) -> No
     assert not (tmp_path / "executed").exists()
 
 
+def test_a_key_with_a_dot_is_one_key(tmp_path: Path) -> None:
+    content = {
+        "best.model": small_network().state_dict(),
+        "args": argparse.Namespace(run=os.getcwd),
+    }
+    found = inspected(content, tmp_path / "x.pt")
+    assert found.outline.location == "best.model"
+    assert "['best.model'], 'x-weights.pt')" in advise(found).python
+
+
 def _exported(path: Path, network: nn.Module | None = None) -> None:
     batch = torch.export.Dim("batch")
     program = torch.export.export(

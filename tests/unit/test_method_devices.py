@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from support.fake_cuda import CUDA, fake_cuda
 from support.small_networks import ALL, SHAPE, calibrated
-from support.stages import SETTINGS, STAGES, _start, _tapped
+from support.stages import SETTINGS, STAGES, _start, tapped_on
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorDeviceMismatchError
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.unit
 @pytest.fixture(autouse=True, scope="module")
 def _real() -> None:
     """Networks are captured and calibrated before any tensor is without values."""
-    _tapped()
+    tapped_on(torch.device("cpu"))
     _start()
 
 

@@ -17,7 +17,6 @@ from lrq_deploy.method.fitting.reconstruction import (
     FREE_SHARE,
     BlockReconstruction,
     _sharpness,
-    reconstruct,
 )
 from lrq_deploy.method.recipe import RecipeSettings
 from lrq_deploy.method.steps.loop import run_stage
@@ -39,7 +38,8 @@ def fitted(
     start: fx.GraphModule, settings: RecipeSettings = SETTINGS, seed: int = 0
 ) -> fx.GraphModule:
     student = copy.deepcopy(start)
-    reconstruct(student, float_twin(student), POOL, settings, replace(ON_CPU, seed=seed))
+    context = replace(ON_CPU, seed=seed)
+    run_stage(BlockReconstruction(student, float_twin(student), POOL, settings, context), context)
     return student
 
 
@@ -201,7 +201,8 @@ def test_a_pass_for_maps_takes_no_more_images_than_a_batch(
 @pytest.mark.parametrize("name", ALL)
 def test_every_construct_can_be_reconstructed(name: str) -> None:
     student = calibrated(ALL[name](), Scheme(4, 4, 8), count=16)
-    terms = reconstruct(student, float_twin(student), POOL, SETTINGS, ON_CPU)
+    stage = BlockReconstruction(student, float_twin(student), POOL, SETTINGS, ON_CPU)
+    terms = run_stage(stage, ON_CPU)
     assert set(terms) == {"error", "undecided"}
 
 
@@ -211,7 +212,7 @@ def test_a_loss_that_is_not_finite_ends_the_fit(start: fx.GraphModule) -> None:
     with torch.no_grad():
         next(p for n, p in twin.named_parameters() if n.endswith("weight")).fill_(torch.nan)
     with pytest.raises(DivergenceError, match="blocks"):
-        reconstruct(student, twin, POOL, SETTINGS, ON_CPU)
+        run_stage(BlockReconstruction(student, twin, POOL, SETTINGS, ON_CPU), ON_CPU)
     assert torch.equal(state(student), state(start))
 
 

@@ -10,10 +10,9 @@ from support.small_networks import Residual, calibrated, images, placed
 from torch import Tensor, fx, nn
 
 from lrq_deploy.calibration.observe import calibrate
-from lrq_deploy.method.fitting.student_training import (
-    train_student,
-)
+from lrq_deploy.method.fitting.student_training import StudentTraining
 from lrq_deploy.method.recipe import RecipeSettings
+from lrq_deploy.method.steps.loop import run_stage
 from lrq_deploy.options import MethodSwitches
 from lrq_deploy.scheme import Scheme
 from lrq_deploy.student.layers import QuantizedLayer, float_twin
@@ -27,7 +26,8 @@ def trained(start: fx.GraphModule, settings: RecipeSettings) -> fx.GraphModule:
     student = copy.deepcopy(start)
     switches = MethodSwitches(margin="off")
     twin = float_twin(student)
-    train_student(student, twin, images(64), settings, switches, "multiclass", ON_CPU)
+    about = (student, twin, images(64), settings, switches)
+    run_stage(StudentTraining(*about, "multiclass", ON_CPU), ON_CPU)
     return student
 
 

@@ -24,10 +24,10 @@ from lrq_deploy.method.fitting.student_training import (
     WARM_UP_STEPS,
     StudentTraining,
     _schedule,
-    train_student,
 )
 from lrq_deploy.method.recipe import RecipeSettings
 from lrq_deploy.method.steps import precision
+from lrq_deploy.method.steps.loop import run_stage
 from lrq_deploy.options import MarginMode, MethodSwitches
 from lrq_deploy.progress import ProgressEvent, silent
 from lrq_deploy.ranks import Ranks
@@ -57,15 +57,9 @@ def trained(
 ) -> tuple[fx.GraphModule, dict[str, float]]:
     student = copy.deepcopy(start)
     twin = float_twin(student)
-    return student, train_student(
-        student,
-        twin,
-        POOL,
-        settings,
-        switches,
-        "multiclass",
-        replace(ON_CPU, seed=seed, progress=progress),
-    )
+    context = replace(ON_CPU, seed=seed, progress=progress)
+    training = StudentTraining(student, twin, POOL, settings, switches, "multiclass", context)
+    return student, run_stage(training, context)
 
 
 def state(student: fx.GraphModule) -> Tensor:
@@ -76,16 +70,8 @@ def test_overlays_are_seen(start: fx.GraphModule) -> None:
     shown = []
     for overlays in (POOL[:0], POOL[:3], 2 * POOL[:3]):
         student = copy.deepcopy(start)
-        train_student(
-            student,
-            float_twin(student),
-            POOL,
-            SETTINGS,
-            SWITCHES,
-            "multiclass",
-            ON_CPU,
-            overlays=overlays,
-        )
+        about = (student, float_twin(student), POOL, SETTINGS, SWITCHES)
+        run_stage(StudentTraining(*about, "multiclass", ON_CPU, overlays), ON_CPU)
         shown.append(state(student))
     plain, blended, brighter = shown
     assert torch.equal(plain, state(trained(start)[0]))
@@ -175,7 +161,8 @@ def first_losses(
     told = [x.double() for graph in (student, teacher) for x in with_head_input(graph)(batch)]
     assert 0 < int((told[0].argmax(1) == told[2].argmax(1)).sum()) < len(batch)
     learning = copy.deepcopy(student)
-    terms = train_student(learning, teacher, POOL, settings, switches, task, ON_CPU)
+    training = StudentTraining(learning, teacher, POOL, settings, switches, task, ON_CPU)
+    terms = run_stage(training, ON_CPU)
     return terms, student, *told
 
 
@@ -271,8 +258,9 @@ def test_every_step_is_reported(start: fx.GraphModule) -> None:
 def test_an_infinite_rate_is_divergence_and_the_state_comes_back(start: fx.GraphModule) -> None:
     student = copy.deepcopy(start)
     settings = replace(SETTINGS, weight_rate=float("inf"))
+    about = (student, float_twin(student), POOL, settings, SWITCHES)
     with pytest.raises(DivergenceError, match=r"student stage.*distillation"):
-        train_student(student, float_twin(student), POOL, settings, SWITCHES, "multiclass", ON_CPU)
+        run_stage(StudentTraining(*about, "multiclass", ON_CPU), ON_CPU)
     assert bool(state(student).isfinite().all())
     assert torch.equal(state(student), state(start))
 
@@ -358,5 +346,6 @@ def test_only_a_coarse_student_is_multiplied_in_bfloat16(
     for layer in (*layers(student), *layers(twin)):
         layer.register_forward_hook(lambda _, __, result: seen.add(result.dtype))
     settings = replace(SETTINGS, student_steps=1, batch_size=4, reduced_precision=wanted)
-    train_student(student, twin, POOL, settings, SWITCHES, "multiclass", ON_CPU)
+    training = StudentTraining(student, twin, POOL, settings, SWITCHES, "multiclass", ON_CPU)
+    run_stage(training, ON_CPU)
     assert seen == {used}

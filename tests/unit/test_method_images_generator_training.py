@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from lrq_deploy.errors import DivergenceError
 from lrq_deploy.graph.statistics import TappedTeacher, tap_batch_norms
 from lrq_deploy.method.images.generator import LongRangeGenerator
-from lrq_deploy.method.images.generator_training import GeneratorTraining, train_generator
+from lrq_deploy.method.images.generator_training import GeneratorTraining
 from lrq_deploy.method.recipe import RecipeSettings
+from lrq_deploy.method.steps.loop import run_stage
 from lrq_deploy.options import MarginMode
 from lrq_deploy.progress import ProgressEvent, silent
 
@@ -40,9 +41,9 @@ def trained(
 ) -> tuple[LongRangeGenerator, dict[str, float]]:
     torch.manual_seed(0)
     generator = LongRangeGenerator(SHAPE, 5, CENTRED)
-    return generator, train_generator(
-        generator, teacher, settings, margin, replace(ON_CPU, seed=seed, progress=progress)
-    )
+    context = replace(ON_CPU, seed=seed, progress=progress)
+    training = GeneratorTraining(generator, teacher, settings, margin, context)
+    return generator, run_stage(training, context)
 
 
 def flat(generator: LongRangeGenerator) -> torch.Tensor:

@@ -24,14 +24,13 @@ from lrq_deploy.method.fitting.typical_size import bias_size
 from lrq_deploy.method.recipe import RecipeSettings
 from lrq_deploy.method.steps.back_off import Moving
 from lrq_deploy.method.steps.context import StageContext
-from lrq_deploy.method.steps.loop import run_stage
 from lrq_deploy.method.steps.pieces import Pieces
 from lrq_deploy.method.steps.precision import COARSE_BITS, coarsest_bits, reduced_precision
 from lrq_deploy.ranks import Ranks
 from lrq_deploy.student.layers import ActQuantizer, FloatMix, QuantizedLayer
 from lrq_deploy.student.segments import Segment, segment_graph, segments_of
 
-__all__ = ["BlockReconstruction", "reconstruct"]
+__all__ = ["BlockReconstruction"]
 
 MAP_BYTES = 512 * 2**20
 """Room for what a block reads and gives; large maps leave room for fewer images."""
@@ -44,15 +43,8 @@ SHARPNESS = (20.0, 2.0)
 """Exponent of the penalty on undecided weights: at first it leaves most of them free."""
 
 
-def reconstruct(
-    student: fx.GraphModule,
-    teacher: fx.GraphModule,
-    images: Tensor,
-    settings: RecipeSettings,
-    context: StageContext,
-    overlays: Tensor | None = None,
-) -> dict[str, float]:
-    """Fit ``student`` in place; it must be calibrated.
+class BlockReconstruction:
+    """Fits ``student`` in place, which must be calibrated, for ``run_stage``.
 
     Args:
         student: placed and calibrated; moved to the device.
@@ -61,19 +53,7 @@ def reconstruct(
         settings: steps, rates and batch size.
         context: where, with whom and from which seed to fit.
         overlays: that the images are blended with, see ``AugmentedBatches``.
-
-    Returns:
-        Loss terms of the last step.
-
-    Raises:
-        DivergenceError: a loss is not finite; ``student`` then holds the last good state.
     """
-    stage = BlockReconstruction(student, teacher, images, settings, context, overlays)
-    return run_stage(stage, context)
-
-
-class BlockReconstruction:
-    """The fit of ``reconstruct``, step by step; see ``ResumableStage``."""
 
     name = "blocks"
 
@@ -88,11 +68,11 @@ class BlockReconstruction:
     ) -> None:
         device, ranks = context.device, context.ranks
         self.watched = on_device(student, device).to(memory_format=torch.channels_last)
-        segments = segments_of(student)
+        graphs = [(segment, segment_graph(student, segment)) for segment in segments_of(student)]
         # One without layers has no rounding to learn.
-        self._segments = [
-            s for s in segments if called_modules(segment_graph(student, s), QuantizedLayer)
-        ]
+        graphs = [(segment, g) for segment, g in graphs if called_modules(g, QuantizedLayer)]
+        self._segments = [segment for segment, _ in graphs]
+        self._scales = [{id(scale) for scale in _act_scales(g)} for _, g in graphs]
         self.steps = len(self._segments) * settings.block_steps
         self.steps_done = 0
         self.images_per_step = settings.batch_size
@@ -146,9 +126,7 @@ class BlockReconstruction:
         batches = AugmentedBatches(self._images, self._map_batch, seed, self._ranks, self._overlays)
         most = len(self._images) // self._ranks.count
         maps = _maps(self.watched, self._teacher, segment, batches, most, self.device, self.pieces)
-        earlier = self._segments[:number]
-        scales = [q for s in earlier for q in _act_scales(segment_graph(self.watched, s))]
-        learned = {id(scale) for scale in scales}
+        learned = set[int]().union(*self._scales[:number])
         random = torch.Generator(self.device).manual_seed(seed)
         graph = finite_gradients(segment_graph(self.watched, segment))
         return _Block(graph, maps, self._settings, learned, random, self._ranks, self.pieces)

@@ -34,7 +34,6 @@ from lrq_deploy.method.recipe import RecipeSettings
 from lrq_deploy.method.steps.back_off import Moving
 from lrq_deploy.method.steps.compilation import compiled
 from lrq_deploy.method.steps.context import StageContext
-from lrq_deploy.method.steps.loop import run_stage
 from lrq_deploy.method.steps.pieces import Pieces
 from lrq_deploy.method.steps.precision import COARSE_BITS, coarsest_bits, reduced_precision
 from lrq_deploy.options import MethodSwitches
@@ -42,23 +41,14 @@ from lrq_deploy.student.head_input import head_layer, with_head_input
 from lrq_deploy.student.layers import ActQuantizer, QuantizedLayer
 from lrq_deploy.task import Task
 
-__all__ = ["StudentTraining", "train_student"]
+__all__ = ["StudentTraining"]
 
 WARM_UP_STEPS = 20
 SMALLEST = 1e-12
 
 
-def train_student(
-    student: fx.GraphModule,
-    teacher: fx.GraphModule,
-    images: Tensor,
-    settings: RecipeSettings,
-    switches: MethodSwitches,
-    task: Task,
-    context: StageContext,
-    overlays: Tensor | None = None,
-) -> dict[str, float]:
-    """Train ``student`` in place; it must be calibrated.
+class StudentTraining:
+    """Trains ``student`` in place, which must be calibrated, for ``run_stage``.
 
     Args:
         student: placed and calibrated; moved to the device.
@@ -69,19 +59,7 @@ def train_student(
         task: what the logits mean.
         context: where, with whom and from which seed to train.
         overlays: that the images are blended with, see ``AugmentedBatches``.
-
-    Returns:
-        Loss terms of the last step.
-
-    Raises:
-        DivergenceError: a loss is not finite; ``student`` then holds the last good state.
     """
-    stage = StudentTraining(student, teacher, images, settings, switches, task, context, overlays)
-    return run_stage(stage, context)
-
-
-class StudentTraining:
-    """The training of ``train_student``, step by step; see ``ResumableStage``."""
 
     name = "student"
 

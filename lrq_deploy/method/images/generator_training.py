@@ -16,12 +16,11 @@ from lrq_deploy.method.images.wanted import hit_rate, wanted_loss
 from lrq_deploy.method.recipe import RecipeSettings
 from lrq_deploy.method.steps.back_off import Moving
 from lrq_deploy.method.steps.context import StageContext
-from lrq_deploy.method.steps.loop import run_stage
 from lrq_deploy.method.steps.pieces import Pieces
 from lrq_deploy.method.steps.precision import reduced_precision
 from lrq_deploy.options import MarginMode
 
-__all__ = ["GeneratorTraining", "train_generator"]
+__all__ = ["GeneratorTraining"]
 
 BETAS = (0.5, 0.999)
 LAST_RATE = 1e-2
@@ -49,34 +48,22 @@ class _Losses:
         return {name: float(v.detach()) for name, v in vars(self).items() if v is not None}
 
 
-def train_generator(
-    generator: LongRangeGenerator,
-    teacher: TappedTeacher,
-    settings: RecipeSettings,
-    margin_mode: MarginMode,
-    context: StageContext,
-) -> dict[str, float]:
-    """Train ``generator`` in place.
+class GeneratorTraining:
+    """Trains ``generator`` in place, for ``run_stage``.
 
     Loss: ``statistics_weight * BNS + class_weight * CE(+AMA) + diversity_weight * diversity``;
-    for sets of labels binary CE, without AMA, which needs one class.
-    Teacher and generator must be on the device of ``context``.
+    for sets of labels binary CE, without AMA, which needs one class. Its terms hold ``hit_rate``,
+    the share of images that the teacher puts into the class they were made for (or of the labels
+    that it answers as wanted), and ``angle``, their mean angle to the class centre in radians
+    (absent without one class or a linear classifier).
 
-    Returns:
-        Loss terms of the last step, with ``hit_rate``, the share of images that the teacher
-        puts into the class they were made for (or of the labels that it answers as wanted), and
-        ``angle``, their mean angle to the class centre in radians (absent without one class or a
-        linear classifier).
-
-    Raises:
-        DivergenceError: a loss is not finite; ``generator`` then holds the last good state.
+    Args:
+        generator: on the device of ``context``, as is ``teacher``.
+        teacher: whose statistics and classes the images are to meet.
+        settings: steps, rates and loss weights.
+        margin_mode: reading of AMA; ``b`` is the student's.
+        context: where, with whom and from which seed to train.
     """
-    stage = GeneratorTraining(generator, teacher, settings, margin_mode, context)
-    return run_stage(stage, context)
-
-
-class GeneratorTraining:
-    """The training of ``train_generator``, step by step; see ``ResumableStage``."""
 
     name = "generator"
 

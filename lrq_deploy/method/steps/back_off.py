@@ -184,6 +184,6 @@ class _Undo:
 def _copy(sources: list[Tensor], targets: list[Tensor]) -> None:
     """Few kernels however many tensors there are: one for those of a kind."""
     kinds = [(tensor.device, tensor.dtype) for tensor in sources]
-    for kind in set(kinds):
+    for kind in dict.fromkeys(kinds):
         chosen = [number for number, other in enumerate(kinds) if other == kind]
         torch._foreach_copy_([targets[n] for n in chosen], [sources[n] for n in chosen])
