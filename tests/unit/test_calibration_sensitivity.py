@@ -116,6 +116,15 @@ def test_labels_are_choices_of_two() -> None:
     assert losses.damage(2).drop_points == pytest.approx(100 * 0.6 / 2, rel=1e-5)
 
 
+def test_a_network_of_labels_is_measured_by_its_labels() -> None:
+    made = images(16)
+    student = placed(ALL["residual"](), BYTES)
+    table = measure_sensitivity(student, made, PORTABLE, True, 0, "net", silent, "multilabel")
+    # A label of an image counts, not an image: five times as many can differ.
+    shares = [16 * entry.at(2).agreement for entry in table.entries]
+    assert any(abs(share - round(share)) > 0.1 for share in shares)
+
+
 def test_the_probe_takes_few_images_of_any_size() -> None:
     small, large = probe_settings((3, 32, 32)), probe_settings((3, 224, 224))
     assert small.pool_images == 256

@@ -9,6 +9,7 @@ import torch
 from support.contexts import ON_CPU
 from support.small_networks import CENTRED, SHAPE, Residual, with_statistics
 
+from lrq_deploy.calibration import synthetic_store
 from lrq_deploy.calibration.synthetic_store import MadeSet, images_key, synthesize_once
 from lrq_deploy.checkpoint.fingerprint import fingerprint
 from lrq_deploy.graph.teach import make_teacher
@@ -94,6 +95,13 @@ def test_another_teacher_has_other_images(teacher: Teacher) -> None:
     assert key(taught()) == known
     assert key(taught(seed=1)) != known
     assert key(taught(preprocessing=replace(CENTRED, std=(0.25,) * 3))) != known
+    assert key(replace(teacher, input_shape=(3, 16, 16))) != known
+
+
+def test_other_code_makes_other_images(teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = key(teacher)
+    monkeypatch.setattr(synthetic_store, "code_digest", lambda module: f"another {module}")
+    assert key(teacher) != known
 
 
 def test_the_same_weights_in_another_graph_have_other_images(teacher: Teacher) -> None:
@@ -113,6 +121,7 @@ def test_the_same_weights_in_another_graph_have_other_images(teacher: Teacher) -
         ({"device": torch.device("cuda")}, False),
         ({"switches": MethodSwitches(long_range=False)}, False),
         ({"switches": MethodSwitches(margin="a1")}, False),
+        ({"switches": MethodSwitches(image_source="noise")}, False),
         ({"switches": MethodSwitches(decoupled=False)}, True),
     ],
 )
