@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from support.small_networks import ALL, calibrated, images, placed
+from support.small_networks import ALL, calibrated, conv_bn, images, placed
 from torch import Tensor, fx, nn
 
 from lrq_deploy.calibration.ranges import search_weight_scale
@@ -83,6 +83,26 @@ def test_eight_bits_lose_least_and_readers_are_named() -> None:
     stem = next(e for e in table.of("weight") if e.name == "layers.stem_0")
     assert stem.elements == 4 * 3 * 9
     assert table.of("activation")[0].elements == 3 * 12 * 12
+
+
+class Forked(nn.Module):
+    """Two layers read one tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.first, self.second = conv_bn(3, 4), conv_bn(4, 4), conv_bn(4, 4)
+        self.head = nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
+        logits: Tensor = self.head((self.first(x) + self.second(x)).mean((2, 3)))
+        return logits
+
+
+def test_all_readers_of_an_activation_are_named() -> None:
+    table = measured(Forked(), images(4))
+    entry = next(e for e in table.of("activation") if len(e.layers) > 1)
+    assert entry.layers == ("layers.first_0", "layers.second_0")
 
 
 @given(st.integers(1, 6), st.integers(2, 5), st.integers(0, 99))
