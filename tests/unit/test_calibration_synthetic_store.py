@@ -16,6 +16,7 @@ from lrq_deploy.graph.teach import make_teacher
 from lrq_deploy.method.recipe import STUDENT_SETTINGS, RecipeSettings
 from lrq_deploy.options import MethodSwitches
 from lrq_deploy.progress import ProgressEvent, silent
+from lrq_deploy.ranks import Ranks
 from lrq_deploy.resume.stage_store import StageStore
 from lrq_deploy.teacher import Preprocessing, Teacher
 
@@ -72,6 +73,25 @@ def test_a_second_run_takes_the_images_of_the_first(teacher: Teacher, tmp_path: 
     assert [event.message for event in events] == [
         f"reused from {tmp_path}, which saves {first.seconds:.1f} s"
     ]
+
+
+class OneOfTwo(Ranks):
+    """Another rank finds nothing in its store."""
+
+    def largest(self, *values: float) -> tuple[float, ...]:
+        return tuple(1.0 for _ in values)
+
+
+def test_images_are_taken_only_where_every_rank_finds_them(
+    teacher: Teacher, tmp_path: Path
+) -> None:
+    make(teacher, tmp_path)
+    found = synthetic_store._found(StageStore(tmp_path), key(teacher), mapped=False, ranks=Ranks())
+    assert found is not None
+    assert (
+        synthetic_store._found(StageStore(tmp_path), key(teacher), mapped=False, ranks=OneOfTwo())
+        is None
+    )
 
 
 def test_kept_images_have_no_pool_behind_them(teacher: Teacher, tmp_path: Path) -> None:
