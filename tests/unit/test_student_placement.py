@@ -176,6 +176,40 @@ def test_curves_and_gates_keep_eight_bits() -> None:
     assert aten.dropout.default not in targets(student)
 
 
+def test_the_most_demanding_reader_decides_wherever_it_stands() -> None:
+    """A curve reads what a layer multiplies: 4 bits, and no copy of 8."""
+
+    def connect(first: nn.Module, second: nn.Module, head: nn.Module, x: Tensor) -> Tensor:
+        x = first(x)
+        y = second(x).mean((2, 3))
+        result: Tensor = head(y + F.hardswish(x).mean((2, 3)))
+        return result
+
+    student = placed(Net(connect), Scheme(4, 4, 8))
+    assert not [name for name in quantizers(student) if name.endswith("_narrow")]
+    assert bits_before(student, "layers.second_0") == [4]
+
+
+def test_a_result_that_a_rectifier_and_another_read_is_an_integer() -> None:
+    def connect(first: nn.Module, second: nn.Module, head: nn.Module, x: Tensor) -> Tensor:
+        x = first(x)
+        y = second(F.relu(x))
+        result: Tensor = head((F.relu(y) + torch.sin(x)).mean((2, 3)))
+        return result
+
+    assert "conv2d" in quantizers(placed(Net(connect), Scheme(4, 4, 8)))
+
+
+def test_a_square_is_a_product_of_two() -> None:
+    def connect(first: nn.Module, second: nn.Module, head: nn.Module, x: Tensor) -> Tensor:
+        x = F.relu(first(x))
+        result: Tensor = head(second(x * x).mean((2, 3)))
+        return result
+
+    student = placed(Net(connect), Scheme(4, 4, 8, residual_bits=6))
+    assert bits_before(student, aten.mul.Tensor) == [6]
+
+
 def test_concatenated_tensors_share_one_quantizer() -> None:
     student = placed(Dense())
     concat = next(n for n in student.graph.nodes if n.target is aten.cat.default)
