@@ -40,3 +40,9 @@ def test_hundreds_of_layers_are_quick_and_fill_the_room() -> None:
         next(o for o in x if o.bits == b).size_bytes for x, b in zip(layers, bits, strict=True)
     )
     assert 0.98 * limit < used <= limit
+
+
+def test_with_room_for_all_every_layer_gets_its_best_width() -> None:
+    layers = [(Offer(4, 2**i, 2.0**i), Offer(8, 2 ** (i + 1), 0.0)) for i in range(16)]
+    assert allocate(layers, 2**17) == (8,) * 16
+    assert allocate(layers, 2**16 - 1) == (4,) * 16

@@ -57,3 +57,12 @@ def test_a_rank_refines_towards_the_labels_that_it_drew_for_itself(rank: int) ->
     first, second = state["labels"]
     assert not torch.equal(first, second)
     assert torch.equal(state["batches"][0]["labels"], (first, second)[rank])
+
+
+def test_ranks_draw_for_all_and_each_takes_its_own() -> None:
+    stages = [images_stage(CPU, ranks=Ranks(rank, 2)) for rank in (0, 1)]
+    assert all(isinstance(stage, ImageDrawing) for stage in stages)
+    first, second = (stage._new_latent() for stage in stages)  # type: ignore[attr-defined]
+    assert not torch.equal(first, second)
+    states = [stage.state_dict()["random"] for stage in stages]
+    assert torch.equal(*states)

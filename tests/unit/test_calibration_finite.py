@@ -3,7 +3,7 @@
 import pytest
 import torch
 from support.small_networks import SHAPE, Residual, calibrated, images, quantizers
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from lrq_deploy.calibration.finite import check_finite
 from lrq_deploy.errors import UnsupportedNetworkError
@@ -43,3 +43,11 @@ def test_the_first_operator_that_is_not_finite_is_named() -> None:
         assert not bool(student(images()).isfinite().all())
     with pytest.raises(UnsupportedNetworkError, match=r"the result of div is not.*x / y\.clamp"):
         check_finite(student, images(4, SHAPE))
+
+
+def test_infinity_is_named_where_it_begins_and_nothing_becomes_nan() -> None:
+    graph = fx.Graph()
+    grown = graph.call_function(torch.ops.aten.exp.default, (graph.placeholder("x"),))
+    graph.output(graph.call_function(torch.ops.aten.mean.dim, (grown, [2, 3])))
+    with pytest.raises(UnsupportedNetworkError, match="the result of exp_default is not"):
+        check_finite(fx.GraphModule({}, graph), torch.full((2, 3, 4, 4), 1e3))

@@ -12,10 +12,11 @@ from support.small_networks import Residual, calibrated, images, placed, quantiz
 from torch import Tensor, fx, nn
 
 from lrq_deploy.calibration.fit import _align, fit_student
+from lrq_deploy.errors import UnsupportedNetworkError
 from lrq_deploy.method.recipe import RecipeSettings
 from lrq_deploy.options import MethodSwitches
 from lrq_deploy.ranks import Ranks
-from lrq_deploy.scheme import IntegerRange, Scheme
+from lrq_deploy.scheme import ActSymmetry, IntegerRange, Scheme
 from lrq_deploy.synthetic import SyntheticSet
 
 pytestmark = pytest.mark.unit
@@ -88,6 +89,22 @@ def test_a_student_of_float_layers_ends_with_its_ranges(
     assert bool(metrics) == learns
 
 
+def test_ranges_are_clipped_where_a_search_is_asked_for_and_free_where_zero_points_are() -> None:
+    found = {}
+    for symmetric in (True, False):
+        for search in (True, False):
+            symmetry: ActSymmetry = "symmetric" if symmetric else "asymmetric"
+            student = placed(Residual(), Scheme(4, 4, 4, None, symmetry))
+            switches = MethodSwitches(margin="off", range_search=search)
+            synthetic = SyntheticSet(POOL, POOL[:0], POOL[:0], {})
+            fit_student(student, synthetic, ALONE, switches, symmetric, "multiclass", ON_CPU)
+            parts = quantizers(student).values()
+            found[symmetric, search] = sum(float(q.scale.detach()) for q in parts)
+            assert any(q.zero_point for q in parts) != symmetric
+    assert found[True, True] < 0.95 * found[True, False]
+    assert found[False, True] < 0.95 * found[False, False]
+
+
 class SecondRank(Ranks):
     """Its first rank has found other ranges."""
 
@@ -105,3 +122,22 @@ def test_integer_ranges_are_those_of_the_first_rank() -> None:
     for name, quantizer in quantizers(student).items():
         assert quantizer.zero_point == before[name] + 1
         assert quantizer.bounds == IntegerRange(-3, 9)
+
+
+class Quotient(nn.Module):
+    """Divides 0 by a number that 8 bits round to 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.stem(x))
+        logits: Tensor = self.head((x / torch.relu(x + 1e-4)).mean((2, 3)))
+        return logits
+
+
+def test_what_rounding_leaves_no_number_is_refused_before_anything_is_trained() -> None:
+    student = placed(Quotient(), Scheme(4, 4, 8))
+    with pytest.raises(UnsupportedNetworkError, match="must stay finite"):
+        fit(student, ALONE, POOL[:0])

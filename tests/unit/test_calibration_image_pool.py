@@ -15,7 +15,7 @@ pytestmark = [
     pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="no such call on this system"),
 ]
 
-SHAPE = (3, 16, 16)
+SHAPE = (3, 16, 12)
 
 
 def test_the_file_has_its_room_before_an_image_is_put(tmp_path: Path) -> None:

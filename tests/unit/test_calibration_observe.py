@@ -9,6 +9,7 @@ from support.small_networks import (
     Residual,
     calibrated,
     conv_bn,
+    graph_of,
     images,
     placed,
     quantizers,
@@ -18,9 +19,11 @@ from torch import Tensor, fx, nn
 from lrq_deploy.calibration import observe
 from lrq_deploy.calibration.observe import calibrate, sample_activations
 from lrq_deploy.calibration.ranges import search_act_range
+from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
 from lrq_deploy.graph.operators import is_call
-from lrq_deploy.scheme import Scheme
+from lrq_deploy.scheme import ActSymmetry, Scheme
 from lrq_deploy.student.layers import ActQuantizer, QuantizedLayer, set_enabled
+from lrq_deploy.student.placement import place_quantizers
 from lrq_deploy.target import PORTABLE
 
 pytestmark = pytest.mark.unit
@@ -86,6 +89,8 @@ def test_fine_ranges_go_beyond_the_searched_one(
     calibrate(graph, x, symmetric, seed=0)
     scale, _ = search_act_range(x.flatten(), bounds, False, symmetric)
     assert quantizer.scale.item() == pytest.approx(scale * headroom, rel=1e-5)
+    calibrate(graph, x, symmetric, seed=0, search=False)
+    assert quantizer.scale.item() == pytest.approx(float(x.max()) / bounds.qmax, rel=1e-5)
 
 
 @pytest.mark.parametrize(("reach", "largest"), [(6.0, 1.2), (1.1, 1.1), (0.9, 0.9)])
@@ -102,6 +107,30 @@ def test_headroom_ends_where_a_clamp_does(reach: float, largest: float) -> None:
     values = torch.ones(8, 3, 4, 4)
     calibrate(graph, values, True, seed=0)
     assert quantizer.scale.item() * bounds.qmax == pytest.approx(largest, rel=1e-5)
+
+
+def test_a_limit_above_says_nothing_of_what_lies_below() -> None:
+    bounds = PORTABLE.act_range(8, signed=True, symmetric=True)
+    graph = single_call("quantizer")
+    (call,) = graph.find_nodes(op="call_module", target="quantizer")
+    with graph.inserting_before(call):
+        call.args = (graph.call_function(aten.clamp_max.default, (call.args[0], 1.0)),)
+    quantizer = ActQuantizer(bounds, 8, signed=True)
+    calibrate(fx.GraphModule({"quantizer": quantizer}, graph), -torch.ones(8, 3), True, seed=0)
+    assert quantizer.scale.item() * 128 == pytest.approx(observe.HEADROOM, rel=1e-5)
+
+
+@pytest.mark.parametrize("reaches", [(1.1, 6.0), (6.0, 1.1)])
+def test_a_shared_range_reaches_as_far_as_its_widest_tensor(reaches: tuple[float, float]) -> None:
+    bounds = PORTABLE.act_range(8, signed=False, symmetric=True)
+    graph = fx.Graph()
+    x = graph.placeholder("x")
+    parts = [graph.call_function(aten.clamp.default, (x, 0.0, reach)) for reach in reaches]
+    calls = [graph.call_module("quantizer", (part,)) for part in parts]
+    graph.output(graph.call_function(aten.cat.default, (calls, 1)))
+    quantizer = ActQuantizer(bounds, 8, signed=False)
+    calibrate(fx.GraphModule({"quantizer": quantizer}, graph), torch.ones(8, 3), True, seed=0)
+    assert quantizer.scale.item() * bounds.qmax == pytest.approx(observe.HEADROOM, rel=1e-5)
 
 
 class GateOfParts(nn.Module):
@@ -158,6 +187,22 @@ def test_no_average_is_finer_than_what_it_averages_over_their_count() -> None:
     assert scale_of(student, behind.target) > 2 * finest
 
 
+def test_all_values_of_a_window_count_that_is_no_square() -> None:
+    bounds = PORTABLE.act_range(8, signed=True, symmetric=True)
+    parts = {name: ActQuantizer(bounds, 8, signed=True) for name in ("read", "average")}
+    graph = fx.Graph()
+    read = graph.call_module("read", (graph.placeholder("x"),))
+    pooled = graph.call_function(aten.avg_pool2d.default, (read, [2, 5]))
+    graph.output(graph.call_module("average", (pooled,)))
+    x = torch.full((4, 3, 4, 10), 1e-4)
+    x[:, :, 0::2] += 1
+    x[:, :, 1::2] -= 1
+    student = fx.GraphModule(parts, graph)
+    calibrate(student, x, True, seed=0)
+    finest = scale_of(student, "read") / 10
+    assert scale_of(student, "average") == pytest.approx(finest, rel=1e-5)
+
+
 def test_a_pooling_that_enlarges_keeps_its_scale() -> None:
     class Enlarged(GateOfParts):
         def forward(self, x: Tensor) -> Tensor:
@@ -167,6 +212,36 @@ def test_a_pooling_that_enlarges_keeps_its_scale() -> None:
 
     student = calibrated(Enlarged(), Scheme(8, 8, 8))
     assert all(0 < float(q.scale.detach()) < 1 for q in quantizers(student).values())
+
+
+class Enlarging(nn.Module):
+    """A transposed convolution in two groups, which share the scales of three channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = conv_bn(3, 4)
+        self.up = nn.ConvTranspose2d(4, 6, 2, 2, groups=2)
+        self.head = nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(F.relu(self.up(F.relu(self.stem(x)))).mean((2, 3)))
+        return logits
+
+
+def test_a_scale_has_room_for_the_biases_of_all_groups() -> None:
+    graph = graph_of(Enlarging())
+    with torch.no_grad():
+        graph.get_parameter("up.weight")[:, 1] = 0.0
+        graph.get_parameter("up.bias")[[1, 4]] = torch.tensor([5.0, 50.0])
+    student = place_quantizers(fold_batch_norm(graph), Scheme(), PORTABLE, CENTRED)
+    calibrate(student, images(), symmetric=True, seed=0)
+    layer = student.get_submodule("layers.up")
+    assert isinstance(layer, QuantizedLayer)
+    assert layer.bias is not None
+    steps = layer.scale.detach().repeat(2) * scale_of(student, layer.input_quantizer)
+    widest = (layer.bias.detach().abs() / steps).reshape(2, 3).amax(0)
+    assert widest[1].item() == pytest.approx(2.0**28, rel=1e-4)
+    assert widest.max().item() < 1.001 * 2.0**28
 
 
 @pytest.mark.parametrize(("largest", "divides"), [(4.0, True), (0.5, True), (60.0, False)])
@@ -221,10 +296,11 @@ def test_sampling_large_tensors_changes_little(monkeypatch: pytest.MonkeyPatch) 
         assert sampled[name].scale.item() == pytest.approx(quantizer.scale.item(), rel=0.2)
 
 
-def test_without_a_search_nothing_is_clipped() -> None:
+@pytest.mark.parametrize("symmetry", ["symmetric", "asymmetric"])
+def test_without_a_search_nothing_is_clipped(symmetry: ActSymmetry) -> None:
     made = images(40)
-    student = placed(Residual(), Scheme(4, 4))
-    calibrate(student, made, True, seed=0, search=False)
+    student = placed(Residual(), Scheme(4, 4, 4, residual_bits=None, act_symmetry=symmetry))
+    calibrate(student, made, symmetry == "symmetric", seed=0, search=False)
     for module in student.modules():
         if isinstance(module, QuantizedLayer):
             scale = module.scale.reshape(-1, *[1] * (module.weight.dim() - 1))
@@ -237,5 +313,7 @@ def test_without_a_search_nothing_is_clipped() -> None:
     for path, values in seen.items():
         quantizer = student.get_submodule(path)
         assert isinstance(quantizer, ActQuantizer)
-        reach = float(quantizer.scale.detach()) * quantizer.bounds.qmax
-        assert float(values.max()) <= reach * 1.001
+        step, zero_point = float(quantizer.scale.detach()), quantizer.zero_point
+        # Half a step beyond the last integer is rounded, not clipped.
+        assert step * (quantizer.bounds.qmin - zero_point - 0.501) <= float(values.min())
+        assert float(values.max()) <= step * (quantizer.bounds.qmax - zero_point + 0.501)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from lrq_deploy.calibration import ranges
 from lrq_deploy.calibration.ranges import (
     MIN_SCALE,
     search_act_range,
@@ -77,6 +78,19 @@ def test_weight_scales_are_searched_per_channel(seed: int, bits: int, axis: int)
         assert scale == pytest.approx(float(alone), rel=1e-6)
 
 
+def test_a_layer_of_too_many_weights_is_searched_on_all_parts_of_its_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    weight = torch.randn(3, 3000, generator=torch.Generator().manual_seed(0))
+    weight = weight.gather(1, weight.abs().argsort(1))
+    bounds = IntegerRange(-8, 7)
+    whole = search_weight_scale(weight, 0, bounds)
+    monkeypatch.setattr(ranges, "LARGEST_SAMPLE", 3000)
+    part = search_weight_scale(weight, 0, bounds)
+    assert not torch.equal(part, whole)
+    torch.testing.assert_close(part, whole, rtol=0.2, atol=0)
+
+
 def test_outliers_are_clipped() -> None:
     x = torch.cat([torch.linspace(0, 1, 10_000), torch.tensor([3.0])])
     scale, _ = search_act_range(x, IntegerRange(0, 15), signed=False, symmetric=True)
@@ -99,6 +113,7 @@ def test_the_whole_range_clips_nothing() -> None:
     signed = IntegerRange(-128, 127)
     scale, zero_point = whole_range(-1.0, 2.0, signed, symmetric=True)
     assert (scale, zero_point) == (2.0 / 127, 0)
+    assert whole_range(-3.0, 1.0, IntegerRange(-8, 7), symmetric=True) == (3.0 / 8, 0)
     unsigned = IntegerRange(0, 255)
     scale, zero_point = whole_range(-1.0, 2.0, unsigned, symmetric=False)
     assert scale == pytest.approx(3 / 255)
@@ -107,11 +122,13 @@ def test_the_whole_range_clips_nothing() -> None:
     assert whole_range(0.5, 2.0, unsigned, symmetric=False) == (2.0 / 255, 0)
 
 
-def test_a_range_between_steps_of_five_percent_is_found() -> None:
+@pytest.mark.parametrize("in_order", [False, True])
+def test_a_range_between_steps_of_five_percent_is_found(in_order: bool) -> None:
     """Sixteen values, 0.78 apart: steps of 5 % of -10..10 reach 0.767 and 0.8 alone."""
     random = torch.Generator().manual_seed(0)
     values = torch.randint(-8, 8, (65_536,), generator=random) * 0.78
     values[:2] = torch.tensor([-10.0, 10.0])
+    values = values.sort().values if in_order else values
     bounds = IntegerRange(0, 15)
     scale, zero_point = search_act_range(values, bounds, signed=True, symmetric=False)
     assert scale == pytest.approx(0.78, rel=1e-3)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from support.small_networks import ALL, calibrated, images, placed
+from support.small_networks import ALL, calibrated, conv_bn, images, placed
 from torch import Tensor, fx, nn
 
 from lrq_deploy.calibration.ranges import search_weight_scale
@@ -85,6 +85,26 @@ def test_eight_bits_lose_least_and_readers_are_named() -> None:
     assert table.of("activation")[0].elements == 3 * 12 * 12
 
 
+class Forked(nn.Module):
+    """Two layers read one tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.first, self.second = conv_bn(3, 4), conv_bn(4, 4), conv_bn(4, 4)
+        self.head = nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
+        logits: Tensor = self.head((self.first(x) + self.second(x)).mean((2, 3)))
+        return logits
+
+
+def test_all_readers_of_an_activation_are_named() -> None:
+    table = measured(Forked(), images(4))
+    entry = next(e for e in table.of("activation") if len(e.layers) > 1)
+    assert entry.layers == ("layers.first_0", "layers.second_0")
+
+
 @given(st.integers(1, 6), st.integers(2, 5), st.integers(0, 99))
 def test_losses_are_zero_only_without_a_difference(rows: int, classes: int, seed: int) -> None:
     random = torch.Generator().manual_seed(seed)
@@ -114,6 +134,15 @@ def test_labels_are_choices_of_two() -> None:
     assert losses.damage(2).kl == pytest.approx(float(expected) / 2, rel=1e-5)
     assert losses.damage(2).agreement == 0.5
     assert losses.damage(2).drop_points == pytest.approx(100 * 0.6 / 2, rel=1e-5)
+
+
+def test_a_network_of_labels_is_measured_by_its_labels() -> None:
+    made = images(16)
+    student = placed(ALL["residual"](), BYTES)
+    table = measure_sensitivity(student, made, PORTABLE, True, 0, "net", silent, "multilabel")
+    # A label of an image counts, not an image: five times as many can differ.
+    shares = [16 * entry.at(2).agreement for entry in table.entries]
+    assert any(abs(share - round(share)) > 0.1 for share in shares)
 
 
 def test_the_probe_takes_few_images_of_any_size() -> None:

@@ -9,12 +9,14 @@ import torch
 from support.contexts import ON_CPU
 from support.small_networks import CENTRED, SHAPE, Residual, with_statistics
 
+from lrq_deploy.calibration import synthetic_store
 from lrq_deploy.calibration.synthetic_store import MadeSet, images_key, synthesize_once
 from lrq_deploy.checkpoint.fingerprint import fingerprint
 from lrq_deploy.graph.teach import make_teacher
 from lrq_deploy.method.recipe import STUDENT_SETTINGS, RecipeSettings
 from lrq_deploy.options import MethodSwitches
 from lrq_deploy.progress import ProgressEvent, silent
+from lrq_deploy.ranks import Ranks
 from lrq_deploy.resume.stage_store import StageStore
 from lrq_deploy.teacher import Preprocessing, Teacher
 
@@ -73,6 +75,25 @@ def test_a_second_run_takes_the_images_of_the_first(teacher: Teacher, tmp_path: 
     ]
 
 
+class OneOfTwo(Ranks):
+    """Another rank finds nothing in its store."""
+
+    def largest(self, *values: float) -> tuple[float, ...]:
+        return tuple(1.0 for _ in values)
+
+
+def test_images_are_taken_only_where_every_rank_finds_them(
+    teacher: Teacher, tmp_path: Path
+) -> None:
+    make(teacher, tmp_path)
+    found = synthetic_store._found(StageStore(tmp_path), key(teacher), mapped=False, ranks=Ranks())
+    assert found is not None
+    assert (
+        synthetic_store._found(StageStore(tmp_path), key(teacher), mapped=False, ranks=OneOfTwo())
+        is None
+    )
+
+
 def test_kept_images_have_no_pool_behind_them(teacher: Teacher, tmp_path: Path) -> None:
     make(teacher, tmp_path)
     (kept,) = tmp_path.iterdir()
@@ -94,6 +115,13 @@ def test_another_teacher_has_other_images(teacher: Teacher) -> None:
     assert key(taught()) == known
     assert key(taught(seed=1)) != known
     assert key(taught(preprocessing=replace(CENTRED, std=(0.25,) * 3))) != known
+    assert key(replace(teacher, input_shape=(3, 16, 16))) != known
+
+
+def test_other_code_makes_other_images(teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = key(teacher)
+    monkeypatch.setattr(synthetic_store, "code_digest", lambda module: f"another {module}")
+    assert key(teacher) != known
 
 
 def test_the_same_weights_in_another_graph_have_other_images(teacher: Teacher) -> None:
@@ -113,6 +141,7 @@ def test_the_same_weights_in_another_graph_have_other_images(teacher: Teacher) -
         ({"device": torch.device("cuda")}, False),
         ({"switches": MethodSwitches(long_range=False)}, False),
         ({"switches": MethodSwitches(margin="a1")}, False),
+        ({"switches": MethodSwitches(image_source="noise")}, False),
         ({"switches": MethodSwitches(decoupled=False)}, True),
     ],
 )

@@ -52,6 +52,7 @@ def test_every_usual_form_is_read(entries: dict[str, Any]) -> None:
         {"id2label": {"0": "owl", "00": "bee"}},
         {"id2label": {"0": "owl", "x": "bee"}},
         {"id2label": {(0, 1): "owl"}},
+        {"idx_to_class": {1: "owl", 2: "bee"}},
         {"classes": ["owl", "Owl"]},
         {"classes": ["owl", ""]},
         {"classes": ["owl", "bee\n"]},

@@ -66,6 +66,12 @@ def test_a_misfit_names_five_and_changes_nothing() -> None:
     assert all(torch.equal(before[name], t) for name, t in target.state_dict().items())
 
 
+def test_a_misfit_is_told_below_the_prefix_that_comes_closest() -> None:
+    weights = {f"model.{n}": t for n, t in _network(classes=4).state_dict().items()}
+    with pytest.raises(CheckpointError, match="0 missing, 0 unexpected and 2 tensors of another"):
+        fit_state_dict(_network(), weights)
+
+
 def test_auxiliary_heads_may_be_left_over() -> None:
     weights = {**_network().state_dict(), "aux1.weight": torch.ones(2)}
     assert differences(_network(), weights, ("aux1.",)) == []

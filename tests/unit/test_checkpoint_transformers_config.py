@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lrq_deploy.checkpoint.transformers_config import read_transformers_config
+from lrq_deploy.checkpoint.transformers_config import read_transformers_config, task_beside
 
 pytestmark = pytest.mark.unit
 
@@ -40,6 +40,15 @@ def test_what_the_logits_mean_is_read(tmp_path: Path, problem: object, task: str
     found = read_transformers_config(_beside(tmp_path, CONFIG | {"problem_type": problem}))
     assert found is not None
     assert found.task == task
+
+
+def test_what_the_logits_mean_is_not_taken_for_another_network(tmp_path: Path) -> None:
+    weights = _beside(tmp_path, CONFIG | {"problem_type": "multi_label_classification"})
+    weights.touch()
+    assert task_beside(weights, None) == task_beside(tmp_path, None) == "multilabel"
+    assert task_beside(weights, "torchvision:resnet18") == "multiclass"
+    (tmp_path / "config.json").unlink()
+    assert task_beside(weights, None) == "multiclass"
 
 
 @pytest.mark.parametrize(

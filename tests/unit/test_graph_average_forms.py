@@ -25,13 +25,13 @@ SCHEME = Scheme(4, 8)
 
 # 12 pixels a side: windows of 3 at steps of 2 hang over the edge, with and without padding.
 POOLINGS: dict[str, dict[str, Any]] = {
-    "divisor": {"kernel_size": 2, "divisor_override": 3},
+    "divisor": {"kernel_size": (2, 3), "divisor_override": 5},
     "divisor and padding": {"kernel_size": 3, "padding": 1, "divisor_override": 5},
     "ceil": {"kernel_size": 3, "stride": 2, "ceil_mode": True},
     "ceil and counted padding": {
         "kernel_size": (3, 4),
         "stride": (2, 3),
-        "padding": 1,
+        "padding": (1, 2),
         "ceil_mode": True,
     },
 }

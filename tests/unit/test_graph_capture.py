@@ -256,6 +256,23 @@ def test_core_aten_archives_look_like_any_other_network() -> None:
     assert layers == ["stem.0", "first.0", "second.0", "down.0", "last.0"]
 
 
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(3, 6, (3, 2), (2, 1), (1, 0), (1, 2), groups=3),
+        nn.ConvTranspose2d(3, 6, 3, 2, 1, output_padding=(1, 0), groups=3, dilation=(1, 2)),
+    ],
+)
+def test_a_convolution_of_a_core_aten_archive_keeps_all_that_it_states(layer: nn.Module) -> None:
+    values = layer(images(1)).numel()
+    module = with_statistics(nn.Sequential(layer, nn.Flatten(), nn.Linear(values, 5)))
+    batch = torch.export.Dim("batch", min=1)
+    program = torch.export.export(module, (example_input(SHAPE),), dynamic_shapes=({0: batch},))
+    graph = capture(program.run_decompositions(), SHAPE)
+    assert aten.convolution.default not in targets(graph)
+    torch.testing.assert_close(graph(images()), module(images()))
+
+
 def test_capture_leaves_the_training_flag_of_nothing_to_chance() -> None:
     class Dropping(nn.Module):
         def __init__(self) -> None:

@@ -203,12 +203,14 @@ def test_concatenated_vectors_are_normalised_part_by_part() -> None:
     assert mean < 0.8 * scales["relu"]
 
 
-@pytest.mark.parametrize("concatenate", ["maps", "read twice"])
+@pytest.mark.parametrize("concatenate", ["maps", "read twice", "below each other"])
 def test_other_concatenations_have_one_layer_behind_them(concatenate: str) -> None:
     def connect(self: Any, x: Tensor) -> Tensor:
         x = torch.relu(self.conv(x))
         pooled = x.amax((2, 3), keepdim=True), x.mean((2, 3), keepdim=True)
         both = torch.cat([x, x.sigmoid()] if concatenate == "maps" else pooled, 1)
+        if concatenate == "below each other":
+            both = torch.cat([both, both * 2], 2)
         normed = self.norm(both).mean((2, 3))
         if concatenate == "read twice":
             normed = normed + both.mean((2, 3))
@@ -239,3 +241,15 @@ def test_a_channel_that_never_varied_has_no_gain() -> None:
     assert graph(rounded)[:, 0].tolist() == pytest.approx([0.1, 0.1])
     torch.testing.assert_close(graph(rounded)[:, 1:], module(rounded)[:, 1:])
     assert (module(rounded)[:, 0] > 2).all()
+
+
+def test_a_convolution_keeps_a_channel_that_never_varied() -> None:
+    """Nothing is rounded between it and its BatchNorm."""
+    norm = nn.BatchNorm2d(3).eval()
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    norm.running_mean.fill_(0.5)
+    norm.running_var.fill_(1e-12)
+    module = Body(lambda m, x: m.norm(m.conv(x)).mean((2, 3)), conv=nn.Conv2d(3, 3, 1), norm=norm)
+    graph = fold_batch_norm(capture(module.eval(), SHAPE))
+    torch.testing.assert_close(graph(images()), module(images()), rtol=1e-4, atol=1e-3)

@@ -302,8 +302,11 @@ def test_writes_into_a_slice_are_read_as_what_they_write(stop: int) -> None:
     torch.testing.assert_close(graph(images()), module(images()))
 
 
-def test_a_gated_linear_unit_is_a_product_with_a_sigmoid() -> None:
-    module = with_statistics(Head(nn.Sequential(nn.Conv2d(3, 8, 3), nn.GLU(1))))
+@pytest.mark.parametrize(("channels", "axis"), [(8, (1,)), (4, ())])
+def test_a_gated_linear_unit_is_a_product_with_a_sigmoid(
+    channels: int, axis: tuple[int, ...]
+) -> None:
+    module = with_statistics(Head(nn.Sequential(nn.Conv2d(3, channels, 3), nn.GLU(*axis))))
     graph = capture(module, SHAPE)
     assert aten.glu.default not in targets(graph)
     assert {aten.sigmoid.default, aten.mul.Tensor} <= set(targets(graph))

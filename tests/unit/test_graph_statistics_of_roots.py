@@ -74,6 +74,9 @@ def layer_norm(x: Tensor) -> Tensor:
 ROOTS: dict[str, Pool] = {
     "root of the mean square": lambda x: x.pow(2).mean((2, 3)).sqrt(),
     "its inverse": lambda x: x * (x.square().mean((2, 3), keepdim=True) + 1e-5).rsqrt(),
+    "its inverse as a power": lambda x: (
+        x * (x.square().mean((2, 3), keepdim=True) + 1e-5).pow(-0.5)
+    ),
     "RMSNorm by hand": rms,
     "LayerNorm by hand": layer_norm,
     "LPPool2d": nn.LPPool2d(2, 12),

@@ -248,10 +248,13 @@ def test_a_network_that_is_quantized_already_is_told(tmp_path: Path) -> None:
         ({"z.weight": (3, 13, 1, 1), "a.weight": (8, 3, 7, 7)}, 13),
         ({"z.weight": (8, 1, 3, 3), "a.weight": (16, 3, 3, 3)}, 3),
         ({"z.weight": (8, 1, 3, 3), "a.weight": (8, 3, 1, 1)}, 1),
+        ({"a.weight": (8, 16, 3, 3), "b.weight": (16, 8, 3, 3)}, None),
+        ({"a.weight": (8, 16, 3, 3), "b.weight": (16, 3, 1, 1)}, 3),
+        ({"b.weight": (8, 16, 3, 3), "a.weight": (16, 8, 3, 3)}, 16),
     ],
 )
 def test_a_depthwise_kernel_before_the_stem_is_not_grey(
-    tmp_path: Path, kernels: dict[str, tuple[int, ...]], channels: int
+    tmp_path: Path, kernels: dict[str, tuple[int, ...]], channels: int | None
 ) -> None:
     state = {name: torch.zeros(shape) for name, shape in kernels.items()}
     assert inspected(state, tmp_path / "x.pt").input_channels == channels

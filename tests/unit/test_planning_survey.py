@@ -54,6 +54,15 @@ def test_ones_times_ones_sum_to_the_multiply_adds(layer: nn.Module, grouping: st
     assert found.multiply_adds == int(made.sum())
     assert found.activations == 4 * 144 + made.numel()
     assert found.grouping == grouping
+    # A scale and a bias per output channel.
+    channels = estimate_sizes((found,), 0, 0).memory_bytes - found.activations
+    assert channels - layer.get_parameter("weight").numel() == 8 * expected_scales(layer)
+
+
+def expected_scales(layer: nn.Module) -> int:
+    """Groups of a transposed convolution share their scales."""
+    weight = layer.get_parameter("weight")
+    return weight.shape[1 if isinstance(layer, nn.ConvTranspose2d) else 0]
 
 
 class Twice(nn.Module):

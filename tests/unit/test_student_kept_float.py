@@ -42,6 +42,12 @@ def test_groups_of_fewer_than_four_channels_stay_in_float() -> None:
     assert kept_float(folded, Scheme(4, 4)) == []
 
 
+def test_a_transposed_convolution_of_few_channels_is_quantized() -> None:
+    up = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.ConvTranspose2d(8, 8, 2, 2, groups=8))
+    network = nn.Sequential(up, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+    assert kept_float(fold_batch_norm(graph_of(network)), FLOAT) == []
+
+
 def test_a_float_layer_has_the_weights_of_the_teacher_and_integer_neighbours() -> None:
     module = Mobile()
     student = placed(module, FLOAT)

@@ -26,7 +26,7 @@ from torch import Tensor, fx, nn
 from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
 from lrq_deploy.graph.operators import WEIGHTED, is_call, is_movement, tensor_inputs
 from lrq_deploy.graph.roles import Role, edge_layers, multiplies, quantized_tensors, sources_of
-from lrq_deploy.scheme import MAX_BITS, MIN_BITS, Scheme
+from lrq_deploy.scheme import MAX_BITS, MIN_BITS, IntegerRange, Scheme
 from lrq_deploy.student.layers import ActQuantizer, QuantizedLayer, set_enabled
 from lrq_deploy.student.placement import place_quantizers
 from lrq_deploy.student.ranges import non_negative_nodes
@@ -105,6 +105,15 @@ def test_both_inputs_of_a_residual_add_and_the_pooling_are_integers() -> None:
     assert sources_of(shortcut)[0].op == sources_of(convolution)[0].op == "call_module"
 
 
+def test_a_sum_with_the_image_leaves_it_8_bits() -> None:
+    def connect(first: nn.Module, second: nn.Module, head: nn.Module, x: Tensor) -> Tensor:
+        result: Tensor = head(second(F.relu(first(x + x.flip(3)))).mean((2, 3)))
+        return result
+
+    student = placed(Net(connect), Scheme(4, 4, 8, residual_bits=4))
+    assert next(iter(quantizers(student).values())).bits == 8
+
+
 def test_layers_read_a_narrow_copy_of_what_an_addition_reads() -> None:
     student = placed(Residual(), Scheme(4, 4, 8, residual_bits=8))
     narrow = {name: q for name, q in quantizers(student).items() if name.endswith("_narrow")}
@@ -142,7 +151,7 @@ def test_edges_keep_their_width_and_same_means_same() -> None:
 
 
 def test_the_image_range_is_known_only_with_preprocessing() -> None:
-    bounds = Preprocessing((0.4, 0.5, 0.5), (0.2, 0.25, 0.5))
+    bounds = Preprocessing((0.5, 0.4, 0.5), (0.25, 0.2, 0.5))
     first = next(iter(quantizers(placed(Residual(), preprocessing=bounds)).values()))
     assert first.known_range == pytest.approx((-2.0, 3.0))
     assert first.signed
@@ -150,9 +159,10 @@ def test_the_image_range_is_known_only_with_preprocessing() -> None:
     first = next(iter(quantizers(placed(Residual(), preprocessing=unknown)).values()))
     assert first.known_range is None
     assert first.signed
-    raw = Preprocessing((0.0,) * 3, (1.0,) * 3)
-    first = next(iter(quantizers(placed(Residual(), preprocessing=raw)).values()))
-    assert not first.signed
+    for low, signed in ((0.0, False), (0.5, True)):
+        raw = Preprocessing((0.0, low, 0.0), (1.0,) * 3)
+        first = next(iter(quantizers(placed(Residual(), preprocessing=raw)).values()))
+        assert first.signed == signed
 
 
 def test_curves_and_gates_keep_eight_bits() -> None:
@@ -164,6 +174,40 @@ def test_curves_and_gates_keep_eight_bits() -> None:
     assert bits_before(student, aten.mean.dim) == [8]
     assert aten.relu6.default in targets(student)
     assert aten.dropout.default not in targets(student)
+
+
+def test_the_most_demanding_reader_decides_wherever_it_stands() -> None:
+    """A curve reads what a layer multiplies: 4 bits, and no copy of 8."""
+
+    def connect(first: nn.Module, second: nn.Module, head: nn.Module, x: Tensor) -> Tensor:
+        x = first(x)
+        y = second(x).mean((2, 3))
+        result: Tensor = head(y + F.hardswish(x).mean((2, 3)))
+        return result
+
+    student = placed(Net(connect), Scheme(4, 4, 8))
+    assert not [name for name in quantizers(student) if name.endswith("_narrow")]
+    assert bits_before(student, "layers.second_0") == [4]
+
+
+def test_a_result_that_a_rectifier_and_another_read_is_an_integer() -> None:
+    def connect(first: nn.Module, second: nn.Module, head: nn.Module, x: Tensor) -> Tensor:
+        x = first(x)
+        y = second(F.relu(x))
+        result: Tensor = head((F.relu(y) + torch.sin(x)).mean((2, 3)))
+        return result
+
+    assert "conv2d" in quantizers(placed(Net(connect), Scheme(4, 4, 8)))
+
+
+def test_a_square_is_a_product_of_two() -> None:
+    def connect(first: nn.Module, second: nn.Module, head: nn.Module, x: Tensor) -> Tensor:
+        x = F.relu(first(x))
+        result: Tensor = head(second(x * x).mean((2, 3)))
+        return result
+
+    student = placed(Net(connect), Scheme(4, 4, 8, residual_bits=6))
+    assert bits_before(student, aten.mul.Tensor) == [6]
 
 
 def test_concatenated_tensors_share_one_quantizer() -> None:
@@ -316,7 +360,7 @@ def test_ranges_use_what_the_limits_leave() -> None:
     wide = PORTABLE.act_range(8, signed=True, symmetric=False)
     assert (wide.qmin, wide.qmax) == (0, 255)
     assert PORTABLE.weight_range(8, wide).qmax == 64
-    assert PORTABLE.weight_range(4, wide) == PORTABLE.weight_range(4, act)
+    assert PORTABLE.weight_range(4, wide) == PORTABLE.weight_range(4, act) == IntegerRange(-8, 7)
     loose = TargetDescription("vnni", carrier_qmax=255, pair_sum_limit=2**31 - 1)
     assert loose.act_range(8, signed=False, symmetric=True).qmax == 255
     assert loose.weight_range(8, wide).qmin == -127

@@ -159,14 +159,16 @@ def test_a_scale_that_meets_no_tie_stays() -> None:
     assert float(untied(aten.add.Tensor, entries)["out"].scale) == 1.0
 
 
-def test_a_curve_is_evaluated_at_every_integer() -> None:
-    entries = {"a": entry(0.05, SIGNED), "out": entry(0.031, SIGNED)}
+@pytest.mark.parametrize("zero_point", [0, 5])
+def test_a_curve_is_evaluated_at_every_integer(zero_point: int) -> None:
+    read = replace(entry(0.05, SIGNED), zero_point=torch.tensor(zero_point))
+    entries = {"a": read, "out": entry(0.031, SIGNED)}
     graph = joined(aten.silu.default, "a")
     call = next(node for node in graph.graph.nodes if node.target == "out")
     values = rounded_values(call, entries)
     assert values is not None
-    integers = torch.arange(-128, 128).double() * entries["a"].scale.double()
-    assert torch.equal(values.real, torch.nn.functional.silu(integers))
+    reals = (torch.arange(-128, 128) - zero_point).double() * read.scale.double()
+    assert torch.equal(values.real, torch.nn.functional.silu(reals))
     scale = untied(aten.silu.default, entries)["out"].scale
     assert float(clearance(values, scale[None], entries["out"])) >= 1
 
