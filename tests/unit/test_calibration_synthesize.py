@@ -8,9 +8,8 @@ from support.contexts import ON_CPU
 from support.small_networks import CENTRED, SHAPE, Residual, with_statistics
 from torch import Tensor, nn
 
-from lrq_deploy.calibration.synthesize import _on_device, synthesize
+from lrq_deploy.calibration.synthesize import synthesize
 from lrq_deploy.errors import UnsupportedNetworkError
-from lrq_deploy.graph.statistics import tap_batch_norms
 from lrq_deploy.graph.teach import make_teacher
 from lrq_deploy.method.recipe import RecipeSettings
 from lrq_deploy.options import ImageSource, MethodSwitches
@@ -114,20 +113,6 @@ def test_the_teacher_stays_as_it_was(teacher: Teacher) -> None:
     for name, value in teacher.graph.state_dict().items():
         assert torch.equal(value, before[name])
     assert teacher.logits(torch.zeros(2, *SHAPE)).shape == (2, 5)
-
-
-def test_statistics_and_classifier_move_as_they_are(teacher: Teacher) -> None:
-    tapped = tap_batch_norms(teacher.graph)
-    moved = _on_device(tapped, torch.device("cpu"))
-    assert tapped.classifier is not None
-    assert tapped.classifier.bias is not None
-    assert moved.classifier is not None
-    assert moved.classifier.bias is not None
-    assert torch.equal(moved.classifier.weight, tapped.classifier.weight)
-    assert torch.equal(moved.classifier.bias, tapped.classifier.bias)
-    for there, here in zip(moved.statistics, tapped.statistics, strict=True):
-        assert torch.equal(there.mean, here.mean)
-        assert torch.equal(there.var, here.var)
 
 
 def test_margin_b_belongs_to_the_student(teacher: Teacher) -> None:
