@@ -5,8 +5,6 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
-from hypothesis import strategies as st
 from support.small_networks import (
     ALL,
     CENTRED,
@@ -26,11 +24,11 @@ from torch import Tensor, fx, nn
 from lrq_deploy.graph.fold_batch_norm import fold_batch_norm
 from lrq_deploy.graph.operators import WEIGHTED, is_call, is_movement, tensor_inputs
 from lrq_deploy.graph.roles import Role, edge_layers, multiplies, quantized_tensors, sources_of
-from lrq_deploy.scheme import MAX_BITS, MIN_BITS, IntegerRange, Scheme
+from lrq_deploy.scheme import Scheme
 from lrq_deploy.student.layers import ActQuantizer, QuantizedLayer, set_enabled
 from lrq_deploy.student.placement import place_quantizers
 from lrq_deploy.student.ranges import non_negative_nodes
-from lrq_deploy.target import PORTABLE, TargetDescription
+from lrq_deploy.target import PORTABLE
 from lrq_deploy.teacher import Preprocessing
 
 pytestmark = pytest.mark.unit
@@ -332,38 +330,6 @@ def test_integers_and_truth_values_have_no_quantizer() -> None:
     dtypes = {node.meta["val"].dtype for node in read if "val" in node.meta}
     assert dtypes == {torch.float32}
     assert "_to_copy" not in quantizers(student)
-
-
-@given(
-    bits=st.integers(MIN_BITS, MAX_BITS),
-    weight_bits=st.integers(MIN_BITS, MAX_BITS),
-    signed=st.booleans(),
-    symmetric=st.booleans(),
-)
-def test_pairs_of_products_never_saturate(
-    bits: int, weight_bits: int, signed: bool, symmetric: bool
-) -> None:
-    act = PORTABLE.act_range(bits, signed, symmetric)
-    weight = PORTABLE.weight_range(weight_bits, act)
-    largest = max(-weight.qmin, weight.qmax)
-    assert (act.qmax - act.qmin) * 2 * largest <= 2**15 - 1
-    assert act.levels <= 2**bits
-    assert weight.levels <= 2**weight_bits
-    assert weight.qmin < 0 < weight.qmax
-    assert (act.qmin < 0) == (signed and symmetric)
-
-
-def test_ranges_use_what_the_limits_leave() -> None:
-    act = PORTABLE.act_range(8, signed=False, symmetric=True)
-    assert (act.qmin, act.qmax) == (0, 127)
-    assert PORTABLE.weight_range(8, act).qmax == 127
-    wide = PORTABLE.act_range(8, signed=True, symmetric=False)
-    assert (wide.qmin, wide.qmax) == (0, 255)
-    assert PORTABLE.weight_range(8, wide).qmax == 64
-    assert PORTABLE.weight_range(4, wide) == PORTABLE.weight_range(4, act) == IntegerRange(-8, 7)
-    loose = TargetDescription("vnni", carrier_qmax=255, pair_sum_limit=2**31 - 1)
-    assert loose.act_range(8, signed=False, symmetric=True).qmax == 255
-    assert loose.weight_range(8, wide).qmin == -127
 
 
 class Preactivated(nn.Module):
