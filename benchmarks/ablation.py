@@ -145,15 +145,13 @@ def _run(options: argparse.Namespace, network: str, name: str, seed: str, record
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Quantize with the variant and compare the bundle with the teacher."""
     from lrq_deploy.cli.job.pipeline import quantize
-    from lrq_deploy.cli.job.preparing import chosen_device
     from lrq_deploy.method.chosen import chosen_settings
     from lrq_deploy.resume.control import RunControl
 
     chosen = variant(options.variant)
     run = _quantize_options(options)
     run = replace(run, method=replace(run.method, **chosen.switches))
-    settings = chosen_settings(run, run.input_shape, chosen_device(run.device))
-    settings = replace(settings, **chosen.settings)  # type: ignore[arg-type]
+    settings = replace(chosen_settings(run, run.input_shape), **chosen.settings)  # type: ignore[arg-type]
     result = quantize(run, settings=settings, control=RunControl(cache=Path(options.cache)))
     data = Path(options.shared) / "data"
     manifest = json.loads((result.bundle_path / "manifest.json").read_text())

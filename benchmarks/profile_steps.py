@@ -77,7 +77,7 @@ def our_steps(
     The first ``asking`` steps of ``first student`` ask the teacher, or some more; those of
     ``student`` know its answers.
     """
-    settings = settings or recipe_settings("balanced", teacher.input_shape, quick=False)
+    settings = settings or recipe_settings("balanced", teacher.input_shape)
     switches = MethodSwitches()
     tapped = tap_batch_norms(teacher.graph)
     tapped.graph.to(memory_format=torch.channels_last)

@@ -31,7 +31,6 @@ from lrq_deploy.cli.job.preparing import load_teacher
 from lrq_deploy.method.fitting.augmented_batches import VIEWS
 from lrq_deploy.method.recipe import recipe_settings
 from lrq_deploy.method.steps.heap import kept_heap
-from lrq_deploy.method.steps.precision import trains_quickly
 from lrq_deploy.options import QuantizeOptions
 
 KINDS = ("generator", "first student", "student")
@@ -51,7 +50,7 @@ class _Loop:
         """Build ``name``, which is ``plain`` or ``ours``."""
         torch.set_num_threads(threads)
         model = model_options(NETWORKS[network], shared)
-        cls.batch = recipe_settings("balanced", (3, 32, 32), quick=False).batch_size
+        cls.batch = recipe_settings("balanced", (3, 32, 32)).batch_size
         asking = TURN * (rounds + 1)
         made = our_steps(load_teacher(model), asking=asking) if name == "ours" else None
         made = made or plain_steps(model, cls.batch)
@@ -139,9 +138,8 @@ def plain_steps(options: QuantizeOptions, batch: int) -> dict[str, Callable[[], 
 
 
 def asking_share() -> float:
-    """Share of the student steps of ``balanced`` here that ask the teacher."""
-    quick = trains_quickly(torch.device("cpu"), wanted=True)
-    settings = recipe_settings("balanced", (3, 32, 32), quick)
+    """Share of the student steps of ``balanced`` that ask the teacher."""
+    settings = recipe_settings("balanced", (3, 32, 32))
     return VIEWS * settings.pool_images / (settings.batch_size * settings.student_steps)
 
 

@@ -37,7 +37,7 @@ BATCH_PIXELS = 64 * 32 * 32
 
 def probe_settings(input_shape: tuple[int, int, int]) -> RecipeSettings:
     """A short run of the generator: images to compare layers on, not to train on."""
-    settings = recipe_settings("fast", input_shape, quick=False)
+    settings = recipe_settings("fast", input_shape)
     return replace(
         settings,
         generator_steps=80,

@@ -150,12 +150,7 @@ def _prepared(run: Run, network: nn.Module | None, settings: RecipeSettings | No
         remarks = ranks.on_first(lambda: model_remarks(teacher, pixels, run.progress))
     with run.clock.stage("rehearse"):
         remarks += ranks.on_first(lambda: _rehearse(run, teacher))
-    settings = settings or chosen_settings(options, teacher.input_shape, run.device, ranks)
-    if options.precision == "float32":
-        settings = replace(settings, reduced_precision=False)
-    if options.compile:
-        _check_compiles(options, settings)
-        settings = replace(settings, compiled=True)
+    settings = settings or chosen_settings(options, teacher.input_shape)
     ranks.check_batch(settings.batch_size)
     return Prepared(options, teacher, settings, images, sizes, pixels, remarks)
 
@@ -172,15 +167,6 @@ def _suited(run: Run, teacher: Teacher) -> QuantizeOptions:
         said = f"no BatchNorm to train a generator on: --method {options.method_name}"
         StageProgress(run.progress, "load", 1).advance(message=said)
     return options
-
-
-def _check_compiles(options: QuantizeOptions, settings: RecipeSettings) -> None:
-    if not settings.student_steps:
-        raise OptionError(
-            "--compile needs a method that trains the whole student",
-            f"--method {options.method_name}, which does not",
-            "leave --compile out, or pass --method lrq",
-        )
 
 
 def _rehearse(run: Run, teacher: Teacher) -> tuple[str, ...]:

@@ -1,31 +1,36 @@
-"""The steps of a run: what its recipe, its method and its device make of them together."""
+"""The steps of a run: what its options make of its recipe and its method."""
 
-import torch
+from dataclasses import replace
 
+from lrq_deploy.errors import OptionError
 from lrq_deploy.method.methods import method_settings
 from lrq_deploy.method.recipe import RecipeSettings, recipe_settings
-from lrq_deploy.method.steps.precision import trains_quickly
 from lrq_deploy.options import QuantizeOptions
-from lrq_deploy.ranks import ALONE, Ranks
 
 __all__ = ["chosen_settings"]
 
 
-def chosen_settings(
-    options: QuantizeOptions,
-    input_shape: tuple[int, int, int],
-    device: torch.device,
-    ranks: Ranks = ALONE,
-) -> RecipeSettings:
-    """Work and step sizes of the recipe, the method and the device.
+def chosen_settings(options: QuantizeOptions, input_shape: tuple[int, int, int]) -> RecipeSettings:
+    """Work and step sizes, the same on every device.
 
     Args:
-        options: ``recipe``, ``precision``, ``method_name`` and the inner weights' bits are read.
+        options: ``recipe``, ``method_name``, ``precision``, ``compile`` and the inner weights' bits
+            are read.
         input_shape: ``(C, H, W)`` of one image.
-        device: to train on.
-        ranks: that share the run. They may be of two kinds of machine and take the same steps all
-            the same: the first one's.
+
+    Raises:
+        OptionError: ``compile`` has nothing to compile.
     """
-    quick = ranks.on_first(lambda: trains_quickly(device, options.precision == "auto"))
-    settings = recipe_settings(options.recipe, input_shape, quick)
-    return method_settings(options.method_name, settings, options.scheme.weight_bits)
+    recipe = recipe_settings(options.recipe, input_shape)
+    settings = method_settings(options.method_name, recipe, options.scheme.weight_bits)
+    if options.compile and not settings.student_steps:
+        raise OptionError(
+            "--compile needs a method that trains the whole student",
+            f"--method {options.method_name}, which does not",
+            "leave --compile out, or pass --method lrq",
+        )
+    return replace(
+        settings,
+        reduced_precision=options.precision == "auto",
+        compiled=options.compile,
+    )

@@ -1,6 +1,5 @@
 """Recipes: how much work a run spends, one set of defaults for every network."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from lrq_deploy.options import Recipe
@@ -136,25 +135,12 @@ _RECIPES: dict[Recipe, RecipeSettings] = {
     ),
 }
 
-_QUICK: Mapping[Recipe, Mapping[str, float]] = {
-    "balanced": {
-        "generator_steps": 300,
-        "refinement_steps": 25,
-        "student_steps": 800,
-        "weight_rate": 1e-3,
-    },
-}
-"""What there is time for where a step takes half as long. ``fast`` is to be fast there too, and
-``best`` gains nothing from more than it has (docs/decisions.md)."""
-
 LARGE_IMAGE_PIXELS = 64 * 64
 POOL_BYTES = 512 * 2**20
 POOL_PER_OVERLAY = 5
 
 
-def recipe_settings(
-    recipe: Recipe, input_shape: tuple[int, int, int], quick: bool
-) -> RecipeSettings:
+def recipe_settings(recipe: Recipe, input_shape: tuple[int, int, int]) -> RecipeSettings:
     """Settings of a recipe for images of a size.
 
     Above 64 x 64 pixels a step takes a quarter of the images, and the pool is bounded to
@@ -163,11 +149,8 @@ def recipe_settings(
     Args:
         recipe: how much time to spend.
         input_shape: of one image.
-        quick: whether steps are, see ``lrq_deploy.method.steps.precision.trains_quickly``; more of
-            them fit the time of the recipe then.
     """
-    changes = _QUICK.get(recipe, {}) if quick else {}
-    settings = replace(_RECIPES[recipe], **changes)  # type: ignore[arg-type]
+    settings = _RECIPES[recipe]
     channels, height, width = input_shape
     if height * width > LARGE_IMAGE_PIXELS:
         settings = replace(settings, batch_size=settings.batch_size // 4, held_out_images=256)

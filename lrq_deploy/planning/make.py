@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 
-import torch
 from torch import fx
 
 from lrq_deploy.errors import ExportError
@@ -79,8 +78,7 @@ def make_plan(
     quantizers = survey_quantizers(student)
     strays = stray_products(student, teacher.input_shape)
     report.advance(message="placed")
-    # Where the time of a step is measured too.
-    settings = chosen_settings(options, teacher.input_shape, torch.device("cpu"))
+    settings = chosen_settings(options, teacher.input_shape)
     duration = estimate_duration(
         teacher, settings, scheme.weight_bits, len(layers), options.method.long_range
     )

@@ -19,12 +19,11 @@ def ablation(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return benchmark_script("ablation", monkeypatch)
 
 
-@pytest.mark.parametrize("quick", [False, True])
 @pytest.mark.parametrize("recipe", get_args(Recipe))
 def test_every_variant_but_the_first_differs_from_what_ships(
-    ablation: ModuleType, recipe: Recipe, quick: bool
+    ablation: ModuleType, recipe: Recipe
 ) -> None:
-    shipped = (MethodSwitches(), recipe_settings(recipe, (3, 32, 32), quick))
+    shipped = (MethodSwitches(), recipe_settings(recipe, (3, 32, 32)))
     made = [
         (replace(shipped[0], **variant.switches), replace(shipped[1], **variant.settings))
         for variant in ablation.VARIANTS.values()

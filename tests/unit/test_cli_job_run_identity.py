@@ -22,7 +22,7 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda", 1)
 def test_what_only_the_network_tells_of_its_input_counts() -> None:
     options = QuantizeOptions(Path("model.pt"), Path("out"))
     teacher = make_teacher(with_statistics(Mobile()), SHAPE, CENTRED, "mobile", "0" * 64)
-    settings = recipe_settings("fast", teacher.input_shape, quick=False)
+    settings = recipe_settings("fast", teacher.input_shape)
 
     def differing(other: Teacher, moved: QuantizeOptions = options) -> set[str]:
         first = run_identity(options, settings, teacher, CPU)
@@ -39,16 +39,16 @@ def test_what_only_the_network_tells_of_its_input_counts() -> None:
 def test_each_setting_of_the_recipe_has_its_name() -> None:
     options = QuantizeOptions(Path("model.pt"), Path("out"))
     teacher = make_teacher(with_statistics(Mobile()), SHAPE, CENTRED, "mobile", "0" * 64)
-    slow, quick = (recipe_settings("balanced", SHAPE, able) for able in (False, True))
-    first, second = (run_identity(options, x, teacher, CPU) for x in (slow, quick))
+    fast, best = (recipe_settings(recipe, SHAPE) for recipe in ("fast", "best"))
+    first, second = (run_identity(options, x, teacher, CPU) for x in (fast, best))
     differing = {name for name in first if first[name] != second[name]}
-    changed = {f.name for f in fields(slow) if getattr(slow, f.name) != getattr(quick, f.name)}
+    changed = {f.name for f in fields(fast) if getattr(fast, f.name) != getattr(best, f.name)}
     assert differing == {f"settings.{name}" for name in changed} != set()
 
 
 def test_the_type_of_the_device_counts_and_not_how_it_was_asked_for() -> None:
     teacher = make_teacher(with_statistics(Mobile()), SHAPE, CENTRED, "mobile", "0" * 64)
-    settings = recipe_settings("fast", SHAPE, quick=False)
+    settings = recipe_settings("fast", SHAPE)
 
     def device_of(asked: str, used: torch.device) -> object:
         options = QuantizeOptions(Path("model.pt"), Path("out"), device=asked)  # type: ignore[arg-type]
@@ -63,7 +63,7 @@ def test_neither_another_torch_nor_another_number_of_processes_continues_a_run(
 ) -> None:
     options = QuantizeOptions(Path("model.pt"), Path("out"))
     teacher = make_teacher(with_statistics(Mobile()), SHAPE, CENTRED, "mobile", "0" * 64)
-    settings = recipe_settings("fast", SHAPE, quick=False)
+    settings = recipe_settings("fast", SHAPE)
 
     def differing(second: dict[str, Any]) -> set[str]:
         assert first.keys() == second.keys()

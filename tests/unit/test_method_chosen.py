@@ -1,56 +1,44 @@
-"""The steps of a run follow the device of the first rank."""
+"""The steps of a run follow its options, and no device."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 import pytest
-import torch
 
+from lrq_deploy.errors import OptionError
 from lrq_deploy.method.chosen import chosen_settings
+from lrq_deploy.method.recipe import recipe_settings
 from lrq_deploy.options import QuantizeOptions
-from lrq_deploy.ranks import Ranks
 from lrq_deploy.scheme import Scheme
 
 pytestmark = pytest.mark.unit
 
 SHAPE = (3, 32, 32)
-CPU = torch.device("cpu")
 OPTIONS = QuantizeOptions(Path("model.pt"), Path("out"))
 
 
-class LaterRank:
-    """A rank that is told what the first one found."""
-
-    def __init__(self, told: bool) -> None:
-        self._told = told
-
-    def on_first(self, work: Callable[[], bool]) -> bool:
-        return self._told
+def test_options_that_are_not_given_leave_the_recipe_as_it_is() -> None:
+    assert chosen_settings(OPTIONS, SHAPE) == recipe_settings("balanced", SHAPE)
 
 
-@pytest.mark.parametrize("able", [False, True])
-def test_a_cpu_that_multiplies_bfloat16_takes_more_steps(
-    monkeypatch: pytest.MonkeyPatch, able: bool
-) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": able})
-    never = chosen_settings(replace(OPTIONS, precision="float32"), SHAPE, CPU)
-    found = chosen_settings(OPTIONS, SHAPE, CPU)
-    assert (found.student_steps > never.student_steps) == able
-    assert (found == never) == (not able)
+def test_precision_and_compilation_change_nothing_else() -> None:
+    usual = chosen_settings(OPTIONS, SHAPE)
+    exact = chosen_settings(replace(OPTIONS, precision="float32"), SHAPE)
+    assert exact == replace(usual, reduced_precision=False) != usual
+    compiled = chosen_settings(replace(OPTIONS, compile=True), SHAPE)
+    assert compiled == replace(usual, compiled=True) != usual
 
 
-@pytest.mark.parametrize("told", [False, True])
-def test_all_ranks_take_the_steps_of_the_first(monkeypatch: pytest.MonkeyPatch, told: bool) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": told})
-    first = chosen_settings(OPTIONS, SHAPE, CPU)
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": not told})
-    assert chosen_settings(OPTIONS, SHAPE, CPU, cast(Ranks, LaterRank(told))) == first
+@pytest.mark.parametrize("method", ["calibrate", "zeroq", "lrq-blocks"])
+def test_compilation_needs_a_student_that_is_trained(method: str) -> None:
+    untrained = replace(OPTIONS, method_name=method)  # type: ignore[arg-type]
+    assert chosen_settings(untrained, SHAPE).student_steps == 0
+    with pytest.raises(OptionError, match=f"got --method {method}, which does not"):
+        chosen_settings(replace(untrained, compile=True), SHAPE)
 
 
 def test_the_method_has_the_last_word() -> None:
     calibrated = replace(OPTIONS, method_name="calibrate")
-    assert chosen_settings(calibrated, SHAPE, CPU).student_steps == 0
+    assert chosen_settings(calibrated, SHAPE).student_steps == 0
     coarse = replace(OPTIONS, scheme=Scheme(weight_bits=3))
-    assert chosen_settings(coarse, SHAPE, CPU).block_steps > 0
+    assert chosen_settings(coarse, SHAPE).block_steps > 0

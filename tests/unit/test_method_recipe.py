@@ -14,9 +14,8 @@ pytestmark = pytest.mark.unit
 RECIPES: tuple[Recipe, ...] = get_args(Recipe)
 
 
-@pytest.mark.parametrize("quick", [False, True])
-def test_each_recipe_works_harder_than_the_one_before(quick: bool) -> None:
-    work = [recipe_settings(recipe, (3, 32, 32), quick) for recipe in RECIPES]
+def test_each_recipe_works_harder_than_the_one_before() -> None:
+    work = [recipe_settings(recipe, (3, 32, 32)) for recipe in RECIPES]
     for name in ("generator_steps", "student_steps"):
         values = [getattr(settings, name) for settings in work]
         assert values == sorted(set(values)), name
@@ -25,28 +24,16 @@ def test_each_recipe_works_harder_than_the_one_before(quick: bool) -> None:
     assert made == sorted(set(made))
 
 
-def test_quick_steps_buy_more_of_them_for_the_default_recipe_alone() -> None:
-    work = {r: [recipe_settings(r, (3, 32, 32), quick) for quick in (False, True)] for r in RECIPES}
-    assert work["fast"][0] == work["fast"][1]
-    assert work["best"][0] == work["best"][1]
-    slow, quick = work["balanced"]
-    for name in ("generator_steps", "refinement_steps", "student_steps"):
-        assert getattr(quick, name) > getattr(slow, name), name
-    # Weights move about as far in either.
-    assert quick.weight_rate < slow.weight_rate
-
-
 @given(
-    quick=st.booleans(),
     recipe=st.sampled_from(RECIPES),
     channels=st.sampled_from([1, 3]),
     height=st.integers(8, 512),
     width=st.integers(8, 512),
 )
 def test_memory_is_bounded_and_batches_are_even(
-    quick: bool, recipe: Recipe, channels: int, height: int, width: int
+    recipe: Recipe, channels: int, height: int, width: int
 ) -> None:
-    settings = recipe_settings(recipe, (channels, height, width), quick)
+    settings = recipe_settings(recipe, (channels, height, width))
     one = 4 * channels * height * width
     assert settings.pool_images * one <= POOL_BYTES
     assert settings.pool_images >= settings.batch_size >= 2
@@ -58,13 +45,13 @@ def test_memory_is_bounded_and_batches_are_even(
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_small_images_are_blended_with_all_overlays(recipe: Recipe) -> None:
-    assert recipe_settings(recipe, (3, 32, 32), quick=False).overlay_images == 512
+    assert recipe_settings(recipe, (3, 32, 32)).overlay_images == 512
 
 
 def test_large_images_come_in_smaller_batches() -> None:
     side = int(LARGE_IMAGE_PIXELS**0.5)
-    small = recipe_settings("balanced", (3, side, side), quick=False)
-    large = recipe_settings("balanced", (3, side, side + 1), quick=False)
+    small = recipe_settings("balanced", (3, side, side))
+    large = recipe_settings("balanced", (3, side, side + 1))
     assert large.batch_size == small.batch_size // 4
     assert large.held_out_images == small.held_out_images // 4
     assert large.student_steps == small.student_steps

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from lrq_deploy.inner_product import inner_product
 from lrq_deploy.method.fitting.squared_error import squared_error
 from lrq_deploy.method.steps import precision
-from lrq_deploy.method.steps.precision import multiplies_bfloat16, reduced_precision, trains_quickly
+from lrq_deploy.method.steps.precision import multiplies_bfloat16, reduced_precision
 
 pytestmark = pytest.mark.unit
 
@@ -31,16 +31,6 @@ def test_a_cpu_multiplies_bfloat16_by_its_features(
 
 def test_cuda_stays_in_tf32() -> None:
     assert not multiplies_bfloat16(torch.device("cuda"))
-
-
-@pytest.mark.parametrize("able", [False, True])
-def test_steps_are_quick_on_a_gpu_and_where_bfloat16_is_wanted_and_multiplied(
-    monkeypatch: pytest.MonkeyPatch, able: bool
-) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": able})
-    assert trains_quickly(CPU, wanted=True) == able
-    assert not trains_quickly(CPU, wanted=False)
-    assert trains_quickly(torch.device("cuda"), wanted=False)
 
 
 @pytest.mark.parametrize(("wanted", "able"), [(True, True), (True, False), (False, True)])

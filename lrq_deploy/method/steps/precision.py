@@ -16,7 +16,6 @@ __all__ = [
     "coarsest_bits",
     "multiplies_bfloat16",
     "reduced_precision",
-    "trains_quickly",
 ]
 
 COARSE_BITS = 4
@@ -32,16 +31,6 @@ def multiplies_bfloat16(device: torch.device) -> bool:
         return False
     found = torch.cpu.get_capabilities()
     return any(found.get(feature, False) for feature in _CPU_FEATURES)
-
-
-def trains_quickly(device: torch.device, wanted: bool) -> bool:
-    """Whether a step takes about half of what a CPU takes in float32, or less.
-
-    Args:
-        device: to train on.
-        wanted: whether bfloat16 is.
-    """
-    return device.type == "cuda" or (wanted and multiplies_bfloat16(device))
 
 
 def coarsest_bits(student: nn.Module) -> int:
