@@ -9,8 +9,8 @@ _LONG = 2**1000
 
 
 def counted(number: int, noun: str) -> str:
-    """``1 tensor``, ``2 tensors``."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    """``1 tensor``, ``2,000 tensors``."""
+    return f"{number} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def printable(value: object, length: int = 60) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from lrq_deploy.errors import BoundError, OptionError
-from lrq_deploy.wording import printable
+from lrq_deploy.wording import counted, printable
 
 __all__ = ["AccuracyGates", "MaxDrop", "Measured", "MinAgreement"]
 
@@ -54,11 +54,11 @@ class Measured:
         """From the figures of a manifest; those of another type count as not written."""
         fidelity, verdict = (_table(metrics.get(name)) for name in ("fidelity", "verdict"))
         count = _number(fidelity.get("count"))
-        made = " made" if metrics.get("images_source") == "synthetic" else ""
+        made = "made " if metrics.get("images_source") == "synthetic" else ""
         return Measured(
             drop_points=_number(fidelity.get("drop_points")),
             agreement=_number(fidelity.get("agreement")),
-            images="" if count is None else f"{count:,.0f}{made} images",
+            images="" if count is None else counted(int(count), f"{made}image"),
             headline=printable(verdict.get("headline", ""), 1000),
             told=verdict.get("told") is not False,
         )

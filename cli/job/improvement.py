@@ -18,6 +18,7 @@ from lrq_deploy.options import QuantizeOptions
 from lrq_deploy.scheme import Scheme
 from lrq_deploy.student.frozen import FrozenLayer, QuantizedModel
 from lrq_deploy.student.weighted import weighted_layers
+from lrq_deploy.wording import counted
 
 __all__ = ["improvements"]
 
@@ -129,7 +130,7 @@ def _certainty(checked: Checked) -> str:
     interval = partial(_interval, found)
     needed = images_to_decide(interval, limit, count)
     enough = "more" if needed is None else f"about {needed:,}"
-    return f"{count:,} images do not tell on which side of the limit it is, {enough} would"
+    return f"{counted(count, 'image')} cannot tell on which side of the limit it is, {enough} would"
 
 
 def _interval(found: Fidelity, images: int) -> tuple[float, float]:

@@ -13,6 +13,7 @@ from lrq_deploy.export.measures.latency import Benchmark
 from lrq_deploy.method.images.normalisation import PixelCheck, normalisation_flags
 from lrq_deploy.options import QuantizeOptions
 from lrq_deploy.teacher import Preprocessing
+from lrq_deploy.wording import counted
 
 __all__ = [
     "MAX_DROP_POINTS",
@@ -123,7 +124,7 @@ def _headline(ship: bool, sound: bool, blind: str, checked: Checked, pixels: Pix
     hangs_on = []
     if sound and limit_in_doubt(checked):
         count = checked.fidelity.labelled or checked.fidelity.count
-        hangs_on.append(f"on {count:,} images that do not decide")
+        hangs_on.append(f"on {counted(count, 'image')} that cannot decide")
     if ship and pixels.contradicted:
         hangs_on.append("if --mean and --std are right")
     return ", ".join(["SHIP IT" if ship else "DO NOT SHIP", *hangs_on])
@@ -176,21 +177,22 @@ def _accuracy(fidelity: Fidelity, source: str) -> tuple[bool, str]:
         low, high = interval if drop >= 0 else (-interval[1], -interval[0])
         return drop <= MAX_DROP_POINTS, (
             f"it {'loses' if drop >= 0 else 'gains'} {abs(drop):.2f} points ({low:.1f} to "
-            f"{high:.1f}) on {fidelity.labelled:,} labelled images (limit {MAX_DROP_POINTS:g})"
+            f"{high:.1f}) on {counted(fidelity.labelled, 'labelled image')} "
+            f"(limit {MAX_DROP_POINTS:g})"
         )
     limit = _agreement_limit(source)
     low, high = fidelity.agreement_interval
     share = f"{100 * fidelity.agreement:.2f} % ({100 * low:.1f} to {100 * high:.1f})"
+    images = counted(fidelity.count, "image")
     kind = "your images" if source == "folder" else "synthetic and harder than data"
     if fidelity.labels is not None:
         return min(fidelity.agreement, fidelity.labels.f1) >= limit, (
-            f"it answers {share} of the labels of {fidelity.count:,} "
-            f"images like the teacher, {kind}, F1 of the yes answers "
-            f"{100 * fidelity.labels.f1:.2f} % (limit of both {100 * limit:g} %)"
+            f"it answers {share} of the labels of {images} like the teacher, {kind}, "
+            f"F1 of the yes answers {100 * fidelity.labels.f1:.2f} % (limit of both "
+            f"{100 * limit:g} %)"
         )
     return fidelity.agreement >= limit, (
-        f"it answers like the teacher on {share} of {fidelity.count:,} images, {kind} "
-        f"(limit {100 * limit:g} %)"
+        f"it answers like the teacher on {share} of {images}, {kind} (limit {100 * limit:g} %)"
     )
 
 

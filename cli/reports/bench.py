@@ -48,7 +48,7 @@ def print_benchmark(console: Console, found: Benchmark) -> None:
         console.print(line, highlight=False)
     if found.agreement is not None and found.static_agreement is not None:
         console.print(
-            f"same answer as the float graph, {found.images:,} images: quantized "
+            f"same answer as the float graph, {counted(found.images, 'image')}: quantized "
             f"{100 * found.agreement:.2f} %, static {100 * found.static_agreement:.2f} %",
             highlight=False,
         )

@@ -7,7 +7,7 @@ from rich.text import Text
 
 from lrq_deploy.cli.job.result import QuantizeResult
 from lrq_deploy.cli.job.sizes import size_change
-from lrq_deploy.wording import size_text
+from lrq_deploy.wording import counted, size_text
 
 __all__ = ["print_report"]
 
@@ -59,8 +59,8 @@ def _checks(result: QuantizeResult) -> Table:
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="dim", no_wrap=True)
     table.add_column()
-    made = " made" if result.images_source == "synthetic" else ""
-    count = f"{result.images_measured:,}{made} images"
+    made = "made " if result.images_source == "synthetic" else ""
+    count = counted(result.images_measured, f"{made}image")
     low, high = result.agreement_interval
     share = f"{result.agreement:.2f} % ({low:.1f} to {high:.1f})"
     agreement = f"{share} of {count}"

@@ -8,6 +8,7 @@ from rich.text import Text
 from lrq_deploy.cli.job.validation import Validation
 from lrq_deploy.export.measures.coverage import Coverage
 from lrq_deploy.export.parity.ladder import Ladder, Rung
+from lrq_deploy.wording import counted
 
 __all__ = ["print_validation"]
 
@@ -25,7 +26,7 @@ def print_validation(console: Console, found: Validation) -> None:
         found: what was measured.
     """
     made = "made " if found.images_source == "synthetic" else ""
-    title = f"{found.name}, {found.scheme}, {found.images:,} {made}images"
+    title = f"{found.name}, {found.scheme}, {counted(found.images, f'{made}image')}"
     console.print(title, highlight=False, markup=False)
     for remark in found.remarks:
         console.print(Text(f"warning: {remark}", style="yellow"))

@@ -216,7 +216,7 @@ def test_the_price_of_wide_activations_is_named_where_weights_pay_it(bits: int) 
         (
             replace(fidelity(0.9, 0.9, 0.883), lost=20, gained=3),
             "folder",
-            "1,000 images do not tell on which side of the limit it is, about 9,800 would",
+            "1,000 images cannot tell on which side of the limit it is, about 9,800 would",
         ),
         (replace(fidelity(0.9, 0.9, 0.88), lost=20, gained=0), "folder", "more would"),
         (fidelity(1.0), "synthetic", ""),

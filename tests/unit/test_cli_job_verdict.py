@@ -102,18 +102,18 @@ def test_a_student_that_is_slower_and_larger_gains_nothing(
 @pytest.mark.parametrize(
     ("measured", "source", "headline"),
     [
-        (replace(fidelity(0.975), count=40), "folder", "SHIP IT, on 40 images that do not decide"),
+        (replace(fidelity(0.975), count=40), "folder", "SHIP IT, on 40 images that cannot decide"),
         (
             replace(fidelity(0.925), count=40),
             "folder",
-            "DO NOT SHIP, on 40 images that do not decide",
+            "DO NOT SHIP, on 40 images that cannot decide",
         ),
         (
             replace(fidelity(1.0, 0.9, 0.883), lost=20, gained=3),
             "folder",
-            "SHIP IT, on 1,000 images that do not decide",
+            "SHIP IT, on 1,000 images that cannot decide",
         ),
-        (fidelity(0.81), "synthetic", "SHIP IT, on 1,000 images that do not decide"),
+        (fidelity(0.81), "synthetic", "SHIP IT, on 1,000 images that cannot decide"),
         (fidelity(0.975), "folder", "SHIP IT"),
         (fidelity(0.9), "folder", "DO NOT SHIP"),
     ],
