@@ -140,6 +140,9 @@ def method_settings(method: Method, settings: RecipeSettings, weight_bits: int) 
     changes: dict[str, float] = dict(chosen.settings)
     if weight_bits < COARSE_WEIGHT_BITS:
         changes["weight_rate"] = COARSE_WEIGHT_RATE
+        # Weights move as far in as many smaller steps.
+        steps = settings.student_steps * settings.weight_rate / COARSE_WEIGHT_RATE
+        changes.setdefault("student_steps", round(steps))
         if chosen.coarse_blocks:
             changes["block_steps"] = settings.coarse_block_steps
     if not chosen.trains:

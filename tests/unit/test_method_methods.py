@@ -29,19 +29,34 @@ def test_the_default_is_the_recipe_as_it_is() -> None:
     assert METHODS["lrq"].switches == MethodSwitches()
 
 
-@pytest.mark.parametrize(("weight_bits", "rate"), [(2, 1e-3), (3, 1e-3), (4, 2e-3), (8, 2e-3)])
-def test_a_larger_rate_is_for_weights_that_are_not_coarse(weight_bits: int, rate: float) -> None:
-    quick = replace(RECIPE, weight_rate=2e-3)
-    for method in METHODS:
-        assert method_settings(method, quick, weight_bits).weight_rate == rate
+@pytest.mark.parametrize(
+    ("weight_bits", "rate", "steps"),
+    [(2, 1e-3, 154), (3, 1e-3, 154), (4, 2e-3, 77), (8, 2e-3, 77)],
+)
+def test_coarse_weights_move_as_far_in_smaller_steps(
+    weight_bits: int, rate: float, steps: int
+) -> None:
+    assert RECIPE.weight_rate == 2e-3
+    for name, method in METHODS.items():
+        settings = method_settings(name, RECIPE, weight_bits)
+        assert settings.weight_rate == rate
+        trains = method.trains and name != "lrq-blocks"
+        assert settings.student_steps == (steps if trains else 0)
+
+
+def test_a_rate_that_is_small_already_keeps_the_steps() -> None:
+    small = replace(RECIPE, weight_rate=1e-3)
+    assert method_settings("lrq", small, 2).student_steps == RECIPE.student_steps
 
 
 @pytest.mark.parametrize("weight_bits", [2, 3])
 def test_coarse_weights_are_fitted_in_blocks_first(weight_bits: int) -> None:
-    wanted = replace(RECIPE, block_steps=RECIPE.coarse_block_steps, weight_rate=1e-3)
-    assert method_settings("lrq", RECIPE, weight_bits) == wanted
-    for method in ("lrq-paper", "gdfq", "calibrate"):
-        assert method_settings(method, RECIPE, weight_bits).block_steps == 0
+    for method in METHODS:
+        blocks = method_settings(method, RECIPE, weight_bits).block_steps
+        if method in ("lrq", "leaves"):
+            assert blocks == RECIPE.coarse_block_steps
+        else:
+            assert blocks == METHODS[method].settings.get("block_steps", 0)
 
 
 def test_the_paper_and_gdfq_differ_in_generator_margin_and_distillation_alone() -> None:
