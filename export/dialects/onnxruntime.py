@@ -21,6 +21,7 @@ from lrq_deploy.export.runtime.version import (
     MOVES_INTEGERS_TO_CHANNELS,
     NEWEST_NEED,
     OLDEST,
+    UNPACKS_INT2,
     UNPACKS_INT4,
     RuntimeVersion,
     version_text,
@@ -42,8 +43,8 @@ class OnnxRuntimeTarget:
     """uint8 activations, int8 or uint8 weights, integer clips, int32 biases.
 
     Attributes:
-        oldest: version of ONNX Runtime that must load the graph. Older ones store weights of at
-            most 4 bits in bytes instead of packed, and read images pixel by pixel.
+        oldest: version of ONNX Runtime that must load the graph. For older ones weights of few
+            bits are packed less, two or one per byte, and images are read pixel by pixel.
     """
 
     oldest: RuntimeVersion = NEWEST_NEED
@@ -51,6 +52,12 @@ class OnnxRuntimeTarget:
     title: str = "ONNX Runtime"
     file_name: str = "model.onnx"
     carrier_qmax: int = 255
+
+    @property
+    def _packed(self) -> tuple[int, ...]:
+        """Widths that the runtime unpacks."""
+        unpacked = {2: UNPACKS_INT2, 4: UNPACKS_INT4}
+        return tuple(bits for bits, since in unpacked.items() if self.oldest >= since)
 
     def check(self, scheme: Scheme) -> None:
         """Every scheme of the project runs here, INT4 linear layers not in the oldest versions.
@@ -78,7 +85,7 @@ class OnnxRuntimeTarget:
             RequantizationPass(),
             CurvedActivationsPass(),
             UpperSaturationPass(),
-            IntegerWeightsPass(self.oldest >= UNPACKS_INT4),
+            IntegerWeightsPass(self._packed),
             Int4WeightsPass(),
         ):
             graph_pass(model)
@@ -99,8 +106,9 @@ class OnnxRuntimeTarget:
         """The file gets smaller below 5 bits; the speed is that of 8 bits at every width."""
         weights, activations = scheme.weight_bits, scheme.act_bits
         if weights <= 4:
+            together = "four" if weights <= 2 else "two"
             said = [
-                f"{weights}-bit weights are stored packed, two per byte: "
+                f"{weights}-bit weights are stored packed, {together} per byte: "
                 f"{size_text(sizes.packed_bytes)} to download instead of "
                 f"{size_text(sizes.int8_bytes)} at 8 bits. They are unpacked to INT8 at load, "
                 "so convolutions are not faster and memory is that of 8 bits."

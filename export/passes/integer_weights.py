@@ -21,23 +21,37 @@ from lrq_deploy.export.passes.saturation import pair_sums_fit
 
 __all__ = ["IntegerWeightsPass"]
 
+_PACKED = {
+    2: (ml_dtypes.int2, ir.DataType.INT2),
+    4: (ml_dtypes.int4, ir.DataType.INT4),
+}
+_INT2_OPSET, _INT2_IR_VERSION = 25, 13
+"""The first with tensors of two bits."""
+
 
 class IntegerWeightsPass(WeightLoweringPass):
     """Store each weight in the type whose kernel is exact on every CPU.
 
     * int8 with zero points 0 where 16-bit pair sums cannot saturate (see ``saturation``),
     * else uint8 with zero points 128, whose kernel widens before it multiplies,
-    * on disk as int4 with a ``Cast`` that the runtime folds at load, where values fit.
+    * on disk as int2 or int4 with a ``Cast`` that the runtime folds at load, where values fit.
 
     Args:
-        packed: store weights of at most 4 bits as int4.
+        packed: the widths of these that the runtime unpacks, the narrowest first.
 
     Ensures: no neutral weight is left; every bias of a lowered layer is int32.
     """
 
-    def __init__(self, packed: bool) -> None:
+    def __init__(self, packed: tuple[int, ...]) -> None:
         super().__init__()
         self._packed = packed
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Lower every weight, and state the version of ONNX that what is stored needs."""
+        result = super().call(model)
+        if any(x.dtype == ir.DataType.INT2 for x in model.graph.initializers.values()):
+            model.opset_imports[""], model.ir_version = _INT2_OPSET, _INT2_IR_VERSION
+        return result
 
     def stored(self, graph: ir.Graph, node: ir.Node, weight: Array) -> tuple[ir.Value | None, int]:
         """The integers in the narrowest exact type."""
@@ -46,9 +60,12 @@ class IntegerWeightsPass(WeightLoweringPass):
         if not pair_sums_fit(weight, axis, carrier_max):
             shifted = (weight.astype(np.int16) + 128).astype(np.uint8)
             return add_initializer(graph, f"{name}.weight_u8", shifted), 128
-        if self._packed and weight.min() >= -8 and weight.max() <= 7:
-            nibbles = weight.astype(ml_dtypes.int4)
-            packed = add_initializer(graph, f"{name}.weight_int4", nibbles, ir.DataType.INT4)
+        for bits in self._packed:
+            beyond = 2 ** (bits - 1)
+            if weight.min() < -beyond or weight.max() >= beyond:
+                continue
+            kind, stated = _PACKED[bits]
+            packed = add_initializer(graph, f"{name}.weight_int{bits}", weight.astype(kind), stated)
             cast = ir.node("Cast", [packed], {"to": int(ir.DataType.INT8)}, name=f"{name}.unpack")
             graph.insert_before(node, cast)
             shape = ir.Shape(weight.shape)

@@ -9,6 +9,7 @@ __all__ = [
     "MOVES_INTEGERS_TO_CHANNELS",
     "NEWEST_NEED",
     "OLDEST",
+    "UNPACKS_INT2",
     "UNPACKS_INT4",
     "RuntimeVersion",
     "needed_version",
@@ -23,8 +24,17 @@ OLDEST: RuntimeVersion = (1, 18)
 DEQUANTIZES_INT4: RuntimeVersion = (1, 19)
 UNPACKS_INT4: RuntimeVersion = (1, 23)
 """``Cast`` from INT4, and its folding at load."""
+UNPACKS_INT2: RuntimeVersion = (1, 24)
+"""The same from INT2, and the opset 25 that has it."""
 MOVES_INTEGERS_TO_CHANNELS: RuntimeVersion = (1, 28)
 """``SpaceToDepth`` of 8-bit integers."""
+
+_UNPACKS = {
+    ("Cast", onnx.TensorProto.INT2): UNPACKS_INT2,
+    ("Cast", onnx.TensorProto.INT4): UNPACKS_INT4,
+    ("DequantizeLinear", onnx.TensorProto.INT4): DEQUANTIZES_INT4,
+}
+"""By operator and the type of the initializer that it reads."""
 
 NEWEST_NEED = MOVES_INTEGERS_TO_CHANNELS
 """What any graph of this project may need."""
@@ -32,13 +42,13 @@ NEWEST_NEED = MOVES_INTEGERS_TO_CHANNELS
 
 def needed_version(graph: onnx.GraphProto) -> RuntimeVersion:
     """The oldest ONNX Runtime that loads a graph in its dialect (docs/latency.md)."""
-    int4 = {x.name for x in graph.initializer if x.data_type == onnx.TensorProto.INT4}
+    stored = {x.name: x.data_type for x in graph.initializer}
     needed = {OLDEST}
     for node in graph.node:
         if node.op_type == "SpaceToDepth":
             needed.add(MOVES_INTEGERS_TO_CHANNELS)
-        elif node.input and node.input[0] in int4:
-            needed.add(UNPACKS_INT4 if node.op_type == "Cast" else DEQUANTIZES_INT4)
+        elif node.input and node.input[0] in stored:
+            needed.add(_UNPACKS.get((node.op_type, stored[node.input[0]]), OLDEST))
     return max(needed)
 
 

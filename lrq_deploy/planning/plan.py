@@ -120,7 +120,8 @@ class Sizes:
     Attributes:
         float_bytes: weights of the network in float32, each once.
         int8_bytes: the graph with one byte per weight.
-        packed_bytes: the graph at the planned widths, two weights of at most 4 bits per byte.
+        packed_bytes: the graph at the planned widths, four weights of 2 bits or two of at most
+            4 per byte.
         memory_bytes: weights as a runtime holds them, one byte each, and the largest input and
             output of a layer for one image.
     """

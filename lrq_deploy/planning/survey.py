@@ -93,7 +93,7 @@ def estimate_sizes(layers: tuple[LayerFacts, ...], quantizers: int, float_bytes:
     channels = sum(_channels(layer) for layer in layers)
     around = CHANNEL_BYTES * channels + LAYER_BYTES * len(layers) + QUANTIZER_BYTES * quantizers
     stored = sum(weights[x.name] * (4 if x.is_float else 1) for x in layers)
-    packed = stored - sum(weights[x.name] // 2 for x in layers if x.weight_bits <= 4)
+    packed = sum(_packed_bytes(x, weights[x.name]) for x in layers)
     busiest = max((layer.activations for layer in layers), default=0)
     return Sizes(
         float_bytes=float_bytes,
@@ -101,6 +101,13 @@ def estimate_sizes(layers: tuple[LayerFacts, ...], quantizers: int, float_bytes:
         packed_bytes=packed + around,
         memory_bytes=stored + CHANNEL_BYTES * channels + busiest,
     )
+
+
+def _packed_bytes(layer: LayerFacts, weights: int) -> int:
+    if layer.is_float:
+        return 4 * weights
+    per_byte = 4 if layer.weight_bits <= 2 else 2 if layer.weight_bits <= 4 else 1
+    return -(-weights // per_byte)
 
 
 def _grouping(spec: LayerSpec, shape: tuple[int, ...]) -> Grouping:

@@ -40,6 +40,7 @@ NETWORKS = {
 SCHEMES = {
     "w4a4": Scheme(4, 4),
     "w4a8": Scheme(4, 8),
+    "w2a4": Scheme(2, 4),
     "w8a8": Scheme(8, 8),
     "w8a8 asymmetric": Scheme(8, 8, act_symmetry="asymmetric"),
 }
@@ -115,8 +116,9 @@ def test_float_graph_is_the_teacher_and_packed_weights_are_small() -> None:
     images = smooth_images(teacher, 20, 2)
     expected, found = teacher.logits(images), open_session(data).logits(images)
     assert compare(expected, found).max_diff < 1e-3
-    packed = to_onnx(student_of(teacher, SCHEMES["w4a4"])).SerializeToString()
-    assert len(data) / len(packed) > 5
+    for scheme, times in (("w4a4", 5), ("w2a4", 7)):
+        packed = to_onnx(student_of(teacher, SCHEMES[scheme])).SerializeToString()
+        assert len(data) / len(packed) > times
 
 
 @pytest.mark.parametrize("network", NETWORKS)

@@ -21,6 +21,7 @@ from lrq_deploy.export.runtime.version import (
     MOVES_INTEGERS_TO_CHANNELS,
     NEWEST_NEED,
     OLDEST,
+    UNPACKS_INT2,
     UNPACKS_INT4,
     RuntimeVersion,
     needed_version,
@@ -33,13 +34,13 @@ from lrq_deploy.student.frozen import QuantizedModel
 pytestmark = pytest.mark.unit
 
 
-def large_stem() -> QuantizedModel:
-    """A 7 x 7 convolution of stride 2 with 4-bit weights."""
+def large_stem(bits: int = 4) -> QuantizedModel:
+    """A 7 x 7 convolution of stride 2 with weights of few bits."""
     sample = torch.randn(16, 3, 20, 20, generator=torch.Generator().manual_seed(0))
     builder = FrozenGraphBuilder(sample)
     x = builder.quantize(builder.input)
     stem = LayerSpec("conv2d", stride=(2, 2), padding=(3, 3))
-    x = builder.quantize(builder.layer(x, 16, kernel=7, bits=4, spec=stem))
+    x = builder.quantize(builder.layer(x, 16, kernel=7, bits=bits, spec=stem))
     x = builder.quantize(builder.call(aten.mean.dim, x, [-1, -2], True))
     x = builder.call(aten.view.default, x, [-1, 16])
     return builder.finish(builder.layer(x, 5, spec=LayerSpec("linear")))
@@ -72,6 +73,20 @@ def test_nothing_newer_is_in_it_and_the_bits_are_the_same(
     assert needed(written.path) == expected
     assert parse_version(written.needs_onnxruntime) == expected
     assert written.size_bytes == written.path.stat().st_size
+    images = torch.randn(3, *bundle.manifest.input_shape)
+    theirs = open_session(bundle.file("model.onnx")).logits(images)
+    assert torch.equal(open_session(written.path).logits(images), theirs)
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"), [((1, 23), UNPACKS_INT4), ((1, 24), UNPACKS_INT2)]
+)
+def test_weights_of_two_bits_are_packed_as_the_runtime_unpacks_them(
+    tmp_path: Path, version: RuntimeVersion, expected: RuntimeVersion
+) -> None:
+    bundle = bundle_of(large_stem(bits=2), tmp_path / "net")
+    written = write_for_runtime(bundle, version, tmp_path / "older.onnx")
+    assert needed(written.path) == expected
     images = torch.randn(3, *bundle.manifest.input_shape)
     theirs = open_session(bundle.file("model.onnx")).logits(images)
     assert torch.equal(open_session(written.path).logits(images), theirs)

@@ -80,3 +80,9 @@ def test_eight_bits_promise_no_smaller_file_than_int8() -> None:
         said = " ".join(OnnxRuntimeTarget().what_bits_buy(Scheme(bits, 8), SIZES))
         assert "packed" not in said
         assert "clip" not in said
+
+
+@pytest.mark.parametrize(("bits", "together"), [(2, "four"), (3, "two"), (4, "two")])
+def test_few_bits_are_packed(bits: int, together: str) -> None:
+    said = " ".join(OnnxRuntimeTarget().what_bits_buy(Scheme(bits, 8), SIZES))
+    assert f"{bits}-bit weights are stored packed, {together} per byte" in said

@@ -11,7 +11,9 @@ from lrq_deploy.export.passes.integer_weights import IntegerWeightsPass
 pytestmark = pytest.mark.unit
 
 
-def lowered(weights: list[int], packed: bool = True, input_qmax: int = 127) -> ir.Model:
+def lowered(
+    weights: list[int], packed: tuple[int, ...] = (2, 4), input_qmax: int = 127
+) -> ir.Model:
     """A convolution of two output channels with these weights, lowered."""
     shape = ir.Shape([1, len(weights) // 2, 4, 4])
     x = ir.Value(name="input", shape=shape, type=ir.TensorType(ir.DataType.FLOAT))
@@ -58,6 +60,9 @@ def stored(model: ir.Model) -> tuple[ir.DataType, list[int]]:
 @pytest.mark.parametrize(
     ("weights", "kind"),
     [
+        ([-2, 1, 0, 1], ir.DataType.INT2),
+        ([-2, 2, 0, 1], ir.DataType.INT4),
+        ([-3, 1, 0, 1], ir.DataType.INT4),
         ([-8, 7, 0, 1], ir.DataType.INT4),
         ([-8, 8, 0, 1], ir.DataType.INT8),
         ([0, 0, 0, 8], ir.DataType.INT8),
@@ -65,15 +70,25 @@ def stored(model: ir.Model) -> tuple[ir.DataType, list[int]]:
         ([-100, 15, 127, 1], ir.DataType.INT8),
     ],
 )
-def test_weights_are_packed_only_where_four_bits_hold_all_of_them(
+def test_weights_are_packed_in_the_fewest_bits_that_hold_all_of_them(
     weights: list[int], kind: ir.DataType
 ) -> None:
     assert stored(lowered(weights)) == (kind, weights)
-    assert stored(lowered(weights, packed=False)) == (ir.DataType.INT8, weights)
+    nibbles = ir.DataType.INT4 if kind == ir.DataType.INT2 else kind
+    assert stored(lowered(weights, packed=(4,))) == (nibbles, weights)
+    assert stored(lowered(weights, packed=())) == (ir.DataType.INT8, weights)
 
 
-@pytest.mark.parametrize("packed", [False, True])
-def test_weights_whose_pair_sums_would_saturate_are_stored_without_a_sign(packed: bool) -> None:
+def test_only_two_bits_need_a_later_version_of_onnx() -> None:
+    newer, usual = lowered([-2, 1, 0, 1]), lowered([-2, 2, 0, 1])
+    assert (newer.opset_imports[""], newer.ir_version) == (25, 13)
+    assert (usual.opset_imports[""], usual.ir_version) == (21, 10)
+
+
+@pytest.mark.parametrize("packed", [(), (2, 4)])
+def test_weights_whose_pair_sums_would_saturate_are_stored_without_a_sign(
+    packed: tuple[int, ...],
+) -> None:
     weights = [127, 127, -128, -128]
     assert stored(lowered(weights, packed, input_qmax=255)) == (ir.DataType.UINT8, weights)
     assert stored(lowered(weights, packed, input_qmax=127)) == (ir.DataType.INT8, weights)

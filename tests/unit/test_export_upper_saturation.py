@@ -70,7 +70,7 @@ def kinds(model: ir.Model) -> list[str]:
 
 def bits(model: ir.Model) -> list[bytes]:
     """Logits of every integer, before and after ONNX Runtime's fusions."""
-    IntegerWeightsPass(packed=False)(model)
+    IntegerWeightsPass(packed=())(model)
     data = ir.serde.serialize_model(model).SerializeToString()
     return [open_session(data, level=x).logits(EVERY_INTEGER).numpy().tobytes() for x in LEVELS]
 

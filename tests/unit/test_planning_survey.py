@@ -104,11 +104,12 @@ def test_every_quantizer_is_listed_once() -> None:
     assert {q.bits for q in found} == {4, 8}
 
 
-def test_packed_weights_take_half_a_byte() -> None:
-    layers = survey_layers(placed(Residual(), Scheme(4, 4, None)), SHAPE)
+@pytest.mark.parametrize(("bits", "saved"), [(2, 3 / 4), (3, 1 / 2), (4, 1 / 2)])
+def test_packed_weights_take_a_part_of_a_byte(bits: int, saved: float) -> None:
+    layers = survey_layers(placed(Residual(), Scheme(bits, 4, None)), SHAPE)
     sizes = estimate_sizes(layers, 9, 123)
     weights = 4 * 3 * 9 + 2 * 4 * 4 * 9 + 8 * 4 * 9 + 8 * 8 * 9 + 5 * 8
-    assert sizes.int8_bytes - sizes.packed_bytes == weights // 2
+    assert sizes.int8_bytes - sizes.packed_bytes == saved * weights
     assert sizes.float_bytes == 123
     channels, busiest = 4 + 4 + 4 + 8 + 8 + 5, 144 * (4 + 4)
     assert sizes.memory_bytes == weights + 8 * channels + busiest
