@@ -15,6 +15,7 @@ __all__ = [
     "LayerBits",
     "Scheme",
     "check_bits",
+    "stored_bits",
 ]
 
 MIN_BITS = 2
@@ -45,6 +46,11 @@ def check_bits(name: str, bits: int) -> None:
             f"{bits}",
             f"pass a width from {MIN_BITS} to {MAX_BITS}",
         )
+
+
+def stored_bits(bits: int) -> int:
+    """Bits that a weight of ``bits`` takes in ``model.onnx``: 2, 4 or 8."""
+    return next(width for width in (2, 4, 8) if bits <= width)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from functools import partial
 
 from lrq_deploy.cli.job.checking import Checked
-from lrq_deploy.cli.job.sizes import PACKED_BITS, wider_in_same_room
+from lrq_deploy.cli.job.sizes import wider_in_same_room
 from lrq_deploy.cli.job.verdict import MAX_DROP_POINTS, MIN_AGREEMENT, limit_in_doubt
 from lrq_deploy.export.measures.accuracy import Fidelity
 from lrq_deploy.export.measures.coverage import Coverage
@@ -27,6 +27,7 @@ GOOD_RATIO = 0.75
 
 _ALONE = f"--target {REFERENCE}"
 _CARRIER_BITS = 8
+_FEW_BITS = 4
 _WORTH = 0.05
 """Share of the file that a narrower layer must save to be named."""
 
@@ -93,8 +94,8 @@ def _accuracy(
         # Exact sums of such pairs leave the weights a bit less on CPUs without VNNI.
         price = ", weights -64..64" if weight_bits == _CARRIER_BITS else ""
         ways.append(f"{_ALONE} gives activations 0..255, not 0..127{price}, and one graph only")
-    if weight_bits == PACKED_BITS and not chosen:
-        ways.append(f"--weight-bits {_CARRIER_BITS} makes the file larger")
+    if wider is None and weight_bits < _CARRIER_BITS and not chosen:
+        ways.append(f"--weight-bits {2 * weight_bits} makes the file larger")
     if options.recipe != "best":
         ways.append("--recipe best takes longer")
     return "; ".join(ways)
@@ -157,7 +158,7 @@ def _latency(benchmark: Benchmark | None, coverage: Coverage, narrowed: bool) ->
 
 
 def _size(options: QuantizeOptions, model: QuantizedModel, student_bytes: int) -> str:
-    """Weights of more than 4 bits take a byte each in ``model.onnx``, others half of one.
+    """What 4 bits would save where weights have more of them, and take a byte each.
 
     Nothing where the user named the size, and the widths were chosen to fill it.
     """
@@ -167,7 +168,7 @@ def _size(options: QuantizeOptions, model: QuantizedModel, student_bytes: int) -
     wide = {
         name: layer.weight_q.numel()
         for name, layer in layers.items()
-        if isinstance(layer, FrozenLayer) and layer.qparams.bits > PACKED_BITS
+        if isinstance(layer, FrozenLayer) and layer.qparams.bits > _FEW_BITS
     }
     names = list(layers)
     edge = sum(count for name, count in wide.items() if name in (names[0], names[-1]))

@@ -1,11 +1,8 @@
 """How sizes compare, and which widths of weights have the same."""
 
-__all__ = ["PACKED_BITS", "size_change", "wider_in_same_room"]
+from lrq_deploy.scheme import stored_bits
 
-PACKED_BITS = 4
-"""Two weights of up to so many bits share a byte of ``model.onnx``; wider ones take one each."""
-
-_BYTE_BITS = 8
+__all__ = ["size_change", "wider_in_same_room"]
 
 
 def size_change(before: int, after: int) -> str:
@@ -18,5 +15,5 @@ def size_change(before: int, after: int) -> str:
 
 def wider_in_same_room(weight_bits: int) -> int | None:
     """The widest weights that make the file no larger; ``None`` where these are the widest."""
-    widest = PACKED_BITS if weight_bits <= PACKED_BITS else _BYTE_BITS
+    widest = stored_bits(weight_bits)
     return widest if weight_bits < widest else None

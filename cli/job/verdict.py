@@ -12,6 +12,7 @@ from lrq_deploy.export.measures.accuracy import Fidelity
 from lrq_deploy.export.measures.latency import Benchmark
 from lrq_deploy.method.images.normalisation import PixelCheck, normalisation_flags
 from lrq_deploy.options import QuantizeOptions
+from lrq_deploy.scheme import MIN_BITS
 from lrq_deploy.teacher import Preprocessing
 from lrq_deploy.wording import counted
 
@@ -264,6 +265,8 @@ def _tries(
         tries.append((f"w{wider}", replace(again, weight_bits=wider)))
     if scheme.act_bits < 8:
         tries.append(("a8", replace(again, act_bits=8)))
+    if scheme.weight_bits == MIN_BITS and options.target_size is None:
+        tries.append(("w4", replace(again, weight_bits=4)))
     if options.recipe != "best":
         tries.append(("best", replace(again, recipe="best")))
     return tries

@@ -14,6 +14,7 @@ from lrq_deploy.planning.plan import (
     PlannedQuantizer,
     Sizes,
 )
+from lrq_deploy.scheme import stored_bits
 from lrq_deploy.student.frozen import FloatLayer
 from lrq_deploy.student.layer_costs import layer_costs
 from lrq_deploy.student.layers import ActQuantizer, QuantizedLayer, set_enabled
@@ -106,8 +107,7 @@ def estimate_sizes(layers: tuple[LayerFacts, ...], quantizers: int, float_bytes:
 def _packed_bytes(layer: LayerFacts, weights: int) -> int:
     if layer.is_float:
         return 4 * weights
-    per_byte = 4 if layer.weight_bits <= 2 else 2 if layer.weight_bits <= 4 else 1
-    return -(-weights // per_byte)
+    return -(-weights * stored_bits(layer.weight_bits) // 8)
 
 
 def _grouping(spec: LayerSpec, shape: tuple[int, ...]) -> Grouping:

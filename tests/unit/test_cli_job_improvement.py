@@ -32,8 +32,9 @@ def advice(asked: QuantizeOptions, *measured: Any) -> dict[str, str]:
 def test_wider_weights_are_called_larger_only_where_they_are(bits: int) -> None:
     asked, worse = options(scheme=Scheme(bits, 8)), checked(fidelity=fidelity(0.9))
     said = advice(asked, residual_student(bits, 8), worse, 10**6)["accuracy"]
+    assert ("--weight-bits 4 makes the file larger" in said) == (bits == 2)
     assert ("--weight-bits 8 makes the file larger" in said) == (bits == 4)
-    wider = {2: 4, 3: 4, 5: 8, 6: 8, 7: 8}.get(bits)
+    wider = {3: 4, 5: 8, 6: 8, 7: 8}.get(bits)
     free = f"--weight-bits {wider} takes the same room in the file"
     assert said.startswith(free) == (wider is not None)
     assert said.count("--weight-bits") == (0 if bits == 8 else 1)

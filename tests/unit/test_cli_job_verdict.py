@@ -300,6 +300,7 @@ def test_the_next_runs_are_this_one_but_for_what_they_try() -> None:
         ({"bits": 8, "recipe": "best"}, []),
         ({"bits": 4}, ["a8", "best"]),
         ({"weight_bits": 2, "act_bits": 8}, ["w4", "best"]),
+        ({"bits": 2}, ["a8", "w4", "best"]),
         ({"bits": 3, "recipe": "best"}, ["w4", "a8"]),
         ({"weight_bits": 5, "act_bits": 8, "recipe": "best"}, ["w8"]),
         ({"bits": 7}, ["w8", "a8", "best"]),
