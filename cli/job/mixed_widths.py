@@ -23,7 +23,8 @@ from lrq_deploy.teacher import Teacher
 __all__ = ["FileSizes", "choose_widths", "file_sizes", "size_remark"]
 
 NARROW, WIDE = 4, 8
-"""Three bits take the room of four on the disk, five to seven that of eight; two want blocks."""
+"""Three bits take the room of four on the disk, five to seven that of eight. Two would need blocks
+fitted first, which is settled before the widths are."""
 
 MEGABYTE = 1_000_000
 _SLACK_BYTES = 512
