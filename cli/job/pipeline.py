@@ -150,7 +150,7 @@ def _prepared(run: Run, network: nn.Module | None, settings: RecipeSettings | No
         remarks = ranks.on_first(lambda: model_remarks(teacher, pixels, run.progress))
     with run.clock.stage("rehearse"):
         remarks += ranks.on_first(lambda: _rehearse(run, teacher))
-    settings = settings or chosen_settings(options, teacher.input_shape)
+    settings = chosen_settings(options, teacher.input_shape, settings)
     ranks.check_batch(settings.batch_size)
     return Prepared(options, teacher, settings, images, sizes, pixels, remarks)
 

@@ -29,6 +29,17 @@ def test_precision_and_compilation_change_nothing_else() -> None:
     assert compiled == replace(usual, compiled=True) != usual
 
 
+def test_the_options_hold_for_work_of_the_caller_too() -> None:
+    work = replace(recipe_settings("fast", SHAPE), student_steps=3)
+    assert chosen_settings(OPTIONS, SHAPE, work) == work
+    asked = replace(OPTIONS, precision="float32", compile=True)
+    assert chosen_settings(asked, SHAPE, work) == replace(
+        work, reduced_precision=False, compiled=True
+    )
+    exact = replace(work, reduced_precision=False, compiled=True)
+    assert chosen_settings(OPTIONS, SHAPE, exact) == exact
+
+
 @pytest.mark.parametrize("method", ["calibrate", "zeroq", "lrq-blocks"])
 def test_compilation_needs_a_student_that_is_trained(method: str) -> None:
     untrained = replace(OPTIONS, method_name=method)  # type: ignore[arg-type]
